@@ -1,0 +1,1 @@
+"""dllm-env: train and compare unmasking policies for diffusion language models."""

@@ -1,0 +1,191 @@
+"""What the environment needs of a masked diffusion language model, and how one is loaded.
+
+A denoiser reads a batch of partly masked sequences and predicts, for each masked position, a distribution over
+tokens. Only the positions that are asked for get logits, and of these only the few numbers that a policy reads
+are kept: the p largest probabilities, the token, and on request entropy, margin, or hidden states.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dllm_env.errors import UsageError
+from dllm_env.random import RowRandom
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Which optional features a prediction carries besides ``token`` and ``confidence``."""
+
+    entropy: bool = False
+    margin: bool = False
+    hidden: bool = False
+
+
+@dataclass
+class Prediction:
+    """A denoiser's view of the response positions that it was asked about; zeros everywhere else.
+
+    Attributes:
+        token: (B, L) int64, the token to write if the position is unmasked.
+        confidence: (B, L, p) float32, the p largest probabilities, the mask token excluded, largest first.
+        entropy: (B, L) float32 in nats, or None.
+        margin: (B, L) float32, largest minus second largest probability, or None.
+        hidden: (B, L, d) float32, the denoiser's last hidden states, or None.
+    """
+
+    token: Tensor
+    confidence: Tensor
+    entropy: Tensor | None = None
+    margin: Tensor | None = None
+    hidden: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> Prediction:
+        """The chosen rows, as a copy."""
+        return Prediction(*(None if value is None else value[rows] for value in self._values()))
+
+    def write(self, rows: Tensor, other: Prediction) -> None:
+        """Puts the rows of ``other`` in the places ``rows``."""
+        for mine, theirs in zip(self._values(), other._values(), strict=True):
+            if mine is not None and theirs is not None:
+                mine[rows] = theirs
+
+    def _values(self) -> list[Tensor | None]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+class Denoiser(abc.ABC):
+    """A frozen masked diffusion language model with its tokenizer.
+
+    Subclasses give ``features``, ``head`` and the tokenizer; everything else follows from these.
+
+    Attributes:
+        name: the name or path that ``load_denoiser`` takes.
+        mask_id, eot_id, pad_id: special tokens; ``pad_id`` fills prompts on the left and is never attended to.
+        vocabulary: number of token ids V.
+        hidden_size: width d of the last hidden states.
+        max_length: longest prompt plus response, in tokens.
+        device: where tokens have to be.
+    """
+
+    name: str
+    mask_id: int
+    eot_id: int
+    pad_id: int
+    vocabulary: int
+    hidden_size: int
+    max_length: int
+    device: torch.device
+
+    @abc.abstractmethod
+    def features(self, tokens: Tensor) -> Tensor:
+        """(B, S) tokens to (B, S, d) last hidden states; a row depends on its own tokens only."""
+
+    @abc.abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """(n, d) hidden states to (n, V) logits."""
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt.
+
+        Raises:
+            UsageError: the text has words that the tokenizer does not know.
+        """
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included."""
+
+    def response_text(self, ids: Sequence[int]) -> str:
+        """Text of a response up to its first end-of-text, without special tokens."""
+        ids = list(ids)
+        ids = ids[: ids.index(self.eot_id)] if self.eot_id in ids else ids
+        return self.decode([i for i in ids if i not in (self.mask_id, self.pad_id)])
+
+    @torch.no_grad()
+    def predict(
+        self,
+        tokens: Tensor,
+        needed: Tensor,
+        top: int = 1,
+        temperature: float = 0.0,
+        random: RowRandom | None = None,
+        extras: Extras = Extras(),
+    ) -> Prediction:
+        """Predicts the needed response positions.
+
+        Args:
+            tokens: (B, P+L) int64.
+            needed: (B, L) bool, the response positions to predict; the others stay zero.
+            top: p, how many of the largest probabilities to return.
+            temperature: 0 takes the most probable token; above 0 draws one by Gumbel-max in float64
+                (arXiv 2409.02908 shows that float32 lowers the effective temperature).
+            random: (B,) streams; required, and moved on by L·V numbers a row, if temperature > 0.
+            extras: optional features.
+
+        Returns:
+            The prediction. ``confidence`` is that of the model itself, at temperature 1.
+        """
+        batch, length = needed.shape
+        if tokens.shape[0] != batch or tokens.shape[1] < length:
+            raise ValueError(f"tokens {tuple(tokens.shape)} do not fit needed {tuple(needed.shape)}")
+        hidden = self.features(tokens)[:, tokens.shape[1] - length :]
+        selected = hidden[needed]
+        logits = self.head(selected).float()
+        logits[:, self.mask_id] = -torch.inf
+        log_total = logits.logsumexp(-1, keepdim=True)
+        largest, order = logits.topk(max(top, 2 if extras.margin else 1), dim=-1)
+        probability = (largest - log_total).exp()
+
+        def place(values: Tensor) -> Tensor:
+            out = values.new_zeros((batch, length, *values.shape[1:]))
+            out[needed] = values
+            return out
+
+        prediction = Prediction(place(order[:, 0]), place(probability[:, :top]))
+        if temperature > 0:
+            if random is None:
+                raise ValueError("temperature > 0 needs the rows' random streams")
+            noise = random.gumbel(length * self.vocabulary).view(batch, length, -1)[needed]
+            prediction.token[needed] = (logits.double() / temperature + noise).argmax(-1)
+        if extras.entropy:
+            log_probability = logits - log_total
+            terms = torch.where(log_probability == -torch.inf, 0.0, log_probability.exp() * log_probability)
+            prediction.entropy = place(-terms.sum(-1))
+        if extras.margin:
+            prediction.margin = place(probability[:, 0] - probability[:, 1])
+        if extras.hidden:
+            prediction.hidden = place(selected.float())
+        return prediction
+
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def bundled_denoisers() -> list[str]:
+    """Names of the denoisers that come with the package."""
+    return sorted(path.parent.name for path in ASSETS.glob("*/model.safetensors"))
+
+
+def load_denoiser(name: str | Path | Denoiser, device: str | torch.device = "cpu") -> Denoiser:
+    """A denoiser by bundled name (``tiny``, ``tiny-b``) or folder path.
+
+    Raises:
+        UsageError: no such name or folder, or its files cannot be read.
+    """
+    if isinstance(name, Denoiser):
+        return name
+    from dllm_env.tiny import TinyDenoiser
+
+    folder = ASSETS / str(name) if str(name) in bundled_denoisers() else Path(name)
+    if not folder.is_dir():
+        known = ", ".join(bundled_denoisers())
+        raise UsageError(f"unknown denoiser {str(name)!r}; choose one of {known}, or give the path of a folder")
+    return TinyDenoiser.load(folder, name=str(name), device=device)

@@ -1,0 +1,88 @@
+"""Random numbers with one independent stream per row.
+
+A batch draws from all of its rows at once, yet the numbers that a row receives depend on nothing but the row's
+own key and how many it has drawn. Rows can therefore be selected, moved, or replaced by plain indexing, on any
+device, and a row gets the same numbers whatever its neighbours do.
+
+The generator is SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014)
+used in counter mode: number n of a row is ``mix(key + n * GOLDEN)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift of int64 (torch shifts arithmetically)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def derive_key(*parts: object) -> int:
+    """A 64-bit key from any values with a stable text form; equal parts give equal keys on every machine."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def torch_generator(*parts: object) -> torch.Generator:
+    """A CPU generator seeded by ``derive_key(*parts)``."""
+    generator = torch.Generator()
+    generator.manual_seed(derive_key(*parts))
+    return generator
+
+
+class RowRandom:
+    """One random stream per row.
+
+    Args:
+        keys: (B,) int64, the rows' keys.
+        counters: (B,) int64, how many numbers each row has drawn; zeros when omitted.
+    """
+
+    def __init__(self, keys: Tensor, counters: Tensor | None = None) -> None:
+        if keys.ndim != 1 or keys.dtype != torch.int64:
+            raise ValueError(f"keys must be (B,) int64, got {tuple(keys.shape)} {keys.dtype}")
+        self.keys = keys
+        self.counters = torch.zeros_like(keys) if counters is None else counters
+
+    @classmethod
+    def from_seeds(cls, seeds: list[int], purpose: str, device: torch.device | str = "cpu") -> RowRandom:
+        """Streams for rows with these seeds; different purposes give independent streams."""
+        keys = [derive_key(seed, purpose) for seed in seeds]
+        return cls(torch.tensor(keys, dtype=torch.int64, device=device))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, rows: Tensor) -> RowRandom:
+        """The streams of the chosen rows, as a copy."""
+        return RowRandom(self.keys[rows], self.counters[rows])
+
+    def write(self, rows: Tensor, other: RowRandom) -> None:
+        """Puts the streams of ``other`` in the places ``rows``."""
+        self.keys[rows] = other.keys
+        self.counters[rows] = other.counters
+
+    def rand(self, count: int) -> Tensor:
+        """(B, count) float64, uniform on the open interval (0, 1); each row's stream moves on by ``count``."""
+        offsets = torch.arange(1, count + 1, device=self.keys.device)
+        bits = _mix(self.keys[:, None] + (self.counters[:, None] + offsets) * _GOLDEN)
+        self.counters = self.counters + count
+        return (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
+
+    def gumbel(self, count: int) -> Tensor:
+        """(B, count) float64 standard Gumbel noise, −log(−log U)."""
+        return -torch.log(-torch.log(self.rand(count)))

@@ -1,0 +1,184 @@
+"""The bundled denoiser: a small masked diffusion transformer without time input.
+
+No time input is needed: the number of masks already tells how far generation is (arXiv 2409.02908). Each block is
+pre-norm bidirectional attention with RoPE and normalised queries and keys, then a GELU feed-forward. Before
+attention a depthwise convolution over neighbouring positions is added; without it a model of this size takes
+several times longer to learn to look at the token next to the one that it needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dllm_env.denoisers import Denoiser
+from dllm_env.errors import UsageError
+from dllm_env.tasks import BLANK, FILLERS, OPERATIONS
+
+PAD, MASK, END = "<pad>", "<mask>", "<eot>"
+WORDS = (PAD, MASK, END, *"0123456789", *OPERATIONS, *FILLERS, ";", BLANK, *"abcdefghijklmnopqrstuvwx")
+"""The vocabulary of the bundled denoisers: every word of the bundled tasks is one token."""
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Shape of the network."""
+
+    width: int = 128
+    """Model width d."""
+    layers: int = 3
+    """Number of blocks."""
+    heads: int = 4
+    """Attention heads."""
+    feed_forward: int = 256
+    """Width of the feed-forward layer."""
+    convolution: int = 5
+    """Positions that the depthwise convolution sees (odd)."""
+    max_length: int = 128
+    """Longest prompt plus response in tokens."""
+
+
+class TinyBlock(nn.Module):
+    """Convolution, attention, feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__()
+        d = config.width
+        self.heads = config.heads
+        self.attention_norm = nn.RMSNorm(d)
+        self.convolution = nn.Conv1d(d, d, config.convolution, padding=config.convolution // 2, groups=d, bias=False)
+        self.query_key_value = nn.Linear(d, 3 * d, bias=False)
+        self.query_norm = nn.RMSNorm(d // config.heads)
+        self.key_norm = nn.RMSNorm(d // config.heads)
+        self.attention_out = nn.Linear(d, d, bias=False)
+        self.feed_forward_norm = nn.RMSNorm(d)
+        self.feed_forward_in = nn.Linear(d, config.feed_forward, bias=False)
+        self.feed_forward_out = nn.Linear(config.feed_forward, d, bias=False)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], real: Tensor) -> Tensor:
+        """x (B, S, d), rotation of RoPE, real (B, S) bool: not padding."""
+        batch, length, width = x.shape
+        h = self.attention_norm(x) * real[..., None]
+        h = h + self.convolution(h.transpose(1, 2)).transpose(1, 2)
+        qkv = self.query_key_value(h).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        query, key = rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :])
+        x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
+        return x + self.feed_forward_out(F.gelu(self.feed_forward_in(self.feed_forward_norm(x))))
+
+
+def rotation_angles(length: int, dimension: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of RoPE, (length, dimension/2) each, base 10,000 (arXiv 2104.09864)."""
+    frequency = 10_000 ** (-torch.arange(0, dimension, 2, device=device) / dimension)
+    angle = torch.arange(length, device=device)[:, None] * frequency
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotates (…, S, dimension) by position, halves paired."""
+    cosine, sine = rotation
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cosine - second * sine, first * sine + second * cosine), -1)
+
+
+class TinyTransformer(nn.Module):
+    """The network: (B, S) tokens to (B, S, d) features, and features to logits by ``head``."""
+
+    def __init__(self, config: TinyConfig, vocabulary: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocabulary, config.width)
+        self.blocks = nn.ModuleList(TinyBlock(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width)
+        self.head = nn.Linear(config.width, vocabulary, bias=False)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draws the weights: outputs of the residual branches and the head start at zero."""
+        for name, parameter in self.named_parameters():
+            if "norm" in name:
+                parameter.fill_(1.0)
+            elif name.endswith(("attention_out.weight", "feed_forward_out.weight", "head.weight")):
+                parameter.zero_()
+            else:
+                fan_in = 1 if name.startswith("embedding") else parameter[0].numel()
+                parameter.normal_(0.0, fan_in**-0.5, generator=generator)
+
+    def forward(self, tokens: Tensor, pad_id: int) -> Tensor:
+        config = self.config
+        real = tokens != pad_id
+        rotation = rotation_angles(tokens.shape[1], config.width // config.heads, tokens.device)
+        x = self.embedding(tokens) * real[..., None]
+        for block in self.blocks:
+            x = block(x, rotation, real)
+        return self.norm(x)
+
+
+class TinyDenoiser(Denoiser):
+    """The bundled transformer behind the ``Denoiser`` interface, saved as safetensors and JSON.
+
+    Args:
+        network: the transformer.
+        words: the vocabulary, one word a token; it has to hold the three special tokens.
+        name: how the denoiser is called in results.
+    """
+
+    def __init__(self, network: TinyTransformer, words: Sequence[str] = WORDS, name: str = "tiny") -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.name = name
+        self.words = tuple(words)
+        self._ids = {word: i for i, word in enumerate(self.words)}
+        self.pad_id, self.mask_id, self.eot_id = (self._ids[word] for word in (PAD, MASK, END))
+        self.vocabulary = len(self.words)
+        self.hidden_size = network.config.width
+        self.max_length = network.config.max_length
+        self.device = network.head.weight.device
+
+    def features(self, tokens: Tensor) -> Tensor:
+        return self.network(tokens, self.pad_id)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.network.head(hidden)
+
+    def encode(self, text: str) -> list[int]:
+        unknown = [word for word in text.split() if word not in self._ids]
+        if unknown:
+            raise UsageError(f"denoiser {self.name!r} does not know the word {unknown[0]!r} of the prompt")
+        return [self._ids[word] for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self.words[int(i)] for i in ids)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``model.safetensors`` and ``config.json``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"network": asdict(self.network.config), "words": list(self.words)}
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        save_file(self.network.state_dict(), folder / "model.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path, name: str | None = None, device: str | torch.device = "cpu") -> TinyDenoiser:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            UsageError: a file is missing, damaged, or does not fit the network.
+        """
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            network = TinyTransformer(TinyConfig(**config["network"]), len(config["words"]))
+            network.load_state_dict(load_file(folder / "model.safetensors"))
+            return cls(network.to(device), config["words"], name or str(folder))
+        except FileNotFoundError as error:
+            raise UsageError(f"no denoiser in {folder}: {Path(error.filename).name} is missing") from None
+        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"cannot load the denoiser in {folder}: {reason}") from None

@@ -1,0 +1,1 @@
+"""How policies, and the bundled denoiser, learn."""

@@ -1,0 +1,355 @@
+"""Trains the bundled denoiser: one masked diffusion transformer for all bundled tasks.
+
+Two stages: first with the chains of ``trace`` in the prompt's order, then in any order. Matrices are trained by
+Muon, everything else by AdamW. Each update's random numbers follow from (seed, update) alone, so that a run
+continues from a checkpoint bit for bit without saving any generator.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dllm_env.errors import UsageError
+from dllm_env.random import torch_generator
+from dllm_env.tasks import Split, Sudoku, Trace
+from dllm_env.tiny import TinyConfig, TinyDenoiser, TinyTransformer, WORDS
+from dllm_env.train.run import Run, optimizer_tensors, progress_bar, restore_optimizer
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the schedule: warm-up, constant rate, then linear to 2% over the second half."""
+
+    updates: int
+    """Number of updates."""
+    muon_rate: float
+    """Peak learning rate of Muon (block matrices)."""
+    adam_rate: float
+    """Peak learning rate of AdamW (all other parameters)."""
+    shuffle: bool
+    """Whether the chains of ``trace`` stand in random order."""
+
+    def factor(self, update: int, warmup: int) -> float:
+        """Share of the peak learning rate at this update of the stage, in (0, 1]."""
+        half = self.updates / 2
+        decay = 1.0 if update < half else 1.0 - 0.98 * (update - half) / half
+        return min(1.0, (update + 1) / warmup) * decay
+
+
+@dataclass(frozen=True)
+class DenoiserTraining:
+    """Settings of ``dllm-env train denoiser``; the defaults make ``tiny``."""
+
+    seed: int = 1
+    """Everything random follows from it."""
+    width: int = 128
+    """Model width d; the feed-forward layer has twice as much."""
+    layers: int = 3
+    """Number of blocks."""
+    heads: int = 4
+    """Attention heads."""
+    first_updates: int = 4600
+    """Updates with the chains of trace in the prompt's order."""
+    second_updates: int = 2600
+    """Updates with the chains in random order."""
+    warmup: int = 200
+    """Warm-up updates of each stage."""
+    trace_batch: int = 56
+    """Two-chain trace examples per update."""
+    long_batch: int = 12
+    """Four-chain trace examples per update."""
+    sudoku_batch: int = 24
+    """Sudoku examples per update."""
+    examples: int = 300_000
+    """Two-chain examples made beforehand for each stage; the other tasks get a fifth of it."""
+    gradient_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    evaluate_every: int = 200
+    """Updates between evaluations on validation problems."""
+    save_every: int = 200
+    """Updates between checkpoints."""
+    threads: int = 0
+    """Processor threads; 0 takes torch's default. The result is the same bit for bit only for the same number."""
+
+    def stages(self) -> list[Stage]:
+        """The two stages of the schedule."""
+        return [
+            Stage(self.first_updates, 0.02, 3e-3, shuffle=False),
+            Stage(self.second_updates, 0.015, 2e-3, shuffle=True),
+        ]
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised by Newton–Schulz in float32 (K. Jordan, "Muon", 2024).
+
+    ``torch.optim.Muon`` does the same in bfloat16, which is very slow on processors without matrix units for it.
+    """
+
+    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
+            for parameter in group["params"]:
+                assert parameter.grad is not None
+                buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                buffer.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(buffer, group["momentum"])
+                by_shape.setdefault(parameter.shape, []).append((parameter, update))
+            for shape, pairs in by_shape.items():
+                scale = max(1.0, shape[0] / shape[1]) ** 0.5
+                updates = orthogonalize(torch.stack([update for _, update in pairs]))
+                for (parameter, _), update in zip(pairs, updates, strict=True):
+                    parameter.sub_(update, alpha=group["lr"] * scale)
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Moves all singular values near 1 by the quintic Newton–Schulz iteration: (n, rows, columns), same shape."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if matrices.shape[1] <= matrices.shape[2] else x.mT
+
+
+# ----------------------------------------------------------------------------------------------- data
+
+
+@dataclass
+class Examples:
+    """Encoded examples of one task.
+
+    Attributes:
+        tokens: (N, P+L) uint8, prompt left-padded and response padded with end-of-text.
+        length: response length L.
+        traced: whether the mask patterns for traces apply.
+    """
+
+    tokens: Tensor
+    length: int
+    traced: bool
+
+
+def make_examples(task: Trace | Sudoku, count: int, split: Split, seed: int, shuffle: bool) -> Examples:
+    """Problems 0 … count−1 of the split, each with a response drawn from the problem's own stream."""
+    ids = {word: i for i, word in enumerate(WORDS)}
+    rows = torch.zeros(count, task.prompt_length + task.response_length, dtype=torch.uint8)
+    rng = random.Random(f"responses/{task.name}/{split}/{seed}/{shuffle}")
+    for i in range(count):
+        problem = task.problem(i, split, seed)
+        prompt = [ids[word] for word in problem.prompt.split()]
+        response = [ids[word] for word in task.reference(problem, rng, shuffle).split()]
+        response += [ids["<eot>"]] * (task.response_length - len(response))
+        rows[i, task.prompt_length - len(prompt) :] = torch.tensor(prompt + response, dtype=torch.uint8)
+    return Examples(rows, task.response_length, isinstance(task, Trace))
+
+
+_DIGITS = torch.tensor([word.isdigit() for word in WORDS])
+_MASK_ID = WORDS.index("<mask>")
+
+
+def mask_weights(response: Tensor, traced: bool, generator: torch.Generator) -> Tensor:
+    """Which positions are hidden, and how much each counts: (B, L) float32, 0 where the token is shown.
+
+    45% of trace rows: each position with probability t, t stratified over the batch, weight 1/max(t, 0.1).
+    25%: everything from a random position on, the first hidden one weighs 4 and the rest 0.5 (what left-to-right
+    decoding sees). 30%: values only, at a random rate. Other tasks use the first pattern for all rows.
+    """
+    batch, length = response.shape
+    rate = (torch.rand(1, generator=generator) + torch.arange(batch) / batch) % 1.0
+    rate = rate[torch.randperm(batch, generator=generator), None]
+    hidden = torch.rand(batch, length, generator=generator) < rate
+    uniform = hidden / rate.clamp(min=0.1)
+    if not traced:
+        return uniform
+    start = torch.randint(length, (batch, 1), generator=generator)
+    position = torch.arange(length)
+    suffix = 0.5 * (position >= start) + 3.5 * (position == start)
+    kind = torch.rand(batch, 1, generator=generator)
+    values = (hidden & _DIGITS[response]).float()
+    return torch.where(kind < 0.45, uniform, torch.where(kind < 0.7, suffix, values))
+
+
+def batches(data: list[tuple[Examples, int]], key: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """One update's batches: tokens (B, P+L), weights (B, L), L. They follow from ``key`` = (seed, update) alone."""
+    for part, (examples, size) in enumerate(data):
+        generator = torch_generator("batch", *key, part)
+        rows = torch.randint(len(examples.tokens), (size,), generator=generator)
+        tokens = examples.tokens[rows].long()
+        weights = mask_weights(tokens[:, -examples.length :], examples.traced, generator)
+        yield tokens, weights, examples.length
+
+
+def masked_loss(network: TinyTransformer, tokens: Tensor, weights: Tensor, length: int) -> Tensor:
+    """Σ weight · cross-entropy over the hidden positions, per response token of the batch.
+
+    Args:
+        tokens: (B, P+L) the whole sequences.
+        weights: (B, L), 0 where the response token is shown.
+        length: L.
+    """
+    shown = tokens.clone()
+    response, hidden = tokens[:, -length:], weights > 0
+    shown[:, -length:][hidden] = _MASK_ID
+    features = network(shown, WORDS.index("<pad>"))[:, -length:]
+    losses = F.cross_entropy(network.head(features[hidden]), response[hidden], reduction="none")
+    return (losses * weights[hidden]).sum() / weights.numel()
+
+
+# --------------------------------------------------------------------------------------------- metrics
+
+
+@torch.no_grad()
+def value_accuracy(network: TinyTransformer, examples: Examples, generator: torch.Generator) -> float:
+    """Share of right guesses of one value with everything from it on hidden.
+
+    On traces chance is 10% and the ceiling about 88%, because some examples leave out steps. On Sudoku all
+    digits are values, and what is left out is the prompt's right to decide alone.
+    """
+    tokens = examples.tokens.long()
+    response = tokens[:, -examples.length :]
+    chosen = torch.where(_DIGITS[response], torch.rand(response.shape, generator=generator), -1.0).argmax(-1)
+    hidden = torch.arange(examples.length) >= chosen[:, None]
+    shown = tokens.clone()
+    shown[:, -examples.length :][hidden] = _MASK_ID
+    features = network(shown, WORDS.index("<pad>"))[:, -examples.length :]
+    rows = torch.arange(len(tokens))
+    guess = network.head(features[rows, chosen]).argmax(-1)
+    return (guess == response[rows, chosen]).float().mean().item()
+
+
+# ------------------------------------------------------------------------------------------------ train
+
+
+def train_denoiser(settings: DenoiserTraining, folder: Path, resume: bool = False, stop_after: int | None = None) -> Path:
+    """Trains the network and writes it to ``folder/denoiser``.
+
+    Args:
+        settings: what to train.
+        folder: the run's folder.
+        resume: continue the run that is there.
+        stop_after: stop after this update as a kill would (for tests).
+
+    Returns:
+        The folder of the finished denoiser, for ``load_denoiser``.
+    """
+    if settings.width % settings.heads or settings.width // settings.heads % 2:
+        raise UsageError(f"width {settings.width} has to be an even multiple of heads {settings.heads}")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    run = Run(folder, settings, resume)
+    config = TinyConfig(settings.width, settings.layers, settings.heads, feed_forward=2 * settings.width)
+    network = TinyTransformer(config, len(WORDS))
+    network.initialize(torch_generator("network", settings.seed))
+    muon, adam = _optimizers(network)
+    update = 0
+    if resume:
+        tensors, info = run.load()
+        update = info["update"]
+        network.load_state_dict({k[len("network.") :]: v for k, v in tensors.items() if k.startswith("network.")})
+        restore_optimizer(muon, "muon", tensors)
+        restore_optimizer(adam, "adam", tensors)
+    logger = run.logger(update)
+    checks = _validation(settings.seed)
+    total = settings.first_updates + settings.second_updates
+    with progress_bar() as bar:
+        shown = bar.add_task("denoiser", total=total, completed=update, figures="making examples")
+        first = 0
+        for stage in settings.stages():
+            last = first + stage.updates
+            data = _training_data(settings, stage) if update < last else []
+            while update < last:
+                began = time.perf_counter()
+                _set_rates(muon, adam, stage, stage.factor(update - first, settings.warmup))
+                losses = _update(network, (muon, adam), data, settings, update)
+                update += 1
+                for name, value in zip(("trace", "trace4", "sudoku"), losses, strict=True):
+                    logger.record_mean(f"loss/{name}", value)
+                logger.record_mean("time/seconds_per_update", time.perf_counter() - began)
+                if update % settings.evaluate_every == 0 or update == total:
+                    figures = {name: value_accuracy(network, *check) for name, check in checks(update)}
+                    for name, value in figures.items():
+                        logger.record(f"value_accuracy/{name}", value)
+                    logger.dump(update)
+                    text = " ".join(f"{name} {value:.0%}" for name, value in figures.items())
+                    bar.update(shown, figures=f"value accuracy: {text}")
+                if update % settings.save_every == 0 or update == total:
+                    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+                    tensors |= optimizer_tensors(muon, "muon") | optimizer_tensors(adam, "adam")
+                    run.save(tensors, {"update": update})
+                bar.update(shown, completed=update)
+                if update == stop_after:
+                    return folder
+            first = last
+    logger.close()
+    TinyDenoiser(network, name=str(folder)).save(folder / "denoiser")
+    return folder / "denoiser"
+
+
+def _optimizers(network: TinyTransformer) -> tuple[Muon, torch.optim.AdamW]:
+    matrices = [p for name, p in network.named_parameters() if name.startswith("blocks") and p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in network.parameters() if id(p) not in chosen]
+    return Muon(matrices, lr=0.0), torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
+
+
+def _set_rates(muon: Muon, adam: torch.optim.AdamW, stage: Stage, factor: float) -> None:
+    for optimizer, peak in ((muon, stage.muon_rate), (adam, stage.adam_rate)):
+        for group in optimizer.param_groups:
+            group["lr"] = peak * factor
+
+
+def _training_data(settings: DenoiserTraining, stage: Stage) -> list[tuple[Examples, int]]:
+    parts = (
+        (Trace(), settings.examples, settings.trace_batch),
+        (Trace(4), settings.examples // 5, settings.long_batch),
+        (Sudoku(), settings.examples // 5, settings.sudoku_batch),
+    )
+    return [
+        (make_examples(task, count, "train", settings.seed, stage.shuffle), size)
+        for task, count, size in parts
+    ]
+
+
+def _validation(seed: int):  # type: ignore[no-untyped-def]
+    tasks = {"trace": Trace(), "trace4": Trace(4), "sudoku": Sudoku()}
+    examples = {name: make_examples(task, 512, "validation", seed, True) for name, task in tasks.items()}
+
+    def checks(update: int) -> Iterator[tuple[str, tuple[Examples, torch.Generator]]]:
+        for name, value in examples.items():
+            yield name, (value, torch_generator("validation", seed, name))
+
+    return checks
+
+
+def _update(
+    network: TinyTransformer,
+    optimizers: tuple[torch.optim.Optimizer, ...],
+    data: list[tuple[Examples, int]],
+    settings: DenoiserTraining,
+    update: int,
+) -> list[float]:
+    """One optimizer step over one batch of each task; the tasks' losses weigh as much as they have rows."""
+    rows = sum(size for _, size in data)
+    losses = []
+    for (tokens, weights, length), (_, size) in zip(batches(data, (settings.seed, update)), data, strict=True):
+        loss = masked_loss(network, tokens, weights, length)
+        (loss * size / rows).backward()
+        losses.append(loss.item())
+    nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return losses

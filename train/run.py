@@ -1,0 +1,144 @@
+"""A training run's folder: settings, logs, and checkpoints that a stopped run continues from bit for bit."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from torch import Tensor
+
+from dllm_env.errors import UsageError
+
+CHECKPOINT = "checkpoint.safetensors"
+SETTINGS = "settings.json"
+
+
+def default_folder(kind: str) -> Path:
+    """``runs/DATE-kind``, the place of a run that was given none."""
+    return Path("runs") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}-{kind}"
+
+
+def machine() -> dict[str, Any]:
+    """What a reported figure needs beside it: processor, threads, versions."""
+    return {
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+class Run:
+    """The folder of one training run.
+
+    Args:
+        folder: where everything is written.
+        settings: the run's configuration, a dataclass; written once, compared on resume.
+        resume: continue the run in ``folder`` instead of beginning a new one.
+
+    Raises:
+        UsageError: the folder holds a run already and ``resume`` is off, or ``resume`` is on and there is
+            nothing to continue or the settings differ.
+    """
+
+    def __init__(self, folder: Path, settings: Any, resume: bool = False) -> None:
+        self.folder = folder
+        described = json.loads(json.dumps(asdict(settings), default=str))
+        path = folder / SETTINGS
+        if resume:
+            if not (folder / CHECKPOINT).is_file():
+                raise UsageError(f"nothing to resume in {folder}: {CHECKPOINT} is missing")
+            _compare_settings(described, json.loads(path.read_text()))
+        elif path.exists():
+            raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, (json.dumps(described, indent=1) + "\n").encode())
+        self.resume = resume
+
+    def logger(self, at: int) -> Logger:
+        """SB3's logger for TensorBoard and CSV; resumed runs go on in files named by where they continue."""
+        return configure_logger(self.folder / "logs", f"-{at}" if at else "")
+
+    def save(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+        """Replaces the checkpoint in one step: a kill leaves the old one or the new one, never half of one."""
+        temporary = self.folder / (CHECKPOINT + ".tmp")
+        contiguous = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata={"info": json.dumps(info)})
+        temporary.replace(self.folder / CHECKPOINT)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What ``save`` wrote last: tensors and info.
+
+        Raises:
+            UsageError: the checkpoint is damaged.
+        """
+        try:
+            with safe_open(self.folder / CHECKPOINT, "pt") as file:
+                info = json.loads(file.metadata()["info"])
+                return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118
+        except SafetensorError as error:
+            raise UsageError(f"cannot read {self.folder / CHECKPOINT}: {error}") from None
+
+
+def _compare_settings(now: dict[str, Any], before: dict[str, Any]) -> None:
+    changed = [key for key in now if now[key] != before.get(key)]
+    if changed:
+        key = changed[0]
+        raise UsageError(
+            f"cannot resume with another {key}: the run has {before.get(key)!r}, now it is {now[key]!r}"
+        )
+
+
+def configure_logger(folder: Path, suffix: str = "") -> Logger:
+    """SB3's logger, writing TensorBoard events and CSV into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    formats = [CSVOutputFormat(str(folder / f"progress{suffix}.csv")), TensorBoardOutputFormat(str(folder))]
+    return Logger(str(folder), formats)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader, or a kill, sees the old content or the new, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+    """An optimizer's state as flat named tensors, for ``Run.save``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{prefix}.{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, prefix: str, tensors: Mapping[str, Tensor]) -> None:
+    """Puts back what ``optimizer_tensors`` took out."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(prefix + "."):
+            index, key = name[len(prefix) + 1 :].split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def progress_bar() -> Progress:
+    """A progress bar with a ``figures`` column for the numbers that matter."""
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )

@@ -8,7 +8,7 @@ are kept: the p largest probabilities, the token, and on request entropy, margin
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -26,6 +26,9 @@ class Extras:
     entropy: bool = False
     margin: bool = False
     hidden: bool = False
+
+
+NO_EXTRAS = Extras()
 
 
 @dataclass
@@ -48,15 +51,20 @@ class Prediction:
 
     def __getitem__(self, rows: Tensor) -> Prediction:
         """The chosen rows, as a copy."""
-        return Prediction(*(None if value is None else value[rows] for value in self._values()))
+        return self.map(lambda value: value[rows])
 
     def write(self, rows: Tensor, other: Prediction) -> None:
         """Puts the rows of ``other`` in the places ``rows``."""
-        for mine, theirs in zip(self._values(), other._values(), strict=True):
+        for mine, theirs in zip(self.values(), other.values(), strict=True):
             if mine is not None and theirs is not None:
                 mine[rows] = theirs
 
-    def _values(self) -> list[Tensor | None]:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Prediction:
+        """A prediction with ``function`` applied to every attribute that is there."""
+        return Prediction(*(None if value is None else function(value) for value in self.values()))  # type: ignore[arg-type]
+
+    def values(self) -> list[Tensor | None]:
+        """All attributes, in order."""
         return [getattr(self, field.name) for field in fields(self)]
 
 
@@ -117,7 +125,7 @@ class Denoiser(abc.ABC):
         top: int = 1,
         temperature: float = 0.0,
         random: RowRandom | None = None,
-        extras: Extras = Extras(),
+        extras: Extras = NO_EXTRAS,
     ) -> Prediction:
         """Predicts the needed response positions.
 

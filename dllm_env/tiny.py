@@ -54,7 +54,9 @@ class TinyBlock(nn.Module):
         d = config.width
         self.heads = config.heads
         self.attention_norm = nn.RMSNorm(d)
-        self.convolution = nn.Conv1d(d, d, config.convolution, padding=config.convolution // 2, groups=d, bias=False)
+        self.convolution = nn.Conv1d(
+            d, d, config.convolution, padding=config.convolution // 2, groups=d, bias=False
+        )
         self.query_key_value = nn.Linear(d, 3 * d, bias=False)
         self.query_norm = nn.RMSNorm(d // config.heads)
         self.key_norm = nn.RMSNorm(d // config.heads)

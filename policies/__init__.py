@@ -1,1 +1,1 @@
-"""Unmasking policies: what decides."""
+"""Unmasking policies: what decides which positions a step reveals."""

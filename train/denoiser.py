@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from dllm_env.train.run import Run, optimizer_tensors, progress_bar, restore_optimizer
 from torch import Tensor, nn
 
 from dllm_env.errors import UsageError
 from dllm_env.random import torch_generator
 from dllm_env.tasks import Split, Sudoku, Trace
-from dllm_env.tiny import TinyConfig, TinyDenoiser, TinyTransformer, WORDS
-from dllm_env.train.run import Run, optimizer_tensors, progress_bar, restore_optimizer
+from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,9 @@ def value_accuracy(network: TinyTransformer, examples: Examples, generator: torc
 # ------------------------------------------------------------------------------------------------ train
 
 
-def train_denoiser(settings: DenoiserTraining, folder: Path, resume: bool = False, stop_after: int | None = None) -> Path:
+def train_denoiser(
+    settings: DenoiserTraining, folder: Path, resume: bool = False, stop_after: int | None = None
+) -> Path:
     """Trains the network and writes it to ``folder/denoiser``.
 
     Args:
@@ -318,8 +320,7 @@ def _training_data(settings: DenoiserTraining, stage: Stage) -> list[tuple[Examp
         (Sudoku(), settings.examples // 5, settings.sudoku_batch),
     )
     return [
-        (make_examples(task, count, "train", settings.seed, stage.shuffle), size)
-        for task, count, size in parts
+        (make_examples(task, count, "train", settings.seed, stage.shuffle), size) for task, count, size in parts
     ]
 
 

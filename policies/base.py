@@ -1,0 +1,55 @@
+"""What every unmasking policy is: observation in, set of positions out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from dllm_env.denoisers import Extras
+from dllm_env.dynamics import Context, Observation
+from dllm_env.random import RowRandom
+
+
+@dataclass
+class Decision:
+    """What a policy answers for B rows.
+
+    Attributes:
+        unmask: (B, W) bool, the action.
+        log_prob: (B,) float32, its log-probability, or None for a rule that has no useful one.
+        entropy: (B,) float32 in nats of the distribution it was drawn from, or None.
+    """
+
+    unmask: Tensor
+    log_prob: Tensor | None = None
+    entropy: Tensor | None = None
+
+
+class Policy(Protocol):
+    """A rule or a network that chooses positions. A row's decision depends on that row alone."""
+
+    @property
+    def name(self) -> str:
+        """How results call it: the text that ``load_policy`` takes."""
+
+    @property
+    def context(self) -> Context:
+        """Which part of the response it wants to see."""
+
+    @property
+    def top(self) -> int:
+        """p, how many of the largest probabilities it reads."""
+
+    @property
+    def extras(self) -> Extras:
+        """Optional features that it reads."""
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        """Decides for B rows.
+
+        Args:
+            observation: B rows, W positions wide.
+            random: (B,) streams, one per row, the only source of random numbers.
+        """

@@ -1,0 +1,193 @@
+"""A learned policy: network and head together, saved as safetensors and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from dllm_env.policies.base import Decision, Policy
+from dllm_env.policies.heads import Bernoulli
+from dllm_env.policies.heuristics import HEURISTICS, load_heuristic
+from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dllm_env.denoisers import Extras
+from dllm_env.dynamics import Context, Observation
+from dllm_env.errors import UsageError
+from dllm_env.random import RowRandom, torch_generator
+from dllm_env.tasks import parse_settings
+
+WEIGHTS, CONFIG = "policy.safetensors", "policy.json"
+
+HEADS: dict[str, type[Bernoulli]] = {"bernoulli": Bernoulli}
+"""Heads by name."""
+
+
+class LearnedPolicy:
+    """Scores positions with a network and draws sets with a head.
+
+    Args:
+        network: (B, W) scores from an observation.
+        head: owns sample, mode, log-probability and entropy.
+        context: what the network was trained to see.
+        name: how results call it.
+        greedy: take the head's mode instead of a sample.
+        training: settings it was trained with, kept in its file.
+    """
+
+    def __init__(
+        self,
+        network: ConfidenceTransformer,
+        head: Bernoulli,
+        context: Context = "full",
+        name: str = "learned",
+        greedy: bool = False,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.network = network
+        self.head = head
+        self.context: Context = context
+        self.name = name
+        self.greedy = greedy
+        self.training = dict(training or {})
+
+    @property
+    def top(self) -> int:
+        """p, how many of the largest probabilities the network reads."""
+        return self.network.config.top
+
+    @property
+    def extras(self) -> Extras:
+        """Optional features that the network reads: none."""
+        return Extras()
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        """Decides for B rows, with the log-probability and entropy of the head."""
+        with torch.no_grad():
+            scores = self.network(observation)
+            if self.greedy:
+                return Decision(self.head.mode(scores, observation.selectable))
+            unmask = self.head.sample(scores, observation.selectable, random)
+            return Decision(unmask, *self._score(scores, observation, unmask))
+
+    def evaluate(self, observation: Observation, unmask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability and entropy, (B,) each, of given actions, with gradient."""
+        return self._score(self.network(observation), observation, unmask)
+
+    def _score(
+        self, scores: torch.Tensor, observation: Observation, unmask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        log_prob = self.head.log_prob(scores, observation.selectable, unmask)
+        return log_prob, self.head.entropy(scores, observation.selectable)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes ``policy.safetensors`` and ``policy.json`` and returns the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        head = next(name for name, kind in HEADS.items() if isinstance(self.head, kind))
+        config = {
+            "format": 1,
+            "network": {"kind": "confidence", **asdict(self.network.config)},
+            "head": {"kind": head, **asdict(self.head)},
+            "context": self.context,
+            "training": self.training,
+        }
+        state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        for name, write in (
+            (WEIGHTS, lambda path: save_file(state, path)),
+            (CONFIG, lambda path: path.write_text(json.dumps(config, indent=1) + "\n")),
+        ):
+            temporary = folder / (name + ".tmp")
+            write(temporary)
+            temporary.replace(folder / name)
+        return folder
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: str | torch.device = "cpu", name: str | None = None
+    ) -> LearnedPolicy:
+        """Reads what ``save_pretrained`` wrote, from a folder, a run's folder (its best checkpoint), or the Hub.
+
+        Raises:
+            UsageError: nothing there, or files that are damaged or do not fit.
+        """
+        found = _find(str(folder))
+        try:
+            config = json.loads((found / CONFIG).read_text())
+            network_config = {k: v for k, v in config["network"].items() if k != "kind"}
+            head_config = {k: v for k, v in config["head"].items() if k != "kind"}
+            if config["network"]["kind"] != "confidence" or config["head"]["kind"] not in HEADS:
+                raise ValueError("made by another version: its network or head is unknown")
+            network = ConfidenceTransformer(NetworkConfig(**network_config), torch_generator(0))
+            network.load_state_dict(load_file(found / WEIGHTS))
+            head = HEADS[config["head"]["kind"]](**head_config)
+            shown = name or str(folder)
+            return cls(network.to(device).eval(), head, config["context"], shown, training=config["training"])
+        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"cannot load the policy in {found}: {reason}") from None
+
+    def with_settings(self, name: str, **settings: Any) -> LearnedPolicy:
+        """The same network, acting otherwise: ``temperature``, ``force_progress`` (0 or 1), ``greedy`` (0 or 1).
+
+        Raises:
+            UsageError: another setting.
+        """
+        greedy = bool(settings.pop("greedy", self.greedy))
+        known = [field.name for field in fields(self.head)]
+        for key in settings:
+            if key not in known:
+                raise UsageError(f"a learned policy has no setting {key!r}; it has {', '.join([*known, 'greedy'])}")
+        if "force_progress" in settings:
+            settings["force_progress"] = bool(settings["force_progress"])
+        try:
+            head = replace(self.head, **settings)
+        except TypeError:
+            raise UsageError(f"cannot use the settings {settings}: they have to be numbers") from None
+        return LearnedPolicy(self.network, head, self.context, name, greedy, self.training)
+
+
+def _find(name: str) -> Path:
+    """The folder that holds the policy's files, downloaded where it is a Hub name."""
+    for folder in (Path(name), Path(name) / "best", Path(name) / "last"):
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/")):
+        raise UsageError(
+            f"no policy {name!r}: neither a heuristic ({', '.join(HEURISTICS)}) "
+            f"nor a folder with {CONFIG} and {WEIGHTS}"
+        )
+    return _download(name)
+
+
+def _download(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UsageError(f"no folder {name!r}; to take it from the Hub, pip install 'dllm-env[hub]'") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG]))
+    except Exception as error:
+        raise UsageError(f"no folder {name!r}, and the Hub answers: {str(error).splitlines()[0]}") from None
+
+
+def load_policy(text: str | Policy, device: str | torch.device = "cpu") -> Policy:
+    """A policy by text: a heuristic (``threshold:0.9``), or a folder or Hub name of a learned one.
+
+    A learned policy takes settings behind a colon: ``runs/x:temperature=0.5,force_progress=1``.
+
+    Raises:
+        UsageError: no such policy, or wrong settings.
+    """
+    if not isinstance(text, str):
+        return text
+    name, _, settings = text.partition(":")
+    if name in HEURISTICS:
+        return load_heuristic(text)
+    policy = LearnedPolicy.from_pretrained(name, device, name=text)
+    return policy.with_settings(text, **parse_settings(settings)) if settings else policy

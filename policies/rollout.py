@@ -1,0 +1,240 @@
+"""Plays a policy over many prompts: the only generation loop there is.
+
+Rows live in slots. Each round asks the denoiser about the rows whose prediction is out of date (one call for all
+of them), lets the policy decide, and applies the decisions. A row that ends leaves at once and a waiting prompt
+takes its place; when none waits, the batch shrinks. What a row generates depends on its prompt and seed alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from dllm_env.policies.base import Decision, Policy
+from torch import Tensor
+
+from dllm_env.denoisers import Denoiser
+from dllm_env.dynamics import Dynamics, Observation, Rules, State
+from dllm_env.errors import UsageError
+from dllm_env.random import RowRandom, derive_key
+from dllm_env.tasks import Problem, Task
+
+
+@dataclass
+class Trajectories:
+    """Every step of every row, flat: M steps in all, in no particular order.
+
+    Attributes:
+        row: (M,) int64, the row that a step belongs to.
+        observation: M rows.
+        unmask: (M, W) bool, the actions.
+        log_prob, entropy: (M,) float32 under the policy that acted.
+    """
+
+    row: Tensor
+    observation: Observation
+    unmask: Tensor
+    log_prob: Tensor
+    entropy: Tensor
+
+
+@dataclass
+class Rollout:
+    """What N rows generated, in the order of their prompts.
+
+    Attributes:
+        responses: (N, L) int64, mask tokens where a row was cut off.
+        finished: (N,) bool, nothing is left masked.
+        nfe: (N,) int64, denoiser evaluations of each row.
+        steps: (N,) int64, steps of each row.
+        revealed_at: (N, L) int64, the step that revealed a position, −1 where none did.
+        denoiser_calls: batched calls made for all rows together.
+        seconds, denoiser_seconds: wall time in all, and of that within the denoiser.
+        trajectories: every step, where it was asked for.
+    """
+
+    responses: Tensor
+    finished: Tensor
+    nfe: Tensor
+    steps: Tensor
+    revealed_at: Tensor
+    denoiser_calls: int = 0
+    seconds: float = 0.0
+    denoiser_seconds: float = 0.0
+    trajectories: Trajectories | None = None
+
+
+def rollout(
+    denoiser: Denoiser,
+    policy: Policy,
+    rules: Rules,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    batch_size: int = 128,
+    prompt_length: int = 0,
+    record: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Rollout:
+    """Generates a response to each prompt.
+
+    Args:
+        denoiser: the frozen model.
+        policy: chooses positions; the rules take its context, top and extras.
+        rules: response and block length, temperature, ends.
+        prompts: N prompts as token ids.
+        seeds: N seeds; a row's random numbers follow from its own.
+        batch_size: rows generated at a time.
+        prompt_length: pad prompts to at least this length.
+        record: return the trajectories, for training.
+        on_progress: told the number of finished rows after each round that finished some.
+
+    Raises:
+        UsageError: no prompts, or a prompt and response that do not fit the denoiser's context.
+    """
+    if not prompts or len(seeds) != len(prompts):
+        raise UsageError(f"a rollout needs prompts and as many seeds, got {len(prompts)} and {len(seeds)}")
+    if batch_size < 1:
+        raise UsageError(f"batch size must be at least 1, got {batch_size}")
+    began = time.perf_counter()
+    rules = replace(rules, context=policy.context, top=policy.top, extras=policy.extras)
+    dynamics = Dynamics(denoiser, rules, max(prompt_length, max(map(len, prompts))))
+    result = _empty_result(len(prompts), rules, denoiser)
+    steps: list[tuple[Tensor, Observation, Decision]] = []
+
+    waiting = min(batch_size, len(prompts))  # the first prompt that has no slot yet
+    rows = torch.arange(waiting, device=denoiser.device)  # which prompt sits in each slot
+    state = dynamics.reset(prompts[:waiting], seeds[:waiting])
+    random = RowRandom.from_seeds(list(seeds[:waiting]), "policy", denoiser.device)
+    done = 0
+    while len(rows):
+        asked = time.perf_counter()
+        result.denoiser_calls += bool(state.stale.any())
+        dynamics.predict(state)
+        result.denoiser_seconds += time.perf_counter() - asked
+
+        observation = dynamics.observe(state)
+        decision = policy.act(observation, random)
+        if record:
+            steps.append((rows, observation[torch.ones_like(rows, dtype=torch.bool)], decision))
+        dynamics.apply(state, decision.unmask)
+
+        ended = dynamics.terminated(state) | dynamics.truncated(state)
+        if not ended.any():
+            continue
+        _collect(result, dynamics, state, rows, ended)
+        done += int(ended.sum())
+        if on_progress is not None:
+            on_progress(done)
+
+        slots = ended.nonzero()[:, 0]
+        refill = min(len(slots), len(prompts) - waiting)
+        if refill:
+            new = torch.arange(waiting, waiting + refill, device=rows.device)
+            rows = rows.index_copy(0, slots[:refill], new)
+            state.write(
+                slots[:refill],
+                dynamics.reset(prompts[waiting : waiting + refill], seeds[waiting : waiting + refill]),
+            )
+            fresh = RowRandom.from_seeds(list(seeds[waiting : waiting + refill]), "policy", denoiser.device)
+            random.write(slots[:refill], fresh)
+            waiting += refill
+        if refill < len(slots):
+            ended[slots[:refill]] = False
+            keep = (~ended).nonzero()[:, 0]
+            rows, state, random = rows[keep], state[keep], random[keep]
+
+    result.seconds = time.perf_counter() - began
+    if record:
+        result.trajectories = _join(steps)
+    return result
+
+
+def _empty_result(count: int, rules: Rules, denoiser: Denoiser) -> Rollout:
+    shape = (count, rules.response_length)
+    return Rollout(
+        responses=torch.full(shape, denoiser.mask_id, device=denoiser.device),
+        finished=torch.zeros(count, dtype=torch.bool, device=denoiser.device),
+        nfe=torch.zeros(count, dtype=torch.int64, device=denoiser.device),
+        steps=torch.zeros(count, dtype=torch.int64, device=denoiser.device),
+        revealed_at=torch.full(shape, -1, device=denoiser.device),
+    )
+
+
+def _collect(result: Rollout, dynamics: Dynamics, state: State, rows: Tensor, ended: Tensor) -> None:
+    """Copies the ended rows into their places."""
+    place = rows[ended]
+    result.responses[place] = dynamics.responses(state)[ended]
+    result.finished[place] = dynamics.terminated(state)[ended]
+    result.nfe[place] = state.nfe[ended]
+    result.steps[place] = state.step[ended]
+    result.revealed_at[place] = state.revealed_at[ended]
+
+
+def _join(steps: list[tuple[Tensor, Observation, Decision]]) -> Trajectories:
+    log_probs, entropies = [], []
+    for rows, _, decision in steps:
+        missing = torch.zeros(len(rows), device=rows.device)
+        log_probs.append(missing if decision.log_prob is None else decision.log_prob)
+        entropies.append(missing if decision.entropy is None else decision.entropy)
+    return Trajectories(
+        row=torch.cat([rows for rows, _, _ in steps]),
+        observation=Observation.concatenate([observation for _, observation, _ in steps]),
+        unmask=torch.cat([decision.unmask for _, _, decision in steps]),
+        log_prob=torch.cat(log_probs),
+        entropy=torch.cat(entropies),
+    )
+
+
+@dataclass
+class Attempt:
+    """A rollout over problems of a task, with its scores.
+
+    Attributes:
+        rollout: what was generated.
+        texts: N response texts up to end-of-text.
+        correct: (N,) float32, the task's score; 0 for a row that was cut off.
+    """
+
+    rollout: Rollout
+    texts: list[str]
+    correct: Tensor
+
+
+def attempt(
+    denoiser: Denoiser,
+    policy: Policy,
+    rules: Rules,
+    task: Task,
+    problems: Sequence[Problem],
+    seeds: Sequence[int],
+    *,
+    batch_size: int = 128,
+    record: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Attempt:
+    """Generates a response to each problem and scores it. Arguments as in ``rollout``."""
+    result = rollout(
+        denoiser,
+        policy,
+        rules,
+        [denoiser.encode(problem.prompt) for problem in problems],
+        seeds,
+        batch_size=batch_size,
+        prompt_length=task.prompt_length,
+        record=record,
+        on_progress=on_progress,
+    )
+    texts = [denoiser.response_text(response) for response in result.responses.tolist()]
+    scores = [
+        task.score(problem, text) if finished else 0.0
+        for problem, text, finished in zip(problems, texts, result.finished.tolist(), strict=True)
+    ]
+    return Attempt(result, texts, torch.tensor(scores, device=denoiser.device))
+
+
+def row_seeds(count: int, *key: object) -> list[int]:
+    """One seed for each of ``count`` rows, from anything that tells this rollout from others."""
+    return [derive_key(*key, row) for row in range(count)]

@@ -1,1 +1,81 @@
-"""dllm-env: train and compare unmasking policies for diffusion language models."""
+"""dllm-env: train and compare unmasking policies for diffusion language models.
+
+A masked diffusion language model writes a response by unmasking it, some positions at a time. Which positions, and
+how many at once, decides both how right the response is and how many model evaluations it costs. Here that choice
+is a reinforcement learning environment:
+
+    import gymnasium
+    import dllm_env
+
+    env = gymnasium.make("dllm_env/Unmask-v0", denoiser="tiny", task="trace", block_length=40, alpha=0.1)
+    envs = gymnasium.make_vec("dllm_env/Unmask-v0", num_envs=64, denoiser="tiny", task="trace", block_length=40)
+
+From the bottom up, each importing only what stands before it:
+
+    errors, random   UsageError; one random stream per row
+    tasks, rewards   where prompts come from, when a response is right, what it earns
+    denoisers, tiny  the language model that predicts tokens
+    dynamics         the Markov decision process, batched
+    env, vector_env  its Gymnasium faces
+    policies         what decides: published rules, learned networks, and the loop that plays them
+    train, eval      how policies learn, how they compare
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from dllm_env.errors import UsageError
+
+if TYPE_CHECKING:
+    from dllm_env.denoisers import Denoiser as Denoiser
+    from dllm_env.denoisers import Extras as Extras
+    from dllm_env.denoisers import load_denoiser as load_denoiser
+    from dllm_env.dynamics import Dynamics as Dynamics
+    from dllm_env.dynamics import Rules as Rules
+    from dllm_env.env import EnvConfig as EnvConfig
+    from dllm_env.env import UnmaskEnv as UnmaskEnv
+    from dllm_env.rewards import load_reward as load_reward
+    from dllm_env.tasks import load_task as load_task
+    from dllm_env.vector_env import UnmaskVectorEnv as UnmaskVectorEnv
+
+ENVIRONMENT = "dllm_env/Unmask-v0"
+"""The id that ``gymnasium.make`` and ``gymnasium.make_vec`` take."""
+
+_HOMES = {
+    "Denoiser": "denoisers",
+    "Extras": "denoisers",
+    "load_denoiser": "denoisers",
+    "Dynamics": "dynamics",
+    "Rules": "dynamics",
+    "EnvConfig": "env",
+    "UnmaskEnv": "env",
+    "UnmaskVectorEnv": "vector_env",
+    "load_reward": "rewards",
+    "load_task": "tasks",
+}
+"""Public name to module; imported when first used, because torch takes seconds and ``--help`` should not."""
+
+__all__ = ["ENVIRONMENT", "UsageError", "register_environments", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def register_environments() -> None:
+    """Makes the environment known to Gymnasium; more than once does no harm."""
+    from gymnasium.envs.registration import register, registry
+
+    if ENVIRONMENT not in registry:
+        register(
+            id=ENVIRONMENT,
+            entry_point="dllm_env.env:UnmaskEnv",
+            vector_entry_point="dllm_env.vector_env:UnmaskVectorEnv",
+        )
+
+
+register_environments()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dllm_env.errors import UsageError
+from dllm_env.numerics import fill_rows
 from dllm_env.random import RowRandom
 
 
@@ -146,7 +147,8 @@ class Denoiser(abc.ABC):
             raise ValueError(f"tokens {tuple(tokens.shape)} do not fit needed {tuple(needed.shape)}")
         hidden = self.features(tokens)[:, tokens.shape[1] - length :]
         selected = hidden[needed]
-        logits = self.head(selected).float()
+        count = len(selected)
+        logits = self.head(fill_rows(selected)).float()
         logits[:, self.mask_id] = -torch.inf
         log_total = logits.logsumexp(-1, keepdim=True)
         largest, order = logits.topk(max(top, 2 if extras.margin else 1), dim=-1)
@@ -154,7 +156,7 @@ class Denoiser(abc.ABC):
 
         def place(values: Tensor) -> Tensor:
             out = values.new_zeros((batch, length, *values.shape[1:]))
-            out[needed] = values
+            out[needed] = values[:count]
             return out
 
         prediction = Prediction(place(order[:, 0]), place(probability[:, :top]))
@@ -162,7 +164,7 @@ class Denoiser(abc.ABC):
             if random is None:
                 raise ValueError("temperature > 0 needs the rows' random streams")
             noise = random.gumbel(length * self.vocabulary).view(batch, length, -1)[needed]
-            prediction.token[needed] = (logits.double() / temperature + noise).argmax(-1)
+            prediction.token[needed] = (logits[:count].double() / temperature + noise).argmax(-1)
         if extras.entropy:
             log_probability = logits - log_total
             terms = torch.where(log_probability == -torch.inf, 0.0, log_probability.exp() * log_probability)

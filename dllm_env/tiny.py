@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dllm_env.denoisers import Denoiser
 from dllm_env.errors import UsageError
+from dllm_env.numerics import steady_batch
 from dllm_env.tasks import BLANK, FILLERS, OPERATIONS
 
 PAD, MASK, END = "<pad>", "<mask>", "<eot>"
@@ -146,7 +147,10 @@ class TinyDenoiser(Denoiser):
         self.device = network.head.weight.device
 
     def features(self, tokens: Tensor) -> Tensor:
-        return self.network(tokens, self.pad_id)
+        batch, length = tokens.shape
+        if batch < steady_batch(length):
+            tokens = tokens.repeat(steady_batch(length), 1)
+        return self.network(tokens, self.pad_id)[:batch]
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.network.head(hidden)

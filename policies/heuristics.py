@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import torch
-from dllm_env.policies.base import Decision
 from torch import Tensor
 
 from dllm_env.denoisers import Extras
 from dllm_env.dynamics import Context, Observation
 from dllm_env.errors import UsageError
+from dllm_env.policies.base import Decision
 from dllm_env.random import RowRandom
 
 
@@ -28,8 +28,9 @@ class Heuristic:
         """``rule:parameter``, several parameters with their names."""
         values = [(field.name, getattr(self, field.name)) for field in fields(self)]
         if len(values) == 1:
-            return f"{self._rule()}:{values[0][1]:g}"
-        return ":".join(filter(None, (self._rule(), ",".join(f"{name}={value:g}" for name, value in values))))
+            return f"{self._rule()}:{_number(values[0][1])}"
+        settings = ",".join(f"{name}={_number(value)}" for name, value in values)
+        return f"{self._rule()}:{settings}" if settings else self._rule()
 
     @classmethod
     def _rule(cls) -> str:
@@ -52,6 +53,12 @@ class Heuristic:
         raise AssertionError("a rule defines act")
 
 
+def _number(value: float) -> str:
+    """The shortest text that reads back as the same number, so that no two settings share a name."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 def best_k(scores: Tensor, selectable: Tensor, k: int) -> Tensor:
     """(B, W) bool: the k selectable positions of highest score, all where fewer than k are selectable."""
     ranked = scores.masked_fill(~selectable, -torch.inf)
@@ -60,7 +67,7 @@ def best_k(scores: Tensor, selectable: Tensor, k: int) -> Tensor:
 
 
 def _check_k(k: int) -> None:
-    if k != int(k) or k < 1:
+    if not isinstance(k, int) or k < 1:
         raise UsageError(f"k must be a whole number of at least 1, got {k}")
 
 
@@ -119,6 +126,33 @@ class Leftmost(Heuristic):
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         selectable = observation.selectable
         return Decision(selectable & (selectable.cumsum(-1) <= self.k))
+
+
+@dataclass(frozen=True)
+class FullContext:
+    """A rule shown the whole response, for trainers that record what a learned policy would have seen."""
+
+    rule: Heuristic
+    top: int = 1
+
+    @property
+    def name(self) -> str:
+        """The rule's."""
+        return self.rule.name
+
+    @property
+    def context(self) -> Context:
+        """The whole response."""
+        return "full"
+
+    @property
+    def extras(self) -> Extras:
+        """The rule's."""
+        return self.rule.extras
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        """The rule's own decision."""
+        return self.rule.act(observation, random)
 
 
 HEURISTICS: dict[str, type[Heuristic]] = {

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dllm_env.policies.base import Decision, Policy
-from dllm_env.policies.heads import Bernoulli
-from dllm_env.policies.heuristics import HEURISTICS, load_heuristic
-from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dllm_env.denoisers import Extras
 from dllm_env.dynamics import Context, Observation
 from dllm_env.errors import UsageError
+from dllm_env.policies.base import Decision, Policy
+from dllm_env.policies.heads import Bernoulli
+from dllm_env.policies.heuristics import HEURISTICS, load_heuristic
+from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.tasks import parse_settings
 
@@ -123,12 +123,14 @@ class LearnedPolicy:
             head_config = {k: v for k, v in config["head"].items() if k != "kind"}
             if config["network"]["kind"] != "confidence" or config["head"]["kind"] not in HEADS:
                 raise ValueError("made by another version: its network or head is unknown")
+            if config["context"] not in ("full", "block"):
+                raise ValueError(f"its context is {config['context']!r}, not full or block")
             network = ConfidenceTransformer(NetworkConfig(**network_config), torch_generator(0))
             network.load_state_dict(load_file(found / WEIGHTS))
             head = HEADS[config["head"]["kind"]](**head_config)
             shown = name or str(folder)
             return cls(network.to(device).eval(), head, config["context"], shown, training=config["training"])
-        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OSError) as error:
+        except (SafetensorError, RuntimeError, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"cannot load the policy in {found}: {reason}") from None
 
@@ -173,7 +175,8 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG]))
     except Exception as error:
-        raise UsageError(f"no folder {name!r}, and the Hub answers: {str(error).splitlines()[0]}") from None
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise UsageError(f"no folder {name!r}, and the Hub answers: {reason}") from None
 
 
 def load_policy(text: str | Policy, device: str | torch.device = "cpu") -> Policy:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
+from dllm_env.numerics import fill_rows, steady_batch
 from dllm_env.tiny import rotate, rotation_angles
 
 
@@ -49,12 +50,23 @@ def sinusoidal(progress: Tensor, dimension: int) -> Tensor:
     return torch.cat((angle.sin(), angle.cos()), -1)
 
 
+class SteadySiLU(nn.Module):
+    """x · sigmoid(x), the same to the last bit wherever in a tensor a number stands.
+
+    torch's own silu and sigmoid treat the numbers left over behind the last full vector in another way, and what is
+    left over depends on the batch size and the number of threads. tanh does not have this.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (0.5 + 0.5 * torch.tanh(0.5 * x))
+
+
 class ConfidenceTransformer(nn.Module):
     """One AdaLN-modulated transformer block over positions; output one score per position.
 
     The conditioning of a position is the sum of an embedding of its mask bit and an MLP of the row's progress. It
-    gives scale, shift and gate of attention and feed-forward, zero-initialised, so that the block begins with
-    plain normalisation and closed gates (the score then depends on the position's own confidence only).
+    gives scale, shift and gate of attention and feed-forward, each as a difference from 1, 0 and 1 that begins at
+    zero: the block starts as a plain pre-norm block. (With gates that start closed, learning starts later.)
 
     Args:
         config: shape.
@@ -67,7 +79,8 @@ class ConfidenceTransformer(nn.Module):
         self.config = config
         self.confidence = nn.Linear(config.top, d)
         self.mask = nn.Embedding(2, d)
-        self.progress = nn.Sequential(nn.Linear(d, d), nn.SiLU(), nn.Linear(d, d))
+        self.progress = nn.Sequential(nn.Linear(d, d), SteadySiLU(), nn.Linear(d, d))
+        self.activation = SteadySiLU()
         self.modulation = nn.Linear(d, 6 * d)
         self.query_key_value = nn.Linear(d, 3 * d)
         self.attention_out = nn.Linear(d, d)
@@ -92,17 +105,21 @@ class ConfidenceTransformer(nn.Module):
     def forward(self, observation: Observation) -> Tensor:
         """(B, W) float32 scores."""
         config, (batch, width) = self.config, observation.masked.shape
+        if batch < steady_batch(width):
+            repeated = torch.arange(steady_batch(width), device=observation.masked.device) % batch
+            return self(observation[repeated])[:batch]
         x = self.confidence(observation.confidence)
-        progress = self.progress(sinusoidal(observation.progress, config.width))
-        condition = self.mask(observation.masked.long()) + progress[:, None]
-        scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = self.modulation(F.silu(condition)).chunk(6, -1)
+        progress = self.progress(fill_rows(sinusoidal(observation.progress, config.width)))[:batch]
+        condition = self.activation(self.mask(observation.masked.long()) + progress[:, None])
+        scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = self.modulation(condition).chunk(6, -1)
 
         h = F.layer_norm(x, (config.width,)) * (1 + scale_1) + shift_1
         qkv = self.query_key_value(h).view(batch, width, 3, config.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
         rotation = rotation_angles(width, config.width // config.heads, x.device)
         mixed = F.scaled_dot_product_attention(rotate(query, rotation), rotate(key, rotation), value)
-        x = x + gate_1 * self.attention_out(mixed.transpose(1, 2).reshape(batch, width, config.width))
+        x = x + (1 + gate_1) * self.attention_out(mixed.transpose(1, 2).reshape(batch, width, config.width))
         h = F.layer_norm(x, (config.width,)) * (1 + scale_2) + shift_2
-        x = x + gate_2 * self.feed_forward(h)
-        return self.score(self.norm(x)).squeeze(-1)
+        x = x + (1 + gate_2) * self.feed_forward(h)
+        # A product with one column is the one whose rows always depend on their number; a sum's never do.
+        return (self.norm(x) * self.score.weight[0]).sum(-1) + self.score.bias

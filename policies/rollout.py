@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from dllm_env.policies.base import Decision, Policy
 from torch import Tensor
 
 from dllm_env.denoisers import Denoiser
 from dllm_env.dynamics import Dynamics, Observation, Rules, State
 from dllm_env.errors import UsageError
+from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
 from dllm_env.tasks import Problem, Task
 

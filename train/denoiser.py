@@ -1,8 +1,8 @@
 """Trains the bundled denoiser: one masked diffusion transformer for all bundled tasks.
 
-Two stages: first with the chains of ``trace`` in the prompt's order, then in any order. Matrices are trained by
-Muon, everything else by AdamW. Each update's random numbers follow from (seed, update) alone, so that a run
-continues from a checkpoint bit for bit without saving any generator.
+Three stages: first with the chains of ``trace`` in the prompt's order, then in any order, then mostly long traces.
+Matrices are trained by Muon, everything else by AdamW. The random numbers of an update follow from (seed, update),
+so that a run continues from a checkpoint bit for bit without saving any generator.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from dllm_env.train.run import Run, optimizer_tensors, progress_bar, restore_optimizer
 from torch import Tensor, nn
 
 from dllm_env.errors import UsageError
 from dllm_env.random import torch_generator
 from dllm_env.tasks import Split, Sudoku, Trace
 from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+from dllm_env.train.run import Run, progress_bar
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Stage:
     """Peak learning rate of AdamW (all other parameters)."""
     shuffle: bool
     """Whether the chains of ``trace`` stand in random order."""
+    batch: tuple[int, int, int]
+    """Examples per update: two-chain traces, four-chain traces, Sudokus."""
 
     def factor(self, update: int, warmup: int) -> float:
         """Share of the peak learning rate at this update of the stage, in (0, 1]."""
@@ -60,14 +62,10 @@ class DenoiserTraining:
     """Updates with the chains of trace in the prompt's order."""
     second_updates: int = 2600
     """Updates with the chains in random order."""
+    third_updates: int = 600
+    """Updates in which half of the batch are four-chain traces."""
     warmup: int = 200
     """Warm-up updates of each stage."""
-    trace_batch: int = 56
-    """Two-chain trace examples per update."""
-    long_batch: int = 12
-    """Four-chain trace examples per update."""
-    sudoku_batch: int = 24
-    """Sudoku examples per update."""
     examples: int = 300_000
     """Two-chain examples made beforehand for each stage; the other tasks get a fifth of it."""
     gradient_norm: float = 1.0
@@ -80,10 +78,11 @@ class DenoiserTraining:
     """Processor threads; 0 takes torch's default. The result is the same bit for bit only for the same number."""
 
     def stages(self) -> list[Stage]:
-        """The two stages of the schedule."""
+        """The stages of the schedule."""
         return [
-            Stage(self.first_updates, 0.02, 3e-3, shuffle=False),
-            Stage(self.second_updates, 0.015, 2e-3, shuffle=True),
+            Stage(self.first_updates, 0.02, 3e-3, shuffle=False, batch=(56, 12, 24)),
+            Stage(self.second_updates, 0.015, 2e-3, shuffle=True, batch=(56, 12, 24)),
+            Stage(self.third_updates, 0.008, 1e-3, shuffle=True, batch=(24, 40, 16)),
         ]
 
 
@@ -256,16 +255,13 @@ def train_denoiser(
     network = TinyTransformer(config, len(WORDS))
     network.initialize(torch_generator("network", settings.seed))
     muon, adam = _optimizers(network)
+    parts = {"network": network, "muon": muon, "adam": adam}
     update = 0
     if resume:
-        tensors, info = run.load()
-        update = info["update"]
-        network.load_state_dict({k[len("network.") :]: v for k, v in tensors.items() if k.startswith("network.")})
-        restore_optimizer(muon, "muon", tensors)
-        restore_optimizer(adam, "adam", tensors)
+        update = run.load(parts)["update"]
     logger = run.logger(update)
     checks = _validation(settings.seed)
-    total = settings.first_updates + settings.second_updates
+    total = sum(stage.updates for stage in settings.stages())
     with progress_bar() as bar:
         shown = bar.add_task("denoiser", total=total, completed=update, figures="making examples")
         first = 0
@@ -284,13 +280,12 @@ def train_denoiser(
                     figures = {name: value_accuracy(network, *check) for name, check in checks(update)}
                     for name, value in figures.items():
                         logger.record(f"value_accuracy/{name}", value)
+                    logger.record("time/update", update)
                     logger.dump(update)
                     text = " ".join(f"{name} {value:.0%}" for name, value in figures.items())
                     bar.update(shown, figures=f"value accuracy: {text}")
                 if update % settings.save_every == 0 or update == total:
-                    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-                    tensors |= optimizer_tensors(muon, "muon") | optimizer_tensors(adam, "adam")
-                    run.save(tensors, {"update": update})
+                    run.save(parts, {"update": update})
                 bar.update(shown, completed=update)
                 if update == stop_after:
                     return folder
@@ -314,13 +309,10 @@ def _set_rates(muon: Muon, adam: torch.optim.AdamW, stage: Stage, factor: float)
 
 
 def _training_data(settings: DenoiserTraining, stage: Stage) -> list[tuple[Examples, int]]:
-    parts = (
-        (Trace(), settings.examples, settings.trace_batch),
-        (Trace(4), settings.examples // 5, settings.long_batch),
-        (Sudoku(), settings.examples // 5, settings.sudoku_batch),
-    )
+    counts = (settings.examples, settings.examples // 5, settings.examples // 5)
     return [
-        (make_examples(task, count, "train", settings.seed, stage.shuffle), size) for task, count, size in parts
+        (make_examples(task, count, "train", settings.seed, stage.shuffle), size)
+        for task, count, size in zip((Trace(), Trace(4), Sudoku()), counts, stage.batch, strict=True)
     ]
 
 

@@ -23,7 +23,8 @@ from rich.progress import (
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from dllm_env.errors import UsageError
 
@@ -79,25 +80,51 @@ class Run:
         """SB3's logger for TensorBoard and CSV; resumed runs go on in files named by where they continue."""
         return configure_logger(self.folder / "logs", f"-{at}" if at else "")
 
-    def save(self, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-        """Replaces the checkpoint in one step: a kill leaves the old one or the new one, never half of one."""
+    def save(self, parts: Mapping[str, nn.Module | Optimizer], info: Mapping[str, Any]) -> None:
+        """Replaces the checkpoint in one step: a kill leaves the old one or the new one, never half of one.
+
+        Args:
+            parts: networks and optimizers by name.
+            info: anything that JSON can hold.
+        """
+        tensors: dict[str, Tensor] = {}
+        for name, part in parts.items():
+            values = part.state_dict() if isinstance(part, nn.Module) else _optimizer_tensors(part)
+            tensors |= {f"{name}.{key}": value.detach().clone().contiguous() for key, value in values.items()}
         temporary = self.folder / (CHECKPOINT + ".tmp")
-        contiguous = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata={"info": json.dumps(info)})
+        save_file(tensors, temporary, metadata={"info": json.dumps(info)})
         temporary.replace(self.folder / CHECKPOINT)
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What ``save`` wrote last: tensors and info.
+    def load(self, parts: Mapping[str, nn.Module | Optimizer]) -> dict[str, Any]:
+        """Puts what ``save`` wrote last back into the parts and returns the info.
 
         Raises:
             UsageError: the checkpoint is damaged.
         """
+        path = self.folder / CHECKPOINT
         try:
-            with safe_open(self.folder / CHECKPOINT, "pt") as file:
+            with safe_open(path, "pt") as file:
                 info = json.loads(file.metadata()["info"])
-                return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118
-        except SafetensorError as error:
-            raise UsageError(f"cannot read {self.folder / CHECKPOINT}: {error}") from None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for name, part in parts.items():
+                values = {key[len(name) + 1 :]: v for key, v in tensors.items() if key.startswith(name + ".")}
+                part.load_state_dict(values if isinstance(part, nn.Module) else _optimizer_state(part, values))
+            return info
+        except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+            raise UsageError(f"cannot resume from {path}: {str(error).splitlines()[0]}") from None
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+
+
+def _optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
 def _compare_settings(now: dict[str, Any], before: dict[str, Any]) -> None:
@@ -121,22 +148,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """An optimizer's state as flat named tensors, for ``Run.save``."""
-    state = optimizer.state_dict()["state"]
-    return {f"{prefix}.{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-    """Puts back what ``optimizer_tensors`` took out."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith(prefix + "."):
-            index, key = name[len(prefix) + 1 :].split(".", 1)
-            state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def progress_bar() -> Progress:

@@ -1,0 +1,358 @@
+"""The environment for Gymnasium: one row of the process.
+
+``Game`` holds everything that this environment and the vector environment have in common (loading, spaces, how
+episodes are drawn, observations, outcomes), so that row i of the one cannot differ from the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from dllm_env.denoisers import Denoiser, Extras, load_denoiser
+from dllm_env.dynamics import Context, Dynamics, Rules, State
+from dllm_env.errors import UsageError
+from dllm_env.rewards import load_reward
+from dllm_env.tasks import SPLITS, Problem, Split, Task, load_task
+
+Arrays = dict[str, np.ndarray]
+
+PROBLEMS = 1 << 31
+"""Episodes draw the index of their problem from [0, PROBLEMS)."""
+
+RENDER_MODES = ("ansi",)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Arguments of ``gymnasium.make("dllm_env/Unmask-v0", ...)`` and ``make_vec``.
+
+    Raises:
+        UsageError: a value of the wrong kind.
+    """
+
+    denoiser: str | Path | Denoiser = "tiny"
+    """Bundled name, path of a folder, or a denoiser."""
+    task: str | Task = "trace"
+    """Name with settings, such as ``trace:chains=4``, or a task."""
+    split: Split = "train"
+    """Which problems: train, validation or test."""
+    seed: int = 0
+    """Which family of problems; the index of a problem is drawn within it."""
+    block_length: int | None = None
+    """BL, has to divide L; None means L, full diffusion."""
+    response_length: int | None = None
+    """L in tokens; None means the task's own."""
+    alpha: float = 0.1
+    """Weight of speed in the reward."""
+    reward: str = "multiplicative"
+    """multiplicative or additive."""
+    context: Context = "full"
+    """What is observed and acted upon: the whole response (full) or its active block (block)."""
+    temperature: float = 0.0
+    """Of the denoiser's tokens; 0 takes the most probable."""
+    max_steps: int = 0
+    """Steps after which an episode is truncated; 0 means L."""
+    stop_at_eot: bool = False
+    """End an episode as soon as an end-of-text is committed and everything before it is."""
+    top: int = 1
+    """p, how many of a position's largest probabilities are observed."""
+    extras: Sequence[str] = ()
+    """More keys of the observation: any of entropy, margin, hidden."""
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "block_length", "response_length", "max_steps", "top"):
+            value = getattr(self, name)
+            if value is None and name in ("block_length", "response_length"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise UsageError(f"{name} must be a whole number, got {value!r}")
+        for name in ("alpha", "temperature"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+                raise UsageError(f"{name} must be a number, got {value!r}")
+        if self.split not in SPLITS:
+            raise UsageError(f"unknown split {self.split!r}; choose one of {', '.join(SPLITS)}")
+        known = [field.name for field in fields(Extras)]
+        if isinstance(self.extras, str) or not set(self.extras) <= set(known):
+            raise UsageError(f"extras must be a list of names out of {', '.join(known)}, got {self.extras!r}")
+
+    @classmethod
+    def build(cls, config: EnvConfig | None, settings: dict[str, Any]) -> EnvConfig:
+        """The config (the defaults if None) with some fields changed.
+
+        Raises:
+            UsageError: a setting that does not exist.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise UsageError(f"the environment has no argument {name!r}; it has {', '.join(known)}")
+        return replace(config or cls(), **settings)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What an episode is: a problem, and the seed of the tokens drawn at temperature > 0."""
+
+    problem: Problem
+    prompt: list[int]
+    seed: int
+
+
+@dataclass
+class Verdict:
+    """Which rows an action has ended, and what they earned.
+
+    Attributes:
+        terminated, truncated: (B,) bool.
+        rewards: (B,) float64, 0 for rows that go on.
+        infos: of the ended rows, by row; their ``nfe`` does not hold the final observation's prediction, which
+            no generation needs.
+    """
+
+    terminated: np.ndarray
+    truncated: np.ndarray
+    rewards: np.ndarray
+    infos: dict[int, dict[str, Any]]
+
+
+class Game:
+    """What a config names, loaded and checked. Holds no rows itself.
+
+    Raises:
+        UsageError: anything in the config that cannot work, before the first step.
+    """
+
+    def __init__(self, config: EnvConfig, render_mode: str | None = None) -> None:
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise UsageError(f"unknown render mode {render_mode!r}; choose {', '.join(RENDER_MODES)} or None")
+        self.config = config
+        self.task = load_task(config.task)
+        if not isinstance(self.task, Task):
+            raise UsageError(f"{config.task!r} is not a task; give a name or an object with problem and score")
+        self.reward = load_reward(config.reward, config.alpha)
+        length = self.task.response_length if config.response_length is None else config.response_length
+        self.rules = Rules(
+            response_length=length,
+            block_length=length if config.block_length is None else config.block_length,
+            context=config.context,
+            temperature=config.temperature,
+            max_steps=config.max_steps,
+            stop_at_eot=config.stop_at_eot,
+            top=config.top,
+            extras=Extras(**dict.fromkeys(config.extras, True)),
+        )
+        self.denoiser = load_denoiser(config.denoiser)
+        if config.top >= self.denoiser.vocabulary:
+            raise UsageError(f"top must be below the size of the vocabulary, {self.denoiser.vocabulary}")
+        self.dynamics = Dynamics(self.denoiser, self.rules, self.task.prompt_length)
+        self.dynamics.reset([self._episode(0, 0).prompt], [0])
+        self.observation_space = self._observation_space()
+        self.action_space = spaces.MultiBinary(self.rules.width)
+
+    def _observation_space(self) -> spaces.Dict:
+        """Boxes are flat, position by position: Stable-Baselines3 takes other shapes for pictures."""
+        width, rules, size = self.rules.width, self.rules, np.finfo(np.float32).max
+
+        def box(low: float, high: float, length: int) -> spaces.Box:
+            return spaces.Box(np.float32(low), np.float32(high), (length,), np.float32)
+
+        progress = np.float32(rules.step_limit) / np.float32(rules.response_length)
+        parts: dict[str, spaces.Space[Any]] = {
+            "confidence": box(0, 1, width * rules.top),
+            "masked": spaces.MultiBinary(width),
+            "selectable": spaces.MultiBinary(width),
+            "progress": box(0, max(1.0, progress), 1),
+        }
+        if rules.extras.entropy:
+            parts["entropy"] = box(0, np.log(self.denoiser.vocabulary), width)
+        if rules.extras.margin:
+            parts["margin"] = box(0, 1, width)
+        if rules.extras.hidden:
+            parts["hidden"] = box(-size, size, width * self.denoiser.hidden_size)
+        return spaces.Dict(parts)
+
+    def _episode(self, index: int, seed: int) -> Episode:
+        problem = self.task.problem(index, self.config.split, self.config.seed)
+        return Episode(problem, self.denoiser.encode(problem.prompt), seed)
+
+    def draw(self, random: np.random.Generator, index: int | None = None) -> Episode:
+        """The next episode of a row; the generator moves on equally whether or not ``index`` is given."""
+        drawn, seed = random.integers(PROBLEMS), random.integers(1 << 62)
+        return self._episode(int(drawn if index is None else index), int(seed))
+
+    def begin(self, episodes: Sequence[Episode]) -> State:
+        """Rows at their start, not yet predicted."""
+        return self.dynamics.reset([e.prompt for e in episodes], [e.seed for e in episodes])
+
+    def actions(self, actions: Any, rows: int) -> Tensor:
+        """(B, W) zeros and ones of any kind as a bool tensor.
+
+        Raises:
+            UsageError: another shape.
+        """
+        array = np.asarray(actions)
+        if array.size != rows * self.rules.width:
+            raise UsageError(f"an action has {self.rules.width} entries a row, got shape {array.shape}")
+        unmask = torch.from_numpy(array.reshape(rows, -1).astype(bool))
+        return unmask.to(self.denoiser.device)
+
+    def judge(self, state: State, episodes: Sequence[Episode]) -> Verdict:
+        """Looks at rows just after an action."""
+        terminated, truncated = self.dynamics.terminated(state), self.dynamics.truncated(state)
+        infos = self.infos(state, episodes)
+        rewards = np.zeros(len(state))
+        ended = {}
+        for row in (terminated | truncated).nonzero()[:, 0].tolist():
+            text = self.denoiser.response_text(self.dynamics.responses(state)[row].tolist())
+            correct = self.task.score(episodes[row].problem, text) if terminated[row] else 0.0
+            # One row at a time: a vectorised power differs in the last bit from that of a single number.
+            reward = self.reward(
+                torch.tensor([correct]), state.nfe[row : row + 1].cpu(), self.rules.response_length
+            )
+            rewards[row] = reward.item()
+            ended[row] = {**infos[row], "correct": float(correct), "is_success": correct == 1.0, "response": text}
+        return Verdict(terminated.cpu().numpy(), truncated.cpu().numpy(), rewards, ended)
+
+    def infos(self, state: State, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+        """Per row: steps taken, denoiser evaluations, positions asked for in vain, index of the problem."""
+        columns = zip(state.nfe.tolist(), state.step.tolist(), state.ignored.tolist(), episodes, strict=True)
+        return [
+            {"nfe": nfe, "step": step, "ignored": ignored, "problem": episode.problem.index}
+            for nfe, step, ignored, episode in columns
+        ]
+
+    def observe(self, state: State) -> Arrays:
+        """Observations of B rows as new arrays; a terminated row needs no prediction, its features are 0."""
+        seen = self.dynamics.observe(state)
+
+        def features(values: Tensor) -> np.ndarray:
+            shown = values.flatten(2) if values.ndim == 3 else values[..., None]
+            return (shown * seen.masked[..., None]).flatten(1).cpu().numpy()
+
+        out = {
+            "confidence": features(seen.confidence),
+            "masked": seen.masked.to(torch.int8).cpu().numpy(),
+            "selectable": seen.selectable.to(torch.int8).cpu().numpy(),
+            "progress": seen.progress[:, None].cpu().numpy(),
+        }
+        for name in self.config.extras:
+            out[name] = features(getattr(seen, name))
+        return {name: out[name].copy() for name in self.observation_space.spaces}
+
+    def render(self, state: State, episodes: Sequence[Episode]) -> list[str]:
+        """Per row a text: problem, then the response with ▁ for masks and the active block in brackets."""
+        starts = self.dynamics.block_start(state).tolist()
+        rows = zip(self.dynamics.responses(state).tolist(), state.masked.tolist(), starts, strict=True)
+        texts = []
+        for (ids, masked, start), info, episode in zip(rows, self.infos(state, episodes), episodes, strict=True):
+            words = ["▁" if hidden else self.denoiser.decode([i]) for i, hidden in zip(ids, masked, strict=True)]
+            if any(masked):
+                last = start + self.rules.block_length - 1
+                words[start], words[last] = "[" + words[start], words[last] + "]"
+            head = f"step {info['step']}, {info['nfe']} denoiser evaluations"
+            texts.append(f"{episode.problem.prompt}\n{' '.join(words)}\n{head}\n")
+        return texts
+
+
+def reset_options(options: dict[str, Any] | None) -> Any:
+    """The chosen problem of ``reset(options={"problem": …})``, or None.
+
+    Raises:
+        UsageError: another option.
+    """
+    unknown = set(options or {}) - {"problem"}
+    if unknown:
+        raise UsageError(f"reset has no option {sorted(unknown)[0]!r}; it has problem (an index)")
+    return (options or {}).get("problem")
+
+
+def problem_index(value: Any) -> int | None:
+    """A problem's index as given by the user.
+
+    Raises:
+        UsageError: not a whole number of at least 0.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise UsageError(f"problem must be a whole number of at least 0, got {value!r}")
+    return int(value)
+
+
+class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
+    """One response being unmasked. W positions are seen and acted upon: L, or BL with ``context="block"``.
+
+    Observation: ``confidence`` (W·p,) float32, a position's p probabilities side by side; ``masked`` and
+    ``selectable`` (W,) int8; ``progress`` (1,) float32; on request ``entropy`` (W,), ``margin`` (W,) and ``hidden``
+    (W·d,) float32. Features are 0 where nothing is masked.
+    Action: (W,), 1 to unmask. Positions that are not selectable are ignored and counted.
+    Reward: at the end only. Info: ``nfe``, ``step``, ``ignored``, ``problem``; at the end ``correct``,
+    ``is_success``, ``response``.
+
+    Args:
+        config: all settings; None for the defaults.
+        render_mode: ``"ansi"`` or None.
+        settings: fields of ``EnvConfig`` to change.
+
+    Raises:
+        UsageError: settings that cannot work.
+    """
+
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012
+
+    def __init__(self, config: EnvConfig | None = None, *, render_mode: str | None = None, **settings: Any) -> None:
+        self.game = Game(EnvConfig.build(config, settings), render_mode)
+        self.render_mode = render_mode
+        self.observation_space = self.game.observation_space
+        self.action_space = self.game.action_space
+        self._episode: Episode | None = None
+        self._state: State | None = None
+        self._ended = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """A new episode; ``options={"problem": index}`` chooses its problem."""
+        index = problem_index(reset_options(options))
+        super().reset(seed=seed)
+        self._episode, self._ended = self.game.draw(self.np_random, index), False
+        self._state = self.game.begin([self._episode])
+        self.game.dynamics.predict(self._state)
+        return self._observation(self._state), self.game.infos(self._state, [self._episode])[0]
+
+    def step(self, action: np.ndarray) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
+        """Unmasks the positions that are 1 in ``action`` (W,)."""
+        if self._state is None or self._episode is None or self._ended:
+            raise gymnasium.error.ResetNeeded("the episode is over; call reset first")
+        game, state, episodes = self.game, self._state, [self._episode]
+        game.dynamics.apply(state, game.actions(action, 1))
+        verdict = game.judge(state, episodes)
+        terminated, truncated = bool(verdict.terminated[0]), bool(verdict.truncated[0])
+        self._ended = terminated or truncated
+        seen = state[torch.arange(1, device=state.step.device)] if truncated else state
+        if not terminated:
+            game.dynamics.predict(seen)
+        info = verdict.infos[0] if self._ended else game.infos(state, episodes)[0]
+        return self._observation(seen), float(verdict.rewards[0]), terminated, truncated, info
+
+    def _observation(self, state: State) -> Arrays:
+        return {name: values[0].copy() for name, values in self.game.observe(state).items()}
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The prompt and the partly masked response as text, with ``render_mode="ansi"``."""
+        if self.render_mode is None:
+            gymnasium.logger.warn('nothing to render; make the environment with render_mode="ansi"')
+            return None
+        if self._state is None or self._episode is None:
+            raise gymnasium.error.ResetNeeded("call reset before render")
+        return self.game.render(self._state, [self._episode])[0]

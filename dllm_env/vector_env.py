@@ -1,0 +1,161 @@
+"""The environment for Gymnasium, N rows at a time, with one denoiser call per step for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from dllm_env.dynamics import State
+from dllm_env.env import RENDER_MODES, Arrays, EnvConfig, Episode, Game, Verdict, problem_index, reset_options
+from dllm_env.errors import UsageError
+
+
+class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
+    """N rows of ``UnmaskEnv``. Row i, reset with a seed, is the single environment reset with that seed.
+
+    A row that ends starts anew in the same step (``AutoresetMode.SAME_STEP``): its observation and info are the
+    new episode's, those of the end are in ``infos["final_obs"]`` and ``infos["final_info"]``.
+
+    Args:
+        num_envs: N.
+        config, render_mode, settings: as for ``UnmaskEnv``.
+
+    Raises:
+        UsageError: settings that cannot work.
+    """
+
+    metadata = {  # noqa: RUF012
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 4,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    def __init__(
+        self, num_envs: int = 1, config: EnvConfig | None = None, *, render_mode: str | None = None, **settings: Any
+    ) -> None:
+        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+            raise UsageError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
+        self.game = Game(EnvConfig.build(config, settings), render_mode)
+        self.num_envs = int(num_envs)
+        self.render_mode = render_mode
+        self.single_observation_space = self.game.observation_space
+        self.single_action_space = self.game.action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._generators: list[np.random.Generator | None] = [None] * self.num_envs
+        self._seeds: list[int] = [-1] * self.num_envs
+        self._episodes: list[Episode] = []
+        self._state: State | None = None
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,  # type: ignore[override]
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """New episodes in all rows.
+
+        Args:
+            seed: one per row; or an int, row i then gets ``seed + i``; or None, each row's generator goes on.
+            options: ``{"problem": …}``, an index or one for each row, chooses the problems.
+
+        Raises:
+            UsageError: as many seeds or problems as rows are needed.
+        """
+        problems = self._per_row(reset_options(options), "problem")
+        indices = [problem_index(problem) for problem in problems]
+        if isinstance(seed, (int, np.integer)):
+            seed = [int(seed) + row for row in range(self.num_envs)]
+        for row, row_seed in enumerate(self._per_row(seed, "seed")):
+            if row_seed is not None or self._generators[row] is None:
+                self._generators[row], self._seeds[row] = seeding.np_random(row_seed)
+        self._episodes = [self._draw(row, index) for row, index in enumerate(indices)]
+        self._state = self.game.begin(self._episodes)
+        self.game.dynamics.predict(self._state)
+        return self.game.observe(self._state), self._infos(self.game.infos(self._state, self._episodes))
+
+    def _per_row(self, value: Any, name: str) -> list[Any]:
+        if isinstance(value, (list, tuple, np.ndarray)):
+            if len(value) != self.num_envs:
+                raise UsageError(
+                    f"{name} must be one value or one for each of {self.num_envs} rows, got {len(value)}"
+                )
+            return list(value)
+        return [value] * self.num_envs
+
+    def _draw(self, row: int, index: int | None = None) -> Episode:
+        generator = self._generators[row]
+        assert generator is not None, "reset gives every row a generator"
+        return self.game.draw(generator, index)
+
+    def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Takes actions (N, W); rows that end start anew."""
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset before step")
+        game = self.game
+        game.dynamics.apply(self._state, game.actions(actions, self.num_envs))
+        verdict = game.judge(self._state, self._episodes)
+        final = self._renew(verdict)
+        infos = self._infos(game.infos(self._state, self._episodes), final, verdict)
+        return game.observe(self._state), verdict.rewards, verdict.terminated, verdict.truncated, infos
+
+    def _renew(self, verdict: Verdict) -> Arrays:
+        """Replaces ended rows and predicts, in one call, for all rows and for the ended rows' final observations.
+
+        Returns the final observations, in the order of ``verdict.infos``.
+        """
+        assert self._state is not None
+        game, count, ended = self.game, self.num_envs, list(verdict.infos)
+        if not ended:
+            game.dynamics.predict(self._state)
+            return {}
+        device = self._state.step.device
+        # The ended rows once more behind all rows: they are only looked at, so what this costs is not in any nfe.
+        rows = self._state[torch.tensor([*range(count), *ended], device=device)]
+        for row in ended:
+            self._episodes[row] = self._draw(row)
+        rows.write(torch.tensor(ended, device=device), game.begin([self._episodes[row] for row in ended]))
+        rows.stale &= ~game.dynamics.terminated(rows)
+        game.dynamics.predict(rows)
+        everything = torch.arange(len(rows), device=device)
+        self._state = rows[everything[:count]]
+        return game.observe(rows[everything[count:]])
+
+    def _infos(
+        self, current: list[dict[str, Any]], final: Arrays | None = None, verdict: Verdict | None = None
+    ) -> dict[str, Any]:
+        """Gymnasium's form: per key an array over rows, and under ``_key`` which rows have it."""
+        infos: dict[str, Any] = {}
+        if final and verdict is not None:
+            for place, (row, info) in enumerate(verdict.infos.items()):
+                observation = {name: values[place].copy() for name, values in final.items()}
+                infos = self._add_info(infos, {"final_obs": observation, "final_info": info}, row)
+        for row, info in enumerate(current):
+            infos = self._add_info(infos, info, row)
+        return infos
+
+    def render(self) -> tuple[str, ...] | None:
+        """A text per row, with ``render_mode="ansi"``."""
+        if self.render_mode is None:
+            gymnasium.logger.warn('nothing to render; make the environments with render_mode="ansi"')
+            return None
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset before render")
+        return tuple(self.game.render(self._state, self._episodes))
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator | None, ...]:  # type: ignore[override]
+        """The rows' generators, None before the first reset."""
+        return tuple(self._generators)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The rows' seeds, −1 before the first reset."""
+        return tuple(self._seeds)

@@ -1,0 +1,91 @@
+"""Denoisers for tests: one of random weights, and one whose predictions are written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dllm_env.denoisers import Denoiser
+from dllm_env.random import torch_generator
+from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+
+PAD, MASK, END = 0, 1, 2
+
+
+class Scripted(Denoiser):
+    """Position i of the response has the logits ``table[i]``, whatever the tokens are; counts what it is asked."""
+
+    def __init__(self, table: Tensor, prompt_length: int = 0) -> None:
+        self.table = table
+        self.prompt_length = prompt_length
+        self.name = "scripted"
+        self.pad_id, self.mask_id, self.eot_id = PAD, MASK, END
+        self.hidden_size, self.vocabulary = table.shape
+        self.max_length = prompt_length + len(table)
+        self.device = torch.device("cpu")
+        self.rows_per_call: list[int] = []
+
+    def features(self, tokens: Tensor) -> Tensor:
+        self.rows_per_call.append(len(tokens))
+        return torch.cat((torch.zeros(self.prompt_length, len(self.table)), torch.eye(len(self.table)))).expand(
+            len(tokens), -1, -1
+        )
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.table
+
+    def encode(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+def favouring(tokens: Sequence[int], vocabulary: int = 6, strength: float = 5.0) -> Tensor:
+    """(L, V) logits under which position i predicts ``tokens[i]``."""
+    table = torch.zeros(len(tokens), vocabulary)
+    table[torch.arange(len(tokens)), torch.tensor(tokens)] = strength
+    return table
+
+
+class CountingDenoiser(TinyDenoiser):
+    """Writes down the rows of each call."""
+
+    def features(self, tokens: Tensor) -> Tensor:
+        self.__dict__.setdefault("rows_per_call", []).append(len(tokens))
+        return super().features(tokens)
+
+
+def toy_denoiser(kind: type[TinyDenoiser] = TinyDenoiser, seed: int = 0) -> TinyDenoiser:
+    """A small transformer of random weights; its predictions depend on every token and are of mixed confidence."""
+    network = TinyTransformer(TinyConfig(width=16, layers=1, heads=2, feed_forward=32), len(WORDS))
+    generator = torch_generator("toy", seed)
+    network.initialize(generator)
+    with torch.no_grad():
+        block = network.blocks[0]
+        for layer, size in ((block.attention_out, 0.5), (block.feed_forward_out, 0.3), (network.head, 1.5)):
+            layer.weight.normal_(0.0, size, generator=generator)
+    return kind(network)
+
+
+@pytest.fixture(scope="session")
+def toy() -> TinyDenoiser:
+    return toy_denoiser()
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("denoiser")
+    toy_denoiser().save(folder)
+    return folder
+
+
+@pytest.fixture
+def counting() -> CountingDenoiser:
+    denoiser = toy_denoiser(CountingDenoiser)
+    assert isinstance(denoiser, CountingDenoiser)
+    return denoiser

@@ -1,0 +1,340 @@
+"""The command line end to end, on a denoiser of random weights."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dllm_env.cli import main
+from dllm_env.random import torch_generator
+from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+
+SMALL = ["--updates", "2", "--prompts", "2", "--group", "2", "--width", "8", "--validation-problems", "2"]
+REQUIRED = {
+    *("policy", "learned", "task", "denoiser", "block_length", "seed", "problems", "accuracy"),
+    *("accuracy_low", "accuracy_high", "nfe"),
+}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A denoiser's folder: random weights, and a context of 64 + 12 tokens."""
+    config = TinyConfig(width=16, layers=1, heads=2, feed_forward=32, max_length=76)
+    network = TinyTransformer(config, len(WORDS))
+    network.initialize(torch_generator(0))
+    with torch.no_grad():
+        network.head.weight.normal_(generator=torch_generator(1))
+    path = tmp_path_factory.mktemp("toy")
+    TinyDenoiser(network).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(toy, tmp_path_factory):
+    """A trained policy's folder."""
+    folder = tmp_path_factory.mktemp("runs") / "x"
+    arguments = ["train", "grpo", "--denoiser", str(toy), "--block-length", "8", "--out", str(folder)]
+    assert main([*arguments, "--bias", "0", *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test has an empty working directory, so that a default folder, or a stray file, shows."""
+    monkeypatch.chdir(tmp_path)
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*"))
+
+
+def test_eval_of_heuristics_and_a_trained_policy(toy, run, tmp_path, capsys):
+    out = tmp_path / "out"
+    policies = ["threshold:0.2", "top_k:8", "random:8", "leftmost:8", str(run), f"{run}:force_progress=1"]
+    arguments = ["eval", "--policies", *policies, "--task", "trace", "--problems", "4", "--seeds", "3"]
+    status = main([*arguments, "--block-length", "40", "--denoiser", str(toy), "--out", str(out)])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    entries = json.loads((out / "results.json").read_text())
+    assert [entry["policy"] for entry in entries] == [policy for policy in policies for _ in range(3)]
+    assert [entry["seed"] for entry in entries] == [0, 1, 2] * 6
+    assert all(entry.keys() >= REQUIRED for entry in entries)
+    assert all(entry["learned"] == entry["policy"].startswith(str(run)) for entry in entries)
+    assert len((out / "problems.jsonl").read_text().splitlines()) == 6 * 3 * 4
+    assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "results.csv").read_text().count("\n") == 1 + 18
+    assert "threshold:0.2" in printed.out
+    assert str(out) in printed.out
+    assert "\x1b" not in printed.out
+
+
+def test_eval_names_a_folder_by_date_and_never_overwrites_results(toy, tmp_path, capsys):
+    arguments = ["eval", "--policies", "leftmost:8", "--problems", "2", "--denoiser", str(toy)]
+    assert main(arguments) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("-eval")
+    before = (folder / "results.json").read_bytes()
+    assert main([*arguments, "--out", str(folder)]) == 2
+    assert "holds results already" in capsys.readouterr().err
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_interrupted_eval_keeps_what_was_finished(toy, tmp_path, capsys, monkeypatch):
+    from dllm_env.policies.heuristics import Random
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Random, "act", stop)
+    out = tmp_path / "out"
+    arguments = ["eval", "--policies", "leftmost:8", "random:8", "--problems", "2", "--denoiser", str(toy)]
+    assert main([*arguments, "--out", str(out)]) == 130
+    assert [entry["policy"] for entry in json.loads((out / "results.json").read_text())] == ["leftmost:8"]
+    assert len((out / "problems.jsonl").read_text().splitlines()) == 2
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_train_grpo_leaves_a_run(run):
+    assert (run / "best" / "policy.safetensors").is_file()
+    assert (run / "settings.json").is_file()
+    assert list((run / "logs").glob("events.out.tfevents.*"))
+    assert (run / "logs" / "progress.csv").is_file()
+
+
+def test_train_grpo_preset_gives_defaults_that_flags_override(toy, tmp_path):
+    out = tmp_path / "x"
+    arguments = ["train", "grpo", "--preset", "paper", "--denoiser", str(toy), "--out", str(out), "--block-length"]
+    assert main([*arguments, "40", "--bias", "0", *SMALL, "--batch-size", "64"]) == 0
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["rate"] == 3e-5  # the paper's
+    assert settings["updates"] == 2  # the flag's
+
+
+def test_interrupted_training_says_how_to_resume_and_does(toy, tmp_path, capsys, monkeypatch):
+    import dllm_env.train.grpo as grpo
+
+    once = grpo.train_once
+
+    def stop(setting, learner, settings, log):
+        if learner.update == 1:
+            log.close()  # as the end of the process would
+            raise KeyboardInterrupt
+        return once(setting, learner, settings, log)
+
+    arguments = ["train", "grpo", "--denoiser", str(toy), "--bias", "0", *SMALL, "--save-every", "1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(grpo, "train_once", stop)
+        assert main(arguments) == 130
+    (folder,) = (tmp_path / "runs").iterdir()
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    command = said.partition("continue with: dllm-env ")[2].split()
+    assert command[-3:] == ["--out", f"runs/{folder.name}", "--resume"]
+    assert main(command) == 0
+    assert (folder / "best" / "policy.json").is_file()
+
+
+def test_train_denoiser_hands_over_its_settings(tmp_path, capsys, monkeypatch):
+    from pathlib import Path
+
+    from dllm_env.train import denoiser
+
+    seen = []
+    monkeypatch.setattr(denoiser, "train_denoiser", lambda *given: seen.append(given) or Path("made"))
+    assert main(["train", "denoiser", "--width", "96", "--seed", "2", "--out", "d"]) == 0
+    assert seen == [(denoiser.DenoiserTraining(seed=2, width=96), Path("d"), False)]
+    assert "denoiser: made" in capsys.readouterr().out
+
+
+def test_generate_shows_every_step(toy, capsys):
+    arguments = ["generate", "--denoiser", str(toy), "--policy", "leftmost:10", "--index", "3"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    steps = [line for line in printed.splitlines() if line.startswith("step")]
+    assert [line.split()[1] for line in steps] == ["1", "2", "3", "4"]
+    masks = [line.count("·") + line.split().count("_") for line in steps]
+    assert masks == [30, 20, 10, 0]
+    assert "4 NFE, 4 steps, wrong" in printed
+
+
+def test_generate_of_an_own_prompt_judges_nothing(toy, capsys):
+    assert main(["generate", "--denoiser", str(toy), "--prompt", "a 6 b +2 g 3 h -2"]) == 0
+    printed = capsys.readouterr().out
+    assert "a 6 b +2 g 3 h -2" in printed
+    assert "wrong" not in printed
+    assert "right" not in printed
+
+
+def test_animation_ends_with_the_response(toy, monkeypatch):
+    from io import StringIO
+
+    from rich.console import Console
+
+    from dllm_env.eval import generate as module
+
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    made = module.generate(module.GenerationConfig(policy="leftmost:20", denoiser=str(toy)))
+    screen = Console(file=StringIO(), force_terminal=True, width=200, color_system="truecolor")
+    module.show(made, screen)
+    last = Console(file=StringIO(), width=200, soft_wrap=True)
+    last.print(module.frame(made, None))
+    assert "\x1b[" in screen.file.getvalue()
+    assert last.file.getvalue().split() == [word for token in made.tokens for word in token.split()]
+    assert module.step_colour(0, [0, 1]) != module.step_colour(1, [0, 1])
+
+
+def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys):
+    from dllm_env.demo import FAST, SLOW, DemoConfig, run_demo
+    from dllm_env.train.grpo import GRPO
+
+    small = {"updates": 2, "prompts": 2, "group": 2, "width": 8, "bias": 0.0, "validation_problems": 2}
+    training = GRPO(denoiser=str(toy), **small)
+    out = tmp_path / "demo"
+    run_demo(DemoConfig(training, problems=4, slow_problems=2), out)
+    printed = capsys.readouterr().out
+    for name in ("results.json", "results.csv", "problems.jsonl", "front.png", "best/policy.json"):
+        assert (out / name).is_file()
+    assert list((out / "logs").glob("events.out.tfevents.*"))
+    entries = json.loads((out / "results.json").read_text())
+    assert len(entries) == 2 * (1 + len(FAST) + len(SLOW))
+    assert sum(entry["learned"] for entry in entries) == 2
+    assert {entry["problems"] for entry in entries if entry["policy"] in SLOW} == {2}
+    assert {entry["problems"] for entry in entries if entry["policy"] not in SLOW} == {4}
+    assert f"tensorboard --logdir {out}" in printed
+    assert "full diffusion, BL = 40: learned " in printed
+    run_demo(DemoConfig(replace(training), problems=4, slow_problems=2), out, resume=True)
+    again = json.loads((out / "results.json").read_text())
+    for entry in (*entries, *again):
+        del entry["seconds"]
+    assert again == entries
+
+
+def spoiled(toy, folder, data):
+    shutil.copytree(toy, folder)
+    (folder / "model.safetensors").write_bytes(data)
+    return str(folder)
+
+
+BAD = {
+    "task": (["--task", "chess"], "choose one of trace, sudoku"),
+    "task setting": (["--task", "trace:chains=9"], "1 to 4 chains"),
+    "denoiser": (["--denoiser", "nothing-there"], "give the path of a folder"),
+    "block length": (["--block-length", "7"], "use 1, 2, 4, 5, 8, 10, 20, 40"),
+    "context": (["--task", "trace:chains=4"], "shorten the prompt or the response"),
+}
+EVAL = ["eval", "--policies", "leftmost:8", "--problems", "2"]
+COMMANDS = {
+    "eval": EVAL,
+    "train grpo": ["train", "grpo", *SMALL],
+    "generate": ["generate", "--policy", "leftmost:8"],
+}
+
+
+def refused(arguments, capsys, tmp_path, says):
+    before = files(tmp_path)
+    status = main(arguments)
+    err = capsys.readouterr().err
+    assert status == 2, err
+    assert err.startswith("dllm-env: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_refused_with_one_line(command, what, toy, tmp_path, capsys):
+    bad, says = BAD[what]
+    denoiser = [] if "--denoiser" in bad else ["--denoiser", str(toy)]
+    refused([*COMMANDS[command], *denoiser, *bad], capsys, tmp_path, says)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("kind", ["corrupt", "pickled", "cut off"])
+def test_spoiled_weights_are_refused_with_one_line(command, kind, toy, tmp_path, capsys):
+    whole = (toy / "model.safetensors").read_bytes()
+    data = {"corrupt": b"\x00" * 100, "pickled": pickle.dumps({"a": 1}), "cut off": whole[:-10]}[kind]
+    folder = spoiled(toy, tmp_path / "bad", data)
+    refused([*COMMANDS[command], "--denoiser", folder], capsys, tmp_path, "cannot load the denoiser")
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        ("best", "no policy 'best'"),
+        ("/no/such/folder", "no policy"),
+        ("top_k:0", "at least 1"),
+        ("threshold:1.5", "between 0 and 1"),
+        ("threshold:x", "must be a number"),
+        ("threshold:k=2", "has no parameter 'k'"),
+    ],
+)
+def test_bad_policies_are_refused_with_one_line(policy, says, toy, tmp_path, capsys):
+    refused(["eval", "--denoiser", str(toy), "--policies", "random:1", policy], capsys, tmp_path, says)
+    refused(["generate", "--denoiser", str(toy), "--policy", policy], capsys, tmp_path, says)
+
+
+@pytest.mark.parametrize("data", [b"\x00" * 50, pickle.dumps([1])])
+def test_spoiled_policies_are_refused_with_one_line(data, toy, run, tmp_path, capsys):
+    shutil.copytree(run / "best", tmp_path / "policy")
+    (tmp_path / "policy" / "policy.safetensors").write_bytes(data)
+    arguments = ["eval", "--denoiser", str(toy), "--policies", str(tmp_path / "policy")]
+    refused(arguments, capsys, tmp_path, "cannot load the policy")
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (["--alpha", "-0.1"], "alpha must be"),
+        (["--alpha=nan"], "alpha must be"),
+        (["--group", "1"], "group must be"),
+        (["--preset", "mine"], "choose one of bundled, paper"),
+        (["--resume"], "--out"),
+        (["--resume", "--out", "nowhere"], "nothing to resume"),
+        (["--out", __file__], "is a file"),
+    ],
+)
+def test_bad_training_is_refused_with_one_line(bad, says, toy, tmp_path, capsys):
+    refused(["train", "grpo", "--denoiser", str(toy), *SMALL, *bad], capsys, tmp_path, says)
+
+
+def test_a_prompt_too_long_or_unknown_is_refused_with_one_line(toy, tmp_path, capsys):
+    start = ["generate", "--denoiser", str(toy), "--prompt"]
+    refused([*start, "a 1 " * 30], capsys, tmp_path, "shorten the prompt")
+    refused([*start, "once upon"], capsys, tmp_path, "'once'")
+    refused([*start[:-1], "--index", "-1"], capsys, tmp_path, "--index")
+
+
+def test_wrong_arguments_end_with_2_and_help_with_0(capsys):
+    for wrong in (["bogus"], ["train", "bogus"], ["eval"], ["eval", "--bogus"], [*EVAL, "--problems", "many"]):
+        assert main(wrong) == 2
+        assert "Traceback" not in capsys.readouterr().err
+    for right in ([], ["--help"], ["train"], ["train", "grpo", "--help"], ["eval", "-h"], ["demo", "--help"]):
+        assert main(right) == 0
+        assert "usage: dllm-env" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from dllm_env.cli import main; main(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_as_a_process(toy, tmp_path):
+    """The real thing: exit status, streams, and an output that cannot show every character."""
+    command = [sys.executable, "-m", "dllm_env.cli", "generate", "--policy", "leftmost:20", "--denoiser"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    good = subprocess.run([*command, str(toy)], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert good.returncode == 0, good.stderr
+    assert "\x1b" not in good.stdout
+    assert "2 NFE, 2 steps" in good.stdout
+    bad = subprocess.run([*command, "nowhere"], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("dllm-env: unknown denoiser 'nowhere'")
+    assert bad.stderr.count("\n") == 1

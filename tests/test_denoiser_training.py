@@ -1,0 +1,271 @@
+"""Training of the bundled denoiser, at toy size."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dllm_env.denoisers import load_denoiser
+from dllm_env.errors import UsageError
+from dllm_env.random import torch_generator
+from dllm_env.tasks import Trace
+from dllm_env.tiny import WORDS
+from dllm_env.train.denoiser import (
+    DenoiserTraining,
+    Stage,
+    make_examples,
+    mask_weights,
+    orthogonalize,
+    train_denoiser,
+)
+
+TOY = DenoiserTraining(
+    width=16,
+    layers=1,
+    heads=2,
+    first_updates=14,
+    second_updates=10,
+    third_updates=6,
+    warmup=3,
+    examples=100,
+    evaluate_every=10,
+    save_every=4,
+)
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module", name="run")
+def _run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished toy run."""
+    folder = tmp_path_factory.mktemp("run") / "toy"
+    assert train_denoiser(TOY, folder) == folder / "denoiser"
+    return folder
+
+
+def test_loss_falls(run: Path) -> None:
+    """Means over ten updates each; the untrained head gives all words the same chance."""
+    with (run / "logs" / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3
+    for task in ("trace", "trace4", "sudoku"):
+        losses = [float(row[f"loss/{task}"]) for row in rows]
+        assert losses[2] < 0.85 * losses[0], (task, losses)
+    assert all(0 <= float(row["value_accuracy/trace"]) <= 1 for row in rows)
+
+
+def test_the_result_loads_as_a_denoiser(run: Path) -> None:
+    denoiser = load_denoiser(run / "denoiser")
+    assert (denoiser.hidden_size, denoiser.vocabulary) == (16, len(WORDS))
+    assert list(load_file(run / "denoiser" / WEIGHTS))
+
+
+@pytest.mark.parametrize("killed_at", [10, 22])
+def test_kill_and_resume_give_the_same_weights(run: Path, tmp_path: Path, killed_at: int) -> None:
+    """Killed in the first and in the second stage, two updates after the last checkpoint."""
+    folder = tmp_path / "again"
+    assert train_denoiser(TOY, folder, stop_after=killed_at) == folder
+    assert not (folder / "denoiser").exists()
+    train_denoiser(TOY, folder, resume=True)
+    expected, weights = load_file(run / "denoiser" / WEIGHTS), load_file(folder / "denoiser" / WEIGHTS)
+    assert expected.keys() == weights.keys()
+    for name, value in expected.items():
+        assert torch.equal(weights[name], value), name
+
+
+def test_another_seed_gives_other_weights(run: Path, tmp_path: Path) -> None:
+    train_denoiser(replace(TOY, seed=2, first_updates=2, second_updates=1, third_updates=1), tmp_path / "other")
+    first, second = (load_file(folder / "denoiser" / WEIGHTS) for folder in (run, tmp_path / "other"))
+    assert not torch.equal(first["embedding.weight"], second["embedding.weight"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "resume", "message"),
+    [
+        (replace(TOY, seed=2), True, "cannot resume with another seed: the run has 1, now it is 2"),
+        (replace(TOY, layers=2), True, "cannot resume with another layers"),
+        (TOY, False, "holds a run already; give --resume"),
+    ],
+)
+def test_a_run_is_not_mixed_with_another(run: Path, settings: DenoiserTraining, resume: bool, message: str) -> None:
+    before = load_file(run / "denoiser" / WEIGHTS)
+    with pytest.raises(UsageError) as caught:
+        train_denoiser(settings, run, resume)
+    assert message in str(caught.value)
+    after = load_file(run / "denoiser" / WEIGHTS)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_nothing_to_resume_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to resume"):
+        train_denoiser(TOY, tmp_path / "nothing", resume=True)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(16, 3), (6, 2), (16, 16)])
+def test_a_width_that_does_not_fit_is_refused(tmp_path: Path, width: int, heads: int) -> None:
+    with pytest.raises(UsageError, match="even multiple of heads"):
+        train_denoiser(replace(TOY, width=width, heads=heads), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", bytes(range(256)) * 4])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    train_denoiser(TOY, tmp_path / "run", stop_after=4)
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(content)
+    with pytest.raises(UsageError, match="cannot resume from") as caught:
+        train_denoiser(TOY, tmp_path / "run", resume=True)
+    assert "\n" not in str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------- parts
+
+
+def test_schedule() -> None:
+    """100 updates, 10 of warm-up: up to 1, constant to 50, then linear towards 2%."""
+    stage = Stage(100, 0.02, 3e-3, shuffle=False, batch=(1, 1, 1))
+    factors = [stage.factor(update, 10) for update in (0, 4, 9, 30, 50, 75, 99)]
+    assert factors == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.51, 0.0396])
+
+
+@pytest.mark.parametrize("shape", [(8, 32), (32, 8), (16, 16)])
+def test_orthogonalize_against_the_singular_values(shape: tuple[int, int]) -> None:
+    """The singular vectors stay, and the values come near 1 (the quintic swings between about 0.7 and 1.2)."""
+    matrices = torch.randn(4, *shape, generator=torch_generator(shape), dtype=torch.float64)
+    u, before, v = torch.linalg.svd(matrices, full_matrices=False)
+    result = orthogonalize(matrices)
+    assert result.shape == matrices.shape
+    inside = u.mT @ result @ v.mT
+    values = inside.diagonal(dim1=1, dim2=2)
+    assert (inside - torch.diag_embed(values)).abs().max() < 1e-9
+    well = before / before.norm(dim=1, keepdim=True) > 0.01
+    assert ((values[well] > 0.6) & (values[well] < 1.25)).all()
+    assert well.float().mean() > 0.9
+    assert (u @ torch.diag_embed(values) @ v - result).abs().max() < 1e-9
+
+
+def test_orthogonalize_does_not_mix_matrices_or_know_scale() -> None:
+    matrices = torch.randn(3, 6, 10, generator=torch_generator(4))
+    together = orthogonalize(matrices)
+    for i in range(3):
+        assert torch.allclose(orthogonalize(1000 * matrices[i : i + 1])[0], together[i], atol=1e-4)
+
+
+def test_uniform_masks() -> None:
+    """Rates are exactly 1/B apart, a hidden token weighs 1/max(rate, 0.1), so that its mean is 0.95."""
+    batch, length = 100, 400
+    weights = mask_weights(torch.zeros(batch, length, dtype=torch.int64), False, torch_generator(1))
+    assert weights.shape == (batch, length)
+    largest = weights.max(-1).values
+    assert ((weights == 0) | (weights == largest[:, None])).all()
+    rates = (1 / largest[(largest > 0) & (largest < 9.999)]).sort().values
+    assert len(rates) >= 89
+    assert torch.allclose(rates.diff(), torch.tensor(1 / batch), atol=1e-5)
+    hidden = (weights > 0).float().mean(-1)
+    shown = 1 / largest
+    clear = (largest > 0) & (largest < 9.999)
+    assert ((hidden - shown)[clear].abs() < 5 * 0.5 / length**0.5).all()
+    assert weights.mean().item() == pytest.approx(0.95, abs=0.03)
+
+
+def test_trace_masks() -> None:
+    """45% uniform, 25% from a position on (4, then 0.5), 30% values only; 20,000 rows, five standard errors."""
+    rows = make_examples(Trace(), 200, "train", 0, True).tokens[:, -40:].long().repeat(100, 1)
+    weights = mask_weights(rows, True, torch_generator(2))
+    digits = torch.tensor([word.isdigit() for word in WORDS])[rows]
+    suffix = (weights == 4.0).sum(-1) == 1
+    start = (weights == 4.0).int().argmax(-1, keepdim=True)
+    position = torch.arange(40)
+    expected = 0.5 * (position > start) + 4.0 * (position == start)
+    suffix &= (weights == expected).all(-1)
+    assert suffix.float().mean().item() == pytest.approx(0.25, abs=0.016)
+    assert start[suffix].float().mean().item() == pytest.approx(19.5, abs=0.9)
+    hidden = weights > 0
+    values = ~suffix & ~(hidden & ~digits).any(-1) & hidden.any(-1)
+    assert (weights[values & (hidden.sum(-1) > 4)].max(-1).values == 1.0).float().mean() > 0.99
+    # A few uniform rows of a low rate hide digits only, and a few value rows hide nothing at all.
+    assert values.float().mean().item() == pytest.approx(0.30, abs=0.03)
+    uniform = ~suffix & (hidden & ~digits).any(-1)
+    assert uniform.float().mean().item() == pytest.approx(0.45, abs=0.025)
+
+
+def test_examples_hold_prompt_and_padded_response() -> None:
+    task = Trace()
+    examples = make_examples(task, 20, "train", 5, True)
+    assert examples.tokens.shape == (20, 64)
+    assert examples.tokens.dtype == torch.uint8
+    assert (examples.length, examples.traced) == (40, True)
+    for i, row in enumerate(examples.tokens.tolist()):
+        words = [WORDS[token] for token in row]
+        problem = task.problem(i, "train", 5)
+        prompt, response = words[:24], words[24:]
+        assert [word for word in prompt if word != "<pad>"] == problem.prompt.split()
+        assert prompt == sorted(prompt, key=lambda word: word != "<pad>")
+        end = response.index("<eot>") if "<eot>" in response else 40
+        assert set(response[end:]) <= {"<eot>"}
+        assert task.score(problem, " ".join(response[:end])) == 1.0
+
+
+# ----------------------------------------------------------------------------------------- bad files
+
+
+def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+def drop_a_weight(folder: Path) -> None:
+    state = load_file(folder / WEIGHTS)
+    state.pop("head.weight")
+    save_file(state, folder / WEIGHTS)
+
+
+def pickled(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(pickle.dumps(load_file(folder / WEIGHTS)))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "truncated weights": lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-9]),
+    "empty weights": lambda f: (f / WEIGHTS).write_bytes(b""),
+    "pickled weights": pickled,
+    "missing weight": drop_a_weight,
+    "weights are missing": lambda f: (f / WEIGHTS).unlink(),
+    "configuration is missing": lambda f: (f / "config.json").unlink(),
+    "another width": edit(lambda c: c["network"].update(width=32)),
+    "no heads": edit(lambda c: c["network"].update(heads=0)),
+    "unknown shape": edit(lambda c: c["network"].update(depth=3)),
+    "no words": edit(lambda c: c.pop("words")),
+    "no mask token": edit(lambda c: c["words"].__setitem__(1, "?")),
+    "network is a list": edit(lambda c: c.update(network=[1])),
+    "configuration is no JSON": lambda f: (f / "config.json").write_text("{"),
+    "configuration is a list": lambda f: (f / "config.json").write_text("[]"),
+    "configuration is not text": lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_denoisers_are_refused_in_one_line(run: Path, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "denoiser"
+    folder.mkdir()
+    for path in (run / "denoiser").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    DAMAGES[damage](folder)
+    with pytest.raises(UsageError) as caught:
+        load_denoiser(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_denoiser_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown denoiser 'huge'"):
+        load_denoiser("huge")

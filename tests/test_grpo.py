@@ -1,0 +1,237 @@
+"""GRPO on a toy problem whose best policy is known, and runs that are stopped and continued."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import dllm_env.train.setting as setting_module
+from dllm_env import tasks
+from dllm_env.denoisers import Denoiser
+from dllm_env.errors import UsageError
+from dllm_env.policies.learned import load_policy
+from dllm_env.tasks import Problem, Split
+from dllm_env.train.grpo import GRPO, PRESETS, Learner, learning_rate, mixture, train_grpo
+from dllm_env.train.setting import Setting, validate
+
+LENGTH = 6
+
+
+class PairDenoiser(Denoiser):
+    """Knows a pair of positions once all pairs before it are written: right with 0.9 then, wrong with 0.9 before.
+
+    Its confidence says which: a pair that is ready shows 0.9, one that is not shows 0.6. So the best policy
+    unmasks exactly the two positions of high confidence, and needs three evaluations for six positions.
+    """
+
+    name, pad_id, mask_id, eot_id, vocabulary, hidden_size, max_length = "pairs", 0, 1, 2, 5, 1, 16
+    device = torch.device("cpu")
+    ready_logits = torch.tensor([-9.0, 0.0, -9.0, 2.2, 0.0])
+    other_logits = torch.tensor([-9.0, 0.0, -9.0, 0.0, 0.4])
+
+    def features(self, tokens: Tensor) -> Tensor:
+        masked = tokens == self.mask_id
+        pair = torch.arange(tokens.shape[1]) - (tokens.shape[1] - LENGTH)
+        before = masked.cumsum(1) - masked.int()
+        start = torch.where(pair % 2 == 1, before - masked.roll(1, 1).int(), before)
+        return (start <= 0).float()[..., None]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return torch.where(hidden > 0, self.ready_logits, self.other_logits)
+
+    def encode(self, text: str) -> list[int]:
+        return [3]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join("pmeAB"[i] for i in ids)
+
+
+@dataclass(frozen=True)
+class AllA:
+    """Right when every position holds A."""
+
+    name: str = "all-a"
+    prompt_length: int = 1
+    response_length: int = LENGTH
+
+    def problem(self, index: int, split: Split = "train", seed: int = 0) -> Problem:
+        return Problem(self.name, split, seed, index, "A", ())
+
+    def score(self, problem: Problem, response: str) -> float:
+        return float(response == "A" * LENGTH)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
+    monkeypatch.setitem(tasks.TASKS, "all-a", AllA)
+    monkeypatch.setattr(setting_module, "load_denoiser", lambda name, device: PairDenoiser())
+    return GRPO(
+        task="all-a",
+        denoiser="pairs",
+        updates=60,
+        prompts=8,
+        warmup=3,
+        rate=3e-3,
+        width=16,
+        bias=-0.5,
+        validation_problems=64,
+        evaluate_every=20,
+        save_every=2,
+    )
+
+
+def test_learns_the_best_policy(toy: GRPO, tmp_path: Path) -> None:
+    before = validate(Setting(toy), Setting(toy).policy.network, toy)
+    assert before.accuracy < 0.3
+    train_grpo(toy, tmp_path / "run")
+    setting = Setting(toy)
+    policy = load_policy(str(tmp_path / "run"))
+    after = validate(setting, policy.network, toy)  # type: ignore[attr-defined]
+    assert after.accuracy > 0.9
+    # Two positions at a time are three evaluations; steps that reveal one of a pair cost a few more.
+    assert after.nfe < 5.0
+    assert policy.training["validation"]["accuracy"] == pytest.approx(after.accuracy)  # type: ignore[attr-defined]
+
+
+def test_expert_steering_learns_too(toy: GRPO, tmp_path: Path) -> None:
+    settings = replace(toy, experts=1, expert_threshold=0.8, expert_block_length=2)
+    train_grpo(settings, tmp_path / "run")
+    setting = Setting(settings)
+    after = validate(setting, load_policy(str(tmp_path / "run")).network, settings)  # type: ignore[attr-defined]
+    assert after.accuracy > 0.9
+    rows = list(csv.DictReader((tmp_path / "run/logs/progress.csv").open()))
+    assert all(float(row["rollout/expert_accuracy"]) == 1.0 for row in rows)
+
+
+def test_mixture_by_hand(toy: GRPO) -> None:
+    settings = replace(toy, group=3, experts=1)
+    log_prob = torch.tensor([0.5, 0.0]).log()
+    assert mixture(log_prob, settings).exp().tolist() == pytest.approx([0.75 * 0.5 + 0.25, 0.25])
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "checkpoint.safetensors")
+
+
+@pytest.mark.parametrize("stop", [3, 4])
+def test_kill_and_resume_give_the_same_weights(toy: GRPO, tmp_path: Path, stop: int) -> None:
+    settings = replace(toy, updates=6, evaluate_every=2, averaging=0.5)
+    train_grpo(settings, tmp_path / "whole")
+    train_grpo(settings, tmp_path / "halves", stop_after=stop)
+    train_grpo(settings, tmp_path / "halves", resume=True)
+    whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
+    assert whole.keys() == halves.keys()
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+    for part in ("best", "last"):
+        files = [tmp_path / run / part / "policy.safetensors" for run in ("whole", "halves")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_same_seed_same_run(toy: GRPO, tmp_path: Path) -> None:
+    settings = replace(toy, updates=3)
+    for name in ("a", "b"):
+        train_grpo(settings, tmp_path / name)
+    train_grpo(replace(settings, seed=2), tmp_path / "c")
+    a, b, c = (weights(tmp_path / name)["network.score.weight"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_logs_what_a_researcher_looks_at(toy: GRPO, tmp_path: Path) -> None:
+    train_grpo(replace(toy, updates=4, evaluate_every=2), tmp_path / "run")
+    rows = list(csv.DictReader((tmp_path / "run/logs/progress.csv").open()))
+    assert [int(float(row["time/update"])) for row in rows] == [1, 2, 3, 4]
+    for key in (
+        "rollout/reward",
+        "rollout/accuracy",
+        "rollout/nfe",
+        "rollout/entropy",
+        "rollout/groups_without_signal",
+        "train/ratio_mean",
+        "train/clip_share",
+        "train/gradient_norm",
+        "time/rollouts_per_second",
+        "time/denoiser_seconds",
+    ):
+        assert all(row[key] for row in rows), key
+    assert [bool(row["validation/accuracy"]) for row in rows] == [False, True, False, True]
+    assert list((tmp_path / "run/logs").glob("events.out.tfevents*"))
+
+
+def test_old_log_prob_is_that_of_the_policy_that_acted(toy: GRPO, tmp_path: Path) -> None:
+    train_grpo(replace(toy, updates=1, gradient_steps=1), tmp_path / "run")
+    (row,) = csv.DictReader((tmp_path / "run/logs/progress.csv").open())
+    assert float(row["train/ratio_mean"]) == pytest.approx(1.0, abs=1e-6)
+    assert float(row["train/approximate_kl"]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_learning_rate() -> None:
+    settings = GRPO(updates=100, warmup=10, rate=1.0)
+    assert learning_rate(settings, 0) == pytest.approx(0.1)
+    assert learning_rate(settings, 50) == pytest.approx(0.5)
+    assert learning_rate(settings, 99) < 0.001
+
+
+def test_refuses_a_folder_that_holds_a_run(toy: GRPO, tmp_path: Path) -> None:
+    train_grpo(replace(toy, updates=1), tmp_path / "run")
+    with pytest.raises(UsageError, match="--resume"):
+        train_grpo(replace(toy, updates=1), tmp_path / "run")
+    with pytest.raises(UsageError, match="another alpha"):
+        train_grpo(replace(toy, updates=1, alpha=3.0), tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match="nothing to resume"):
+        train_grpo(toy, tmp_path / "other", resume=True)
+
+
+def test_damaged_checkpoint_is_refused(toy: GRPO, tmp_path: Path) -> None:
+    train_grpo(replace(toy, updates=1), tmp_path / "run")
+    (tmp_path / "run/checkpoint.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(UsageError, match="cannot resume"):
+        train_grpo(replace(toy, updates=1), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_length": 4}, "does not divide"),
+        ({"alpha": -1.0}, "alpha"),
+        ({"group": 1}, "group"),
+        ({"updates": 0}, "updates"),
+        ({"task": "nothing"}, "unknown task"),
+        ({"reward": "other"}, "unknown reward"),
+        ({"width": 15}, "even multiple"),
+        ({"averaging": 1.0}, "averaging"),
+        ({"response_length": 36}, "exceed the context"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(toy: GRPO, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        train_grpo(replace(toy, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_average_of_weights_follows(toy: GRPO) -> None:
+    setting = Setting(toy)
+    learner = Learner(setting, toy)
+    with torch.no_grad():
+        learner.network.score.bias.fill_(1.0)
+        learner.average.score.bias.fill_(0.0)
+    learner.update = 1000
+    learner.follow(0.75)
+    assert learner.average.score.bias.item() == pytest.approx(0.25)
+    learner.follow(0.0)
+    assert torch.equal(learner.average.score.bias, learner.network.score.bias)
+
+
+def test_paper_preset_has_the_papers_values() -> None:
+    paper = PRESETS["paper"]
+    assert (paper.rate, paper.clip, paper.gradient_norm, paper.weight_decay) == (3e-5, 0.5, 0.2, 0.1)
+    assert (paper.group, paper.gradient_steps, paper.warmup, paper.updates) == (8, 2, 100, 938)
+    assert paper.betas == (0.9, 0.99)
+    assert not paper.divide_by_deviation

@@ -1,0 +1,241 @@
+"""Learned policies: saved and loaded without a change, and bad files refused in one line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dllm_env.dynamics import Observation
+from dllm_env.errors import UsageError
+from dllm_env.policies.heads import Bernoulli
+from dllm_env.policies.learned import CONFIG, WEIGHTS, LearnedPolicy, load_policy
+from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
+from dllm_env.random import RowRandom, torch_generator
+
+
+@pytest.fixture(name="policy")
+def _policy() -> LearnedPolicy:
+    """A network of random weights, its zero-initialised parts too, so that every weight counts."""
+    network = ConfidenceTransformer(NetworkConfig(width=16, heads=2, top=2, bias=-0.5), torch_generator(1)).eval()
+    generator = torch_generator(2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return LearnedPolicy(network, Bernoulli(0.7, True), "block", "mine", training={"alpha": 0.1, "task": "trace"})
+
+
+@pytest.fixture(name="folder")
+def _folder(policy: LearnedPolicy, tmp_path: Path) -> Path:
+    return policy.save_pretrained(tmp_path / "policy")
+
+
+def observation() -> Observation:
+    generator = torch_generator(3)
+    selectable = torch.rand(20, 8, generator=generator) < 0.6
+    return Observation(
+        confidence=torch.rand(20, 8, 2, generator=generator) * selectable[..., None],
+        masked=selectable,
+        selectable=selectable,
+        progress=torch.rand(20, generator=generator),
+        masked_total=selectable.sum(-1),
+    )
+
+
+def assert_acts_as(one: LearnedPolicy, other: LearnedPolicy) -> None:
+    first = one.act(observation(), RowRandom(torch.arange(20)))
+    second = other.act(observation(), RowRandom(torch.arange(20)))
+    assert torch.equal(first.unmask, second.unmask)
+    assert first.log_prob is not None
+    assert second.log_prob is not None
+    assert torch.equal(first.log_prob, second.log_prob)
+
+
+def test_round_trip_is_bit_equal(policy: LearnedPolicy, folder: Path) -> None:
+    loaded = LearnedPolicy.from_pretrained(folder)
+    assert_acts_as(policy, loaded)
+    assert (loaded.head, loaded.context, loaded.training) == (policy.head, policy.context, policy.training)
+    assert loaded.network.config == policy.network.config
+    assert (loaded.top, loaded.name) == (2, str(folder))
+    assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG, WEIGHTS])
+
+
+def test_saving_again_replaces(policy: LearnedPolicy, folder: Path) -> None:
+    with torch.no_grad():
+        policy.network.score.bias.add_(1.0)
+    policy.save_pretrained(folder)
+    assert_acts_as(policy, LearnedPolicy.from_pretrained(folder))
+
+
+@pytest.mark.parametrize("place", ["best", "last"])
+def test_a_run_folder_stands_for_its_checkpoint(policy: LearnedPolicy, tmp_path: Path, place: str) -> None:
+    policy.save_pretrained(tmp_path / "run" / place)
+    assert_acts_as(policy, load_policy(str(tmp_path / "run")))  # type: ignore[arg-type]
+
+
+def test_the_best_checkpoint_comes_first(policy: LearnedPolicy, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path / "best")
+    with torch.no_grad():
+        policy.network.score.bias.add_(9.0)
+    policy.save_pretrained(tmp_path / "last")
+    assert_acts_as(LearnedPolicy.from_pretrained(tmp_path), LearnedPolicy.from_pretrained(tmp_path / "best"))
+    last = LearnedPolicy.from_pretrained(tmp_path / "last")
+    assert torch.equal(last.network.score.bias, policy.network.score.bias)
+
+
+def test_settings(policy: LearnedPolicy, folder: Path) -> None:
+    loaded = load_policy(f"{folder}:temperature=0.5,force_progress=0")
+    assert isinstance(loaded, LearnedPolicy)
+    assert loaded.head == Bernoulli(0.5, False)
+    assert loaded.name == f"{folder}:temperature=0.5,force_progress=0"
+    assert not loaded.greedy
+    assert policy.with_settings("other", temperature=2.0).head == Bernoulli(2.0, True)
+    assert policy.head == Bernoulli(0.7, True)
+
+
+def test_greedy_takes_the_mode(policy: LearnedPolicy, folder: Path) -> None:
+    greedy = load_policy(f"{folder}:greedy=1")
+    seen = observation()
+    expected = policy.head.mode(policy.network(seen), seen.selectable)
+    assert greedy.act(seen, RowRandom(torch.arange(20))).unmask.tolist() == expected.tolist()
+
+
+def test_evaluate_scores_what_act_did(policy: LearnedPolicy) -> None:
+    seen = observation()
+    decision = policy.act(seen, RowRandom(torch.arange(20)))
+    log_prob, entropy = policy.evaluate(seen, decision.unmask)
+    assert log_prob.requires_grad
+    assert decision.log_prob is not None
+    assert torch.equal(log_prob, decision.log_prob)
+    assert decision.entropy is not None
+    assert torch.equal(entropy, decision.entropy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("heat=1", "a learned policy has no setting 'heat'; it has temperature, force_progress, greedy"),
+        ("temperature=0", "temperature must be above 0, got 0"),
+        ("temperature=hot", "have to be numbers"),
+        ("temperature", "cannot read the setting 'temperature'"),
+    ],
+)
+def test_bad_settings_are_refused(folder: Path, settings: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_policy(f"{folder}:{settings}")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / CONFIG).read_text())
+        change(config)
+        (folder / CONFIG).write_text(json.dumps(config))
+
+    return damage
+
+
+def drop_a_weight(folder: Path) -> None:
+    state = load_file(folder / WEIGHTS)
+    state.pop("score.bias")
+    save_file(state, folder / WEIGHTS)
+
+
+def pickled(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(pickle.dumps(load_file(folder / WEIGHTS)))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "truncated weights": lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-9]),
+    "empty weights": lambda f: (f / WEIGHTS).write_bytes(b""),
+    "noise for weights": lambda f: (f / WEIGHTS).write_bytes(bytes(range(256)) * 20),
+    "pickled weights": pickled,
+    "missing weight": drop_a_weight,
+    "another width": edit(lambda c: c["network"].update(width=32)),
+    "odd width": edit(lambda c: c["network"].update(width=15)),
+    "no heads": edit(lambda c: c["network"].update(heads=0)),
+    "width in words": edit(lambda c: c["network"].update(width="wide")),
+    "unknown shape": edit(lambda c: c["network"].update(depth=3)),
+    "another network": edit(lambda c: c["network"].update(kind="mamba")),
+    "another head": edit(lambda c: c["head"].update(kind="plackett")),
+    "bad head": edit(lambda c: c["head"].update(temperature=-1)),
+    "no head": edit(lambda c: c.pop("head")),
+    "network is a list": edit(lambda c: c.update(network=[1])),
+    "unknown context": edit(lambda c: c.update(context="sideways")),
+    "configuration is no JSON": lambda f: (f / CONFIG).write_text("{"),
+    "configuration is a list": lambda f: (f / CONFIG).write_text("[]"),
+    "configuration is not text": lambda f: (f / CONFIG).write_bytes(b"\xff\xfe\x00"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files_are_refused_in_one_line(folder: Path, damage: str) -> None:
+    DAMAGES[damage](folder)
+    with pytest.raises(UsageError) as caught:
+        load_policy(str(folder))
+    assert str(caught.value).startswith(f"cannot load the policy in {folder}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", [CONFIG, WEIGHTS])
+def test_missing_files_are_refused(folder: Path, missing: str) -> None:
+    (folder / missing).unlink()
+    with pytest.raises(UsageError, match=r"neither a heuristic \(.*\) nor a folder with"):
+        load_policy(str(folder))
+
+
+@pytest.mark.parametrize("name", ["nothing", "./a/b", "/nowhere/at-all", "a/b/c", "", "."])
+def test_what_is_no_policy_is_refused_without_asking_the_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def asked(*_: object, **__: object) -> str:
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no policy"):
+        load_policy(name)
+
+
+def test_hub_names(policy: LearnedPolicy, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, sorted(allow_patterns)))
+        return shutil.copytree(folder, tmp_path / "hub")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    loaded = LearnedPolicy.from_pretrained("someone/policy")
+    assert_acts_as(policy, loaded)
+    assert loaded.name == "someone/policy"
+    assert asked == [("someone/policy", sorted([CONFIG, WEIGHTS]))]
+
+
+def test_hub_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        raise OSError("404 Client Error\n\nRepository not found")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        load_policy("someone/policy")
+    assert "404 Client Error" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_error_without_words_is_one_line_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        raise OSError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no folder 'someone/policy'"):
+        load_policy("someone/policy")

@@ -1,0 +1,63 @@
+"""The losses on hand-worked numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dllm_env.train.losses import clipped_loss, group_advantages
+
+
+def test_advantages_by_hand() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.5, 0.5, 0.5, 0.5], [1.0, 0.0, 0.0, 0.0]])
+    plain = group_advantages(rewards, divide=False)
+    assert torch.equal(plain, torch.tensor([[0.5, -0.5, -0.5, 0.5], [0.0] * 4, [0.75, -0.25, -0.25, -0.25]]))
+    divided = group_advantages(rewards, divide=True)
+    deviation = math.sqrt((0.75**2 + 3 * 0.25**2) / 4)
+    assert divided[2, 0].item() == pytest.approx(0.75 / (deviation + 1e-4))
+    assert divided[0, 0].item() == pytest.approx(0.5 / (0.5 + 1e-4))
+
+
+def test_equal_rewards_give_exactly_no_signal() -> None:
+    # The mean of three times 0.1 is not 0.1 in floating point.
+    rewards = torch.full((1, 3), 0.1)
+    assert not group_advantages(rewards, divide=True).any()
+
+
+def test_advantages_refuse_other_shapes() -> None:
+    with pytest.raises(ValueError, match=r"\(N, G\)"):
+        group_advantages(torch.zeros(4), divide=False)
+    with pytest.raises(ValueError, match="G ≥ 2"):
+        group_advantages(torch.zeros(4, 1), divide=False)
+
+
+def test_clipped_loss_by_hand() -> None:
+    # Ratios 2, 2, 1/2, 1/2 with advantages of both signs, ε = 0.2.
+    log_prob = torch.tensor([2.0, 2.0, 0.5, 0.5]).log().requires_grad_()
+    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    weight = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    result = clipped_loss(log_prob, torch.zeros(4), advantage, weight, clip=0.2)
+    expected = -(0.1 * 1.2 + 0.2 * -2.0 + 0.3 * 0.5 + 0.4 * -0.8)
+    assert result.loss.item() == pytest.approx(expected)
+    assert result.clipped.tolist() == [True, False, False, True]
+    result.loss.backward()
+    assert log_prob.grad is not None
+    # Where the clip binds there is no gradient; elsewhere it is −weight · A · ρ.
+    assert log_prob.grad.tolist() == pytest.approx([0.0, 0.4, -0.15, 0.0])
+
+
+def test_first_step_is_the_policy_gradient() -> None:
+    log_prob = torch.randn(5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    advantage, weight = torch.linspace(-1, 1, 5), torch.full((5,), 0.2)
+    result = clipped_loss(log_prob, log_prob.detach(), advantage, weight, clip=0.2)
+    result.loss.backward()
+    assert torch.allclose(log_prob.grad, -advantage * weight)
+    assert torch.equal(result.ratio, torch.ones(5))
+    assert not result.clipped.any()
+
+
+def test_clipped_loss_refuses_other_shapes() -> None:
+    with pytest.raises(ValueError, match=r"\(M,\)"):
+        clipped_loss(torch.zeros(3), torch.zeros(3), torch.zeros(2), torch.zeros(3), 0.2)

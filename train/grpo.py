@@ -1,0 +1,363 @@
+"""GRPO for unmasking policies (arXiv 2512.09106).
+
+An update draws G trajectories for each of some prompts, compares each with its group, and takes a few clipped
+gradient steps. The denoiser is frozen: only rollouts call it, the gradient steps read what the rollouts recorded.
+All random numbers of an update follow from (seed, update), so that a resumed run continues bit for bit.
+
+Reads from top to bottom: settings, one update (``collect`` and ``learn``), validation, the loop.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from stable_baselines3.common.logger import Logger
+from torch import Tensor, nn
+
+from dllm_env.dynamics import Observation, Rules
+from dllm_env.errors import UsageError
+from dllm_env.policies.base import Policy
+from dllm_env.policies.heuristics import FullContext, Threshold
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.tasks import Problem
+from dllm_env.train.losses import clipped_loss, group_advantages
+from dllm_env.train.run import Run, machine, progress_bar
+from dllm_env.train.setting import PolicyTraining, Setting, validate
+
+
+@dataclass(frozen=True)
+class GRPO(PolicyTraining):
+    """Settings of ``dllm-env train grpo``; the defaults suit the bundled denoiser."""
+
+    updates: int = 130
+    """Number of policy updates."""
+    prompts: int = 16
+    """Prompts per update."""
+    group: int = 8
+    """G, trajectories per prompt."""
+    gradient_steps: int = 2
+    """Gradient steps per update, each over all of its trajectories."""
+    rate: float = 1e-3
+    """Peak learning rate of AdamW; cosine to 0."""
+    warmup: int = 10
+    """Warm-up updates."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's."""
+    weight_decay: float = 0.1
+    """AdamW's."""
+    gradient_norm: float = 0.5
+    """Gradients are clipped to this norm."""
+    clip: float = 0.2
+    """ε of the probability ratio."""
+    divide_by_deviation: bool = True
+    """Divide advantages by the group's standard deviation."""
+    averaging: float = 0.0
+    """Decay of the running average of the weights that is evaluated and saved; 0 takes the weights themselves."""
+    experts: int = 0
+    """E, trajectories of the expert per prompt (expert steering): the threshold rule, semi-autoregressive."""
+    expert_threshold: float = 0.9
+    """The expert's confidence threshold."""
+    expert_block_length: int = 8
+    """The expert's block length."""
+    microbatch: int = 256
+    """Steps per backward pass; small ones stay in the processor's cache."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("updates", "prompts", "gradient_steps", "microbatch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.group < 2:
+            raise UsageError(f"group must be at least 2 (advantages compare its trajectories), got {self.group}")
+        if not (self.rate > 0 and self.clip > 0 and self.gradient_norm > 0):
+            raise UsageError("rate, clip and gradient_norm must be above 0")
+        if self.experts < 0 or (self.experts and self.context != "full"):
+            raise UsageError("experts must be at least 0, and expert steering needs the context full")
+        if not 0 <= self.averaging < 1:
+            raise UsageError(f"averaging must be at least 0 and below 1, got {self.averaging}")
+
+
+PRESETS: dict[str, GRPO] = {
+    "bundled": GRPO(),
+    "paper": GRPO(
+        updates=938,
+        prompts=128,
+        gradient_steps=2,
+        rate=3e-5,
+        warmup=100,
+        gradient_norm=0.2,
+        clip=0.5,
+        divide_by_deviation=False,
+        width=128,
+        bias=-2.0,
+        expert_block_length=32,
+        evaluate_every=50,
+    ),
+}
+"""Settings by name: for the bundled denoiser, and those of arXiv 2512.09106 (its 8 devices as one)."""
+
+
+# ------------------------------------------------------------------------------------------ one update
+
+
+@dataclass
+class Batch:
+    """The steps of one update that carry signal, flat.
+
+    Attributes:
+        observation: M rows.
+        unmask: (M, W) bool.
+        old_log_prob, advantage, weight: (M,).
+        expert: (M,) bool, steps of an expert, which are scored under the mixture (see ``mixture``).
+    """
+
+    observation: Observation
+    unmask: Tensor
+    old_log_prob: Tensor
+    advantage: Tensor
+    weight: Tensor
+    expert: Tensor
+
+
+def collect(setting: Setting, settings: GRPO, update: int, log: Logger) -> Batch:
+    """Draws the update's trajectories, G of the policy and E of the expert a prompt, and compares each group."""
+    first = update * settings.prompts
+    problems = [setting.task.problem(first + i, "train", settings.seed) for i in range(settings.prompts)]
+    setting.policy.network.eval()
+    own = _play(setting, settings, update, setting.policy, setting.rules, problems, settings.group)
+    rewards = _rewards(setting, own, settings.group)
+    _log_rollout(own, rewards, log)
+    expert = None
+    if settings.experts:
+        rules = replace(setting.rules, block_length=settings.expert_block_length)
+        rule = FullContext(Threshold(settings.expert_threshold), settings.top)
+        expert = _play(setting, settings, update, rule, rules, problems, settings.experts)
+        rewards = torch.cat((rewards, _rewards(setting, expert, settings.experts)), 1)
+        log.record("rollout/expert_accuracy", expert.correct.mean().item())
+    advantages = group_advantages(rewards, settings.divide_by_deviation)
+    log.record("rollout/groups_without_signal", (advantages == 0).all(-1).float().mean().item())
+    batch = _useful_steps(own, advantages[:, : settings.group], rewards.numel())
+    if expert is None:
+        return batch
+    guided = _useful_steps(expert, advantages[:, settings.group :], rewards.numel())
+    return _join(batch, as_expert_steps(guided, setting.policy, settings))
+
+
+def _log_rollout(tried: Attempt, rewards: Tensor, log: Logger) -> None:
+    played = tried.rollout
+    assert played.trajectories is not None
+    log.record("rollout/reward", rewards.mean().item())
+    log.record("rollout/accuracy", tried.correct.mean().item())
+    log.record("rollout/nfe", played.nfe.float().mean().item())
+    log.record("rollout/steps", played.steps.float().mean().item())
+    log.record("rollout/finished", played.finished.float().mean().item())
+    log.record("rollout/entropy", played.trajectories.entropy.mean().item())
+    log.record("time/rollouts_per_second", len(played.nfe) / played.seconds)
+    log.record("time/denoiser_share_of_rollout", played.denoiser_seconds / played.seconds)
+    log.record("time/denoiser_seconds", played.denoiser_seconds)
+
+
+def _play(
+    setting: Setting, settings: GRPO, update: int, policy: Policy, rules: Rules, problems: list[Problem], times: int
+) -> Attempt:
+    """Plays each problem so many times in a row."""
+    repeated = [problem for problem in problems for _ in range(times)]
+    seeds = row_seeds(len(repeated), "grpo", policy.name, settings.seed, update)
+    return attempt(
+        setting.denoiser, policy, rules, setting.task, repeated, seeds, batch_size=settings.batch_size, record=True
+    )
+
+
+def _rewards(setting: Setting, tried: Attempt, group: int) -> Tensor:
+    rewards = setting.reward(tried.correct, tried.rollout.nfe, setting.rules.response_length)
+    return rewards.view(-1, group)
+
+
+def _useful_steps(tried: Attempt, advantages: Tensor, total: int) -> Batch:
+    """The steps whose trajectory differs from its group, each weighing 1/(N·T)."""
+    steps = tried.rollout.trajectories
+    assert steps is not None
+    advantage = advantages.flatten()[steps.row]
+    weight = 1.0 / (total * tried.rollout.steps[steps.row].float())
+    useful = advantage != 0
+    return Batch(
+        observation=steps.observation[useful],
+        unmask=steps.unmask[useful],
+        old_log_prob=steps.log_prob[useful],
+        advantage=advantage[useful],
+        weight=weight[useful],
+        expert=torch.zeros(int(useful.sum()), dtype=torch.bool, device=weight.device),
+    )
+
+
+def _join(first: Batch, second: Batch) -> Batch:
+    columns = {
+        field.name: torch.cat((getattr(first, field.name), getattr(second, field.name)))
+        for field in fields(Batch)
+        if field.name != "observation"
+    }
+    return Batch(Observation.concatenate((first.observation, second.observation)), **columns)
+
+
+def as_expert_steps(batch: Batch, policy: LearnedPolicy, settings: GRPO) -> Batch:
+    """Steps of the expert: any masked position might have been chosen, and the mixture scores them.
+
+    So the policy learns the rule without the expert's block structure (arXiv 2512.09106).
+    """
+    batch.observation.selectable = batch.observation.masked
+    batch.expert = torch.ones_like(batch.expert)
+    with torch.no_grad():
+        batch.old_log_prob = mixture(policy.evaluate(batch.observation, batch.unmask)[0], settings)
+    return batch
+
+
+def mixture(log_prob: Tensor, settings: GRPO) -> Tensor:
+    """log( G/(G+E) · π(u) + E/(G+E) ) of the expert's own actions, from (M,) log π(u)."""
+    total = settings.group + settings.experts
+    return torch.logaddexp(
+        log_prob + math.log(settings.group / total), torch.full_like(log_prob, math.log(settings.experts / total))
+    )
+
+
+def learn(
+    policy: LearnedPolicy, optimizer: torch.optim.Optimizer, batch: Batch, settings: GRPO, log: Logger
+) -> None:
+    """Takes the update's gradient steps, each over the whole batch in pieces of ``microbatch`` steps."""
+    if not len(batch.weight):
+        return
+    policy.network.train()
+    for _ in range(settings.gradient_steps):
+        optimizer.zero_grad(set_to_none=True)
+        ratios, clipped = [], []
+        for piece in torch.arange(len(batch.weight), device=batch.weight.device).split(settings.microbatch):
+            log_prob, _ = policy.evaluate(batch.observation[piece], batch.unmask[piece])
+            if settings.experts:
+                log_prob = torch.where(batch.expert[piece], mixture(log_prob, settings), log_prob)
+            part = clipped_loss(
+                log_prob, batch.old_log_prob[piece], batch.advantage[piece], batch.weight[piece], settings.clip
+            )
+            part.loss.backward()
+            ratios.append(part.ratio)
+            clipped.append(part.clipped)
+        norm = nn.utils.clip_grad_norm_(policy.network.parameters(), settings.gradient_norm)
+        optimizer.step()
+    ratio = torch.cat(ratios)
+    log.record("train/gradient_norm", norm.item())
+    log.record("train/ratio_mean", ratio.mean().item())
+    log.record("train/ratio_max", ratio.max().item())
+    log.record("train/clip_share", torch.cat(clipped).float().mean().item())
+    log.record("train/approximate_kl", (ratio - 1 - ratio.log()).mean().item())
+
+
+def learning_rate(settings: GRPO, update: int) -> float:
+    """Linear warm-up, then cosine to 0 at the last update."""
+    warm = min(1.0, (update + 1) / max(settings.warmup, 1))
+    return settings.rate * warm * 0.5 * (1 + math.cos(math.pi * update / settings.updates))
+
+
+# -------------------------------------------------------------------------------------------- the loop
+
+
+class Learner:
+    """All that changes in training: weights, their running average, optimizer, and the best validation reward."""
+
+    def __init__(self, setting: Setting, settings: GRPO) -> None:
+        self.network = setting.policy.network
+        self.average = copy.deepcopy(self.network)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=settings.rate, betas=settings.betas, weight_decay=settings.weight_decay
+        )
+        self.update = 0
+        self.best = -math.inf
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Moves the running average; its decay grows from 0, so that the start does not linger."""
+        decay = min(decay, (1 + self.update) / (10 + self.update))
+        for mine, theirs in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - decay if decay else 1.0)
+
+    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """What a checkpoint holds."""
+        return {"network": self.network, "average": self.average, "optimizer": self.optimizer}
+
+
+def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: int | None = None) -> Path:
+    """Trains a policy; writes ``best`` (by validation reward), ``last``, logs and a checkpoint into the folder.
+
+    Args:
+        settings: what to train.
+        folder: the run's folder.
+        resume: continue the run that is there; the result is the same as if it had never stopped.
+        stop_after: stop after this update as a kill would (for tests).
+
+    Returns:
+        The folder, which ``load_policy`` takes.
+
+    Raises:
+        UsageError: settings that do not work, or nothing to resume.
+    """
+    setting = Setting(settings)
+    run = Run(folder, settings, resume)
+    learner = Learner(setting, settings)
+    if resume:
+        info = run.load(learner.parts())
+        learner.update, learner.best = info["update"], info["best"]
+    log = run.logger(learner.update)
+    with progress_bar() as bar:
+        shown = bar.add_task("grpo", total=settings.updates, completed=learner.update, figures="")
+        while learner.update < settings.updates:
+            began = time.perf_counter()
+            figures = train_once(setting, learner, settings, log)
+            log.record("time/update_seconds", time.perf_counter() - began)
+            if is_due(learner.update, settings.evaluate_every, settings.updates):
+                figures = f"{figures} | validation {keep_best(setting, learner, settings, folder, log)}"
+            log.record("time/update", learner.update)
+            log.dump(learner.update)
+            if is_due(learner.update, settings.save_every, settings.updates):
+                run.save(learner.parts(), {"update": learner.update, "best": learner.best})
+            bar.update(shown, completed=learner.update, figures=figures)
+            if learner.update == stop_after:
+                break
+    log.close()
+    return folder
+
+
+def is_due(update: int, every: int, last: int) -> bool:
+    """Whether something that happens every so many updates, and at the end, happens now."""
+    return update == last or (every > 0 and update % every == 0)
+
+
+def train_once(setting: Setting, learner: Learner, settings: GRPO, log: Logger) -> str:
+    """One update: rollouts, then gradient steps. Returns the figures for the progress bar."""
+    rate = learning_rate(settings, learner.update)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate
+    batch = collect(setting, settings, learner.update, log)
+    learn(setting.policy, learner.optimizer, batch, settings, log)
+    learner.update += 1
+    learner.follow(settings.averaging)
+    log.record("train/rate", rate)
+    seen = log.name_to_value
+    return f"accuracy {seen['rollout/accuracy']:.0%} NFE {seen['rollout/nfe']:.1f}"
+
+
+def keep_best(setting: Setting, learner: Learner, settings: GRPO, folder: Path, log: Logger) -> str:
+    """Evaluates the averaged weights, saves them as ``last``, and as ``best`` where they are."""
+    score = validate(setting, learner.average, settings)
+    for name, value in asdict(score).items():
+        log.record(f"validation/{name}", value)
+    policy = copy.copy(setting.policy)
+    policy.network = learner.average
+    policy.training = {**asdict(settings), "update": learner.update, "validation": asdict(score), **machine()}
+    policy.save_pretrained(folder / "last")
+    if score.reward > learner.best:
+        learner.best = score.reward
+        policy.save_pretrained(folder / "best")
+    return f"accuracy {score.accuracy:.0%} NFE {score.nfe:.1f}"

@@ -1,0 +1,69 @@
+"""Losses of the trainers, as pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(rewards: Tensor, divide: bool) -> Tensor:
+    """A_i = r_i − mean(r), per group; optionally over the group's standard deviation + 1e-4.
+
+    Args:
+        rewards: (N, G), a row for each group of trajectories that share a prompt.
+        divide: divide by the standard deviation (of the population), as in DCoLT, arXiv 2505.10446; without it
+            as in arXiv 2512.09106.
+
+    Returns:
+        (N, G) advantages; 0 in groups whose rewards are all equal.
+
+    Raises:
+        ValueError: not a matrix, or groups of one, which have no advantage.
+    """
+    if rewards.ndim != 2 or rewards.shape[1] < 2:
+        raise ValueError(f"rewards must be (N, G) with G ≥ 2, got {tuple(rewards.shape)}")
+    advantages = rewards - rewards.mean(-1, keepdim=True)
+    if divide:
+        advantages = advantages / (rewards.std(-1, correction=0, keepdim=True) + 1e-4)
+    equal = (rewards == rewards[:, :1]).all(-1, keepdim=True)
+    return advantages.masked_fill(equal, 0.0)
+
+
+@dataclass
+class ClippedLoss:
+    """Result of ``clipped_loss``.
+
+    Attributes:
+        loss: () to minimise.
+        ratio: (M,) probability ratios, without gradient.
+        clipped: (M,) bool, the steps whose gradient the clip removes.
+    """
+
+    loss: Tensor
+    ratio: Tensor
+    clipped: Tensor
+
+
+def clipped_loss(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, weight: Tensor, clip: float
+) -> ClippedLoss:
+    """−Σ weight · min(ρA, clip(ρ, 1−ε, 1+ε)A) with ρ = exp(log_prob − old_log_prob) (arXiv 1707.06347).
+
+    GRPO's weight of step t of trajectory i is 1/(N·T_i): trajectories count alike, whatever their length.
+
+    Args:
+        log_prob: (M,) of the actions under the policy that learns.
+        old_log_prob: (M,) under the policy that acted.
+        advantage: (M,) of each step's trajectory.
+        weight: (M,).
+        clip: ε > 0.
+    """
+    shapes = {tuple(x.shape) for x in (log_prob, old_log_prob, advantage, weight)}
+    if len(shapes) > 1 or log_prob.ndim != 1:
+        raise ValueError(f"all four must be (M,), got {sorted(shapes)}")
+    ratio = (log_prob - old_log_prob).exp()
+    free, bound = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
+    loss = -(weight * torch.minimum(free, bound)).sum()
+    return ClippedLoss(loss, ratio.detach(), bound.detach() < free.detach())

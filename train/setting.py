@@ -1,0 +1,130 @@
+"""What all policy trainers share: the objects that their settings name, and validation."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from torch import nn
+
+from dllm_env.denoisers import Denoiser, load_denoiser
+from dllm_env.dynamics import Context, Dynamics, Rules
+from dllm_env.errors import UsageError
+from dllm_env.policies.heads import Bernoulli
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
+from dllm_env.policies.rollout import attempt, row_seeds
+from dllm_env.random import torch_generator
+from dllm_env.rewards import Reward, load_reward
+from dllm_env.tasks import Task, load_task
+
+
+@dataclass(frozen=True)
+class PolicyTraining:
+    """Settings that do not depend on the algorithm; the defaults suit the bundled denoiser."""
+
+    task: str = "trace"
+    """Where prompts come from, with settings after a colon: trace, trace:chains=4, sudoku."""
+    denoiser: str = "tiny"
+    """Bundled name or folder of the frozen denoiser."""
+    device: str = "cpu"
+    """Where denoiser and policy run, for example cuda."""
+    seed: int = 1
+    """Everything random follows from it."""
+    block_length: int = 0
+    """BL, divides the response length; 0 is the response length itself, which is full diffusion."""
+    response_length: int = 0
+    """L in tokens; 0 takes the task's."""
+    context: Context = "full"
+    """What the policy sees: the whole response, or its active block only (what serving engines show)."""
+    temperature: float = 0.0
+    """Of the denoiser's tokens."""
+    stop_at_eot: bool = False
+    """End a row as soon as an end-of-text is committed and everything before it is."""
+    reward: Literal["multiplicative", "additive"] = "multiplicative"
+    """How correctness and cost combine."""
+    alpha: float = 0.1
+    """Weight of speed in the reward; 0 rewards correctness alone."""
+    width: int = 64
+    """Width of the policy network; 128 is the paper's, about 0.3M parameters."""
+    heads: int = 2
+    """Attention heads of the policy network."""
+    top: int = 1
+    """p, how many of a position's largest probabilities the policy reads."""
+    bias: float = -1.5
+    """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""
+    force_progress: bool = False
+    """Train with forced progress: a step that would unmask nothing takes the best position."""
+    batch_size: int = 128
+    """Rows that the denoiser sees at a time."""
+    validation_problems: int = 200
+    """Problems of each evaluation."""
+    evaluate_every: int = 10
+    """Updates between evaluations; 0 evaluates at the end only."""
+    save_every: int = 10
+    """Updates between checkpoints to resume from."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "validation_problems", "save_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Setting:
+    """The objects that the settings name; making it checks all of them before any work.
+
+    Raises:
+        UsageError: an unknown name, or values that do not fit together.
+    """
+
+    def __init__(self, settings: PolicyTraining) -> None:
+        self.task: Task = load_task(settings.task)
+        self.reward: Reward = load_reward(settings.reward, settings.alpha)
+        length = settings.response_length or self.task.response_length
+        self.rules = Rules(
+            response_length=length,
+            block_length=settings.block_length or length,
+            context=settings.context,
+            temperature=settings.temperature,
+            stop_at_eot=settings.stop_at_eot,
+            top=settings.top,
+        )
+        network = NetworkConfig(settings.width, settings.heads, settings.top, settings.bias)
+        self.denoiser: Denoiser = load_denoiser(settings.denoiser, settings.device)
+        Dynamics(self.denoiser, self.rules, self.task.prompt_length)
+        generator = torch_generator("policy network", settings.seed)
+        self.policy = LearnedPolicy(
+            ConfidenceTransformer(network, generator).to(settings.device),
+            Bernoulli(force_progress=settings.force_progress),
+            settings.context,
+            training=asdict(settings),
+        )
+        self.validation = [self.task.problem(i, "validation") for i in range(settings.validation_problems)]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a policy does on the validation problems."""
+
+    reward: float
+    accuracy: float
+    nfe: float
+
+
+def validate(setting: Setting, network: nn.Module, settings: PolicyTraining) -> Score:
+    """Plays the fixed validation problems with fixed random streams."""
+    policy = copy.copy(setting.policy)
+    policy.network = network.eval()  # type: ignore[assignment]
+    tried = attempt(
+        setting.denoiser,
+        policy,
+        setting.rules,
+        setting.task,
+        setting.validation,
+        row_seeds(len(setting.validation), "validation", settings.seed),
+        batch_size=settings.batch_size,
+    )
+    nfe = tried.rollout.nfe
+    reward = setting.reward(tried.correct, nfe, setting.rules.response_length)
+    return Score(reward.mean().item(), tried.correct.mean().item(), nfe.float().mean().item())

@@ -58,7 +58,7 @@ def choose(arguments: list[str]) -> tuple[str, list[str]]:
     known = [(name, name.removeprefix(group).strip()) for name in COMMANDS if name.startswith(group)]
     # Empty classes stand for the commands' settings, whose real ones would import everything.
     shown = [
-        Annotated[make_dataclass(f"_{i}", []), _subcommand(word, COMMANDS[name].summary)]  # type: ignore[misc]
+        Annotated[make_dataclass(f"_{i}", []), _subcommand(word, COMMANDS[name].summary)]
         for i, (name, word) in enumerate(known)
     ]
     prog = f"dllm-env {group}".strip()

@@ -194,9 +194,17 @@ def _draw_panel(panel: Any, rows: Sequence[Row], styles: dict[str, tuple[str, st
         if front:
             label = "Pareto front, learned" if learned else "Pareto front, heuristics"
             end = (max(max(row.nfe for row in rows) * 1.35, front[-1][0]), front[-1][1])
-            xs, ys = zip(*front, end, strict=True)
+            steps = [*front, end]
             panel.step(
-                xs, ys, where="post", color=colour, linestyle=style, linewidth=1.6, alpha=0.6, label=label, zorder=2
+                [x for x, _ in steps],
+                [y for _, y in steps],
+                where="post",
+                color=colour,
+                linestyle=style,
+                linewidth=1.6,
+                alpha=0.6,
+                label=label,
+                zorder=2,
             )
     for family, (colour, marker) in styles.items():
         members = sorted((row for row in rows if _family(row) == family), key=lambda row: row.nfe)

@@ -159,7 +159,7 @@ def _find(name: str) -> Path:
     for folder in (Path(name), Path(name) / "best", Path(name) / "last"):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
-    if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/")):
+    if name.count("/") != 1 or Path(name).parent.exists():  # a Hub name is owner/name; this is a place on the disk
         raise UsageError(
             f"no policy {name!r}: neither a heuristic ({', '.join(HEURISTICS)}) "
             f"nor a folder with {CONFIG} and {WEIGHTS}"

@@ -65,8 +65,8 @@ class ConfidenceTransformer(nn.Module):
     """One AdaLN-modulated transformer block over positions; output one score per position.
 
     The conditioning of a position is the sum of an embedding of its mask bit and an MLP of the row's progress. It
-    gives scale, shift and gate of attention and feed-forward, each as a difference from 1, 0 and 1 that begins at
-    zero: the block starts as a plain pre-norm block. (With gates that start closed, learning starts later.)
+    gives scale, shift and gate of attention and feed-forward, zero-initialised, so that the block begins with
+    plain normalisation and closed gates (the score then depends on the position's own confidence only).
 
     Args:
         config: shape.
@@ -110,16 +110,19 @@ class ConfidenceTransformer(nn.Module):
             return self(observation[repeated])[:batch]
         x = self.confidence(observation.confidence)
         progress = self.progress(fill_rows(sinusoidal(observation.progress, config.width)))[:batch]
-        condition = self.activation(self.mask(observation.masked.long()) + progress[:, None])
-        scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = self.modulation(condition).chunk(6, -1)
+        # A row has two conditions only, one for masked positions and one for the others.
+        conditions = self.activation(self.mask.weight + progress[:, None]).flatten(0, 1)
+        modulation = self.modulation(fill_rows(conditions))[: 2 * batch].view(batch, 2, 1, 6 * config.width)
+        modulation = torch.where(observation.masked[..., None], modulation[:, 1], modulation[:, 0])
+        scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = modulation.chunk(6, -1)
 
         h = F.layer_norm(x, (config.width,)) * (1 + scale_1) + shift_1
         qkv = self.query_key_value(h).view(batch, width, 3, config.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
         rotation = rotation_angles(width, config.width // config.heads, x.device)
         mixed = F.scaled_dot_product_attention(rotate(query, rotation), rotate(key, rotation), value)
-        x = x + (1 + gate_1) * self.attention_out(mixed.transpose(1, 2).reshape(batch, width, config.width))
+        x = x + gate_1 * self.attention_out(mixed.transpose(1, 2).reshape(batch, width, config.width))
         h = F.layer_norm(x, (config.width,)) * (1 + scale_2) + shift_2
-        x = x + (1 + gate_2) * self.feed_forward(h)
+        x = x + gate_2 * self.feed_forward(h)
         # A product with one column is the one whose rows always depend on their number; a sum's never do.
         return (self.norm(x) * self.score.weight[0]).sum(-1) + self.score.bias

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dllm_env.denoisers import Denoiser
 from dllm_env.random import torch_generator
+from dllm_env.tiny import MASK as MASK_WORD
 from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 
 PAD, MASK, END = 0, 1, 2
@@ -65,10 +66,14 @@ def toy_denoiser(kind: type[TinyDenoiser] = TinyDenoiser, seed: int = 0) -> Tiny
     network = TinyTransformer(TinyConfig(width=16, layers=1, heads=2, feed_forward=32), len(WORDS))
     generator = torch_generator("toy", seed)
     network.initialize(generator)
+    block = network.blocks[0]
     with torch.no_grad():
-        block = network.blocks[0]
-        for layer, size in ((block.attention_out, 0.5), (block.feed_forward_out, 0.3), (network.head, 1.5)):
+        for layer, size in ((block.attention_out, 1.0), (block.feed_forward_out, 1.0), (network.head, 0.7)):
             layer.weight.normal_(0.0, size, generator=generator)
+        # Otherwise all masks look alike: they have to attend to different places and not to themselves.
+        block.query_norm.weight.fill_(4.0)
+        block.convolution.weight.mul_(3.0)
+        network.embedding.weight[WORDS.index(MASK_WORD)] *= 0.1
     return kind(network)
 
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
 from dllm_env.errors import UsageError
 from dllm_env.random import torch_generator
 from dllm_env.tasks import Split, Sudoku, Trace
 from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
-from dllm_env.train.run import Run, progress_bar
+from dllm_env.train.run import Run, is_due, progress_bar
 
 
 @dataclass(frozen=True)
@@ -255,44 +256,47 @@ def train_denoiser(
     network = TinyTransformer(config, len(WORDS))
     network.initialize(torch_generator("network", settings.seed))
     muon, adam = _optimizers(network)
-    parts = {"network": network, "muon": muon, "adam": adam}
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {"network": network, "muon": muon, "adam": adam}
     update = 0
     if resume:
         update = run.load(parts)["update"]
-    logger = run.logger(update)
-    checks = _validation(settings.seed)
+    else:
+        run.save(parts, {"update": update})
     total = sum(stage.updates for stage in settings.stages())
-    with progress_bar() as bar:
-        shown = bar.add_task("denoiser", total=total, completed=update, figures="making examples")
-        first = 0
-        for stage in settings.stages():
-            last = first + stage.updates
-            data = _training_data(settings, stage) if update < last else []
-            while update < last:
-                began = time.perf_counter()
-                _set_rates(muon, adam, stage, stage.factor(update - first, settings.warmup))
-                losses = _update(network, (muon, adam), data, settings, update)
+    checks = _validation(settings.seed)
+    data: list[tuple[Examples, int]] = []
+    made_for: Stage | None = None
+    logger = run.logger(update)
+    try:
+        with progress_bar() as bar:
+            shown = bar.add_task("denoiser", total=total, completed=update, figures="")
+            while update < total and update != stop_after:
+                stage, place = stage_at(settings, update)
+                if stage != made_for:
+                    bar.update(shown, figures="making examples")
+                    data, made_for = _training_data(settings, stage), stage
+                _set_rates(muon, adam, stage, stage.factor(place, settings.warmup))
+                _train_once(network, (muon, adam), data, (settings.seed, update), settings.gradient_norm, logger)
                 update += 1
-                for name, value in zip(("trace", "trace4", "sudoku"), losses, strict=True):
-                    logger.record_mean(f"loss/{name}", value)
-                logger.record_mean("time/seconds_per_update", time.perf_counter() - began)
-                if update % settings.evaluate_every == 0 or update == total:
-                    figures = {name: value_accuracy(network, *check) for name, check in checks(update)}
-                    for name, value in figures.items():
-                        logger.record(f"value_accuracy/{name}", value)
-                    logger.record("time/update", update)
-                    logger.dump(update)
-                    text = " ".join(f"{name} {value:.0%}" for name, value in figures.items())
-                    bar.update(shown, figures=f"value accuracy: {text}")
-                if update % settings.save_every == 0 or update == total:
+                if is_due(update, settings.evaluate_every, total):
+                    bar.update(shown, figures=_evaluate(network, checks, settings.seed, update, logger))
+                if is_due(update, settings.save_every, total):
                     run.save(parts, {"update": update})
                 bar.update(shown, completed=update)
-                if update == stop_after:
-                    return folder
-            first = last
-    logger.close()
-    TinyDenoiser(network, name=str(folder)).save(folder / "denoiser")
+    finally:
+        logger.close()
+    if update == total:
+        TinyDenoiser(network, name=str(folder)).save(folder / "denoiser")
     return folder / "denoiser"
+
+
+def stage_at(settings: DenoiserTraining, update: int) -> tuple[Stage, int]:
+    """The stage that an update belongs to, and its place within it."""
+    for stage in settings.stages():
+        if update < stage.updates:
+            return stage, update
+        update -= stage.updates
+    raise ValueError("the schedule is over")
 
 
 def _optimizers(network: TinyTransformer) -> tuple[Muon, torch.optim.AdamW]:
@@ -309,40 +313,50 @@ def _set_rates(muon: Muon, adam: torch.optim.AdamW, stage: Stage, factor: float)
 
 
 def _training_data(settings: DenoiserTraining, stage: Stage) -> list[tuple[Examples, int]]:
+    tasks: tuple[Trace | Sudoku, ...] = (Trace(), Trace(4), Sudoku())
     counts = (settings.examples, settings.examples // 5, settings.examples // 5)
     return [
         (make_examples(task, count, "train", settings.seed, stage.shuffle), size)
-        for task, count, size in zip((Trace(), Trace(4), Sudoku()), counts, stage.batch, strict=True)
+        for task, count, size in zip(tasks, counts, stage.batch, strict=True)
     ]
 
 
-def _validation(seed: int):  # type: ignore[no-untyped-def]
-    tasks = {"trace": Trace(), "trace4": Trace(4), "sudoku": Sudoku()}
-    examples = {name: make_examples(task, 512, "validation", seed, True) for name, task in tasks.items()}
-
-    def checks(update: int) -> Iterator[tuple[str, tuple[Examples, torch.Generator]]]:
-        for name, value in examples.items():
-            yield name, (value, torch_generator("validation", seed, name))
-
-    return checks
+def _validation(seed: int) -> dict[str, Examples]:
+    tasks: dict[str, Trace | Sudoku] = {"trace": Trace(), "trace4": Trace(4), "sudoku": Sudoku()}
+    return {name: make_examples(task, 512, "validation", seed, True) for name, task in tasks.items()}
 
 
-def _update(
+def _evaluate(network: TinyTransformer, checks: dict[str, Examples], seed: int, update: int, logger: Logger) -> str:
+    """Logs the metrics; returns them for the progress bar."""
+    figures = {
+        name: value_accuracy(network, examples, torch_generator("validation", seed, name))
+        for name, examples in checks.items()
+    }
+    for name, value in figures.items():
+        logger.record(f"value_accuracy/{name}", value)
+    logger.record("time/update", update)
+    logger.dump(update)
+    return "value accuracy: " + " ".join(f"{name} {value:.0%}" for name, value in figures.items())
+
+
+def _train_once(
     network: TinyTransformer,
     optimizers: tuple[torch.optim.Optimizer, ...],
     data: list[tuple[Examples, int]],
-    settings: DenoiserTraining,
-    update: int,
-) -> list[float]:
+    key: tuple[int, int],
+    gradient_norm: float,
+    logger: Logger,
+) -> None:
     """One optimizer step over one batch of each task; the tasks' losses weigh as much as they have rows."""
+    began = time.perf_counter()
     rows = sum(size for _, size in data)
-    losses = []
-    for (tokens, weights, length), (_, size) in zip(batches(data, (settings.seed, update)), data, strict=True):
+    names = ("trace", "trace4", "sudoku")
+    for name, (tokens, weights, length), (_, size) in zip(names, batches(data, key), data, strict=True):
         loss = masked_loss(network, tokens, weights, length)
         (loss * size / rows).backward()
-        losses.append(loss.item())
-    nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
+        logger.record_mean(f"loss/{name}", loss.item())
+    nn.utils.clip_grad_norm_(network.parameters(), gradient_norm)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return losses
+    logger.record_mean("time/seconds_per_update", time.perf_counter() - began)

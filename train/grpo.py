@@ -27,7 +27,7 @@ from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.tasks import Problem
 from dllm_env.train.losses import clipped_loss, group_advantages
-from dllm_env.train.run import Run, machine, progress_bar
+from dllm_env.train.run import Run, is_due, machine, progress_bar
 from dllm_env.train.setting import PolicyTraining, Setting, validate
 
 
@@ -35,7 +35,7 @@ from dllm_env.train.setting import PolicyTraining, Setting, validate
 class GRPO(PolicyTraining):
     """Settings of ``dllm-env train grpo``; the defaults suit the bundled denoiser."""
 
-    updates: int = 130
+    updates: int = 200
     """Number of policy updates."""
     prompts: int = 16
     """Prompts per update."""
@@ -57,7 +57,7 @@ class GRPO(PolicyTraining):
     """ε of the probability ratio."""
     divide_by_deviation: bool = True
     """Divide advantages by the group's standard deviation."""
-    averaging: float = 0.0
+    averaging: float = 0.9
     """Decay of the running average of the weights that is evaluated and saved; 0 takes the weights themselves."""
     experts: int = 0
     """E, trajectories of the expert per prompt (expert steering): the threshold rule, semi-autoregressive."""
@@ -65,7 +65,7 @@ class GRPO(PolicyTraining):
     """The expert's confidence threshold."""
     expert_block_length: int = 8
     """The expert's block length."""
-    microbatch: int = 256
+    microbatch: int = 128
     """Steps per backward pass; small ones stay in the processor's cache."""
 
     def __post_init__(self) -> None:
@@ -94,6 +94,8 @@ PRESETS: dict[str, GRPO] = {
         gradient_norm=0.2,
         clip=0.5,
         divide_by_deviation=False,
+        averaging=0.0,
+        test_temperature=1.0,
         width=128,
         bias=-2.0,
         expert_block_length=32,
@@ -309,33 +311,33 @@ def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: i
     if resume:
         info = run.load(learner.parts())
         learner.update, learner.best = info["update"], info["best"]
+    else:
+        save(run, learner)
     log = run.logger(learner.update)
-    with progress_bar() as bar:
-        shown = bar.add_task("grpo", total=settings.updates, completed=learner.update, figures="")
-        while learner.update < settings.updates:
-            began = time.perf_counter()
-            figures = train_once(setting, learner, settings, log)
-            log.record("time/update_seconds", time.perf_counter() - began)
-            if is_due(learner.update, settings.evaluate_every, settings.updates):
-                figures = f"{figures} | validation {keep_best(setting, learner, settings, folder, log)}"
-            log.record("time/update", learner.update)
-            log.dump(learner.update)
-            if is_due(learner.update, settings.save_every, settings.updates):
-                run.save(learner.parts(), {"update": learner.update, "best": learner.best})
-            bar.update(shown, completed=learner.update, figures=figures)
-            if learner.update == stop_after:
-                break
-    log.close()
+    try:
+        with progress_bar() as bar:
+            shown = bar.add_task("grpo", total=settings.updates, completed=learner.update, figures="")
+            while learner.update < settings.updates and learner.update != stop_after:
+                figures = train_once(setting, learner, settings, log)
+                if is_due(learner.update, settings.evaluate_every, settings.updates):
+                    figures = f"{figures} | validation {keep_best(setting, learner, settings, folder, log)}"
+                log.dump(learner.update)
+                if is_due(learner.update, settings.save_every, settings.updates):
+                    save(run, learner)
+                bar.update(shown, completed=learner.update, figures=figures)
+    finally:
+        log.close()
     return folder
 
 
-def is_due(update: int, every: int, last: int) -> bool:
-    """Whether something that happens every so many updates, and at the end, happens now."""
-    return update == last or (every > 0 and update % every == 0)
+def save(run: Run, learner: Learner) -> None:
+    """Writes a checkpoint."""
+    run.save(learner.parts(), {"update": learner.update, "best": learner.best})
 
 
 def train_once(setting: Setting, learner: Learner, settings: GRPO, log: Logger) -> str:
     """One update: rollouts, then gradient steps. Returns the figures for the progress bar."""
+    began = time.perf_counter()
     rate = learning_rate(settings, learner.update)
     for group in learner.optimizer.param_groups:
         group["lr"] = rate
@@ -344,17 +346,18 @@ def train_once(setting: Setting, learner: Learner, settings: GRPO, log: Logger) 
     learner.update += 1
     learner.follow(settings.averaging)
     log.record("train/rate", rate)
+    log.record("time/update", learner.update)
+    log.record("time/update_seconds", time.perf_counter() - began)
     seen = log.name_to_value
     return f"accuracy {seen['rollout/accuracy']:.0%} NFE {seen['rollout/nfe']:.1f}"
 
 
 def keep_best(setting: Setting, learner: Learner, settings: GRPO, folder: Path, log: Logger) -> str:
     """Evaluates the averaged weights, saves them as ``last``, and as ``best`` where they are."""
-    score = validate(setting, learner.average, settings)
+    policy = setting.test_policy(learner.average)
+    score = validate(setting, policy, settings)
     for name, value in asdict(score).items():
         log.record(f"validation/{name}", value)
-    policy = copy.copy(setting.policy)
-    policy.network = learner.average
     policy.training = {**asdict(settings), "update": learner.update, "validation": asdict(score), **machine()}
     policy.save_pretrained(folder / "last")
     if score.reward > learner.best:

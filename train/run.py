@@ -69,7 +69,7 @@ class Run:
             if not (folder / CHECKPOINT).is_file():
                 raise UsageError(f"nothing to resume in {folder}: {CHECKPOINT} is missing")
             _compare_settings(described, json.loads(path.read_text()))
-        elif path.exists():
+        elif (folder / CHECKPOINT).exists():
             raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
         else:
             folder.mkdir(parents=True, exist_ok=True)
@@ -160,3 +160,8 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
     )
+
+
+def is_due(update: int, every: int, last: int) -> bool:
+    """Whether something that happens every so many updates, and at the end, happens now."""
+    return update == last or (every > 0 and update % every == 0)

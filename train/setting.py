@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, dataclass
 from typing import Literal
-
-from torch import nn
 
 from dllm_env.denoisers import Denoiser, load_denoiser
 from dllm_env.dynamics import Context, Dynamics, Rules
@@ -56,6 +53,10 @@ class PolicyTraining:
     """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""
     force_progress: bool = False
     """Train with forced progress: a step that would unmask nothing takes the best position."""
+    test_temperature: float = 0.5
+    """Temperature of the head in the saved policy, with which validation plays; the paper uses 0.5 to 1."""
+    test_force_progress: bool = True
+    """Whether the saved policy forces progress, so that no step is empty."""
     batch_size: int = 128
     """Rows that the denoiser sees at a time."""
     validation_problems: int = 200
@@ -100,7 +101,12 @@ class Setting:
             settings.context,
             training=asdict(settings),
         )
+        self.test_head = Bernoulli(settings.test_temperature, settings.test_force_progress)
         self.validation = [self.task.problem(i, "validation") for i in range(settings.validation_problems)]
+
+    def test_policy(self, network: ConfidenceTransformer) -> LearnedPolicy:
+        """The policy as it is validated, saved and used: these weights with the head's settings for use."""
+        return LearnedPolicy(network.eval(), self.test_head, self.rules.context)
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,8 @@ class Score:
     nfe: float
 
 
-def validate(setting: Setting, network: nn.Module, settings: PolicyTraining) -> Score:
+def validate(setting: Setting, policy: LearnedPolicy, settings: PolicyTraining) -> Score:
     """Plays the fixed validation problems with fixed random streams."""
-    policy = copy.copy(setting.policy)
-    policy.network = network.eval()  # type: ignore[assignment]
     tried = attempt(
         setting.denoiser,
         policy,

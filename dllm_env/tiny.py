@@ -46,6 +46,12 @@ class TinyConfig:
     max_length: int = 128
     """Longest prompt plus response in tokens."""
 
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads, self.feed_forward, self.convolution, self.max_length) < 1:
+            raise UsageError(f"every size of a denoiser must be at least 1, got {self}")
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise UsageError(f"width {self.width} has to be an even multiple of heads {self.heads}")
+
 
 class TinyBlock(nn.Module):
     """Convolution, attention, feed-forward, each added to the residual stream."""
@@ -178,13 +184,14 @@ class TinyDenoiser(Denoiser):
         Raises:
             UsageError: a file is missing, damaged, or does not fit the network.
         """
+        for file in ("config.json", "model.safetensors"):
+            if not (folder / file).is_file():
+                raise UsageError(f"no denoiser in {folder}: {file} is missing")
         try:
             config = json.loads((folder / "config.json").read_text())
             network = TinyTransformer(TinyConfig(**config["network"]), len(config["words"]))
             network.load_state_dict(load_file(folder / "model.safetensors"))
             return cls(network.to(device), config["words"], name or str(folder))
-        except FileNotFoundError as error:
-            raise UsageError(f"no denoiser in {folder}: {Path(error.filename).name} is missing") from None
-        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"cannot load the denoiser in {folder}: {reason}") from None

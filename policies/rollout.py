@@ -104,52 +104,69 @@ def rollout(
     result = _empty_result(len(prompts), rules, denoiser)
     steps: list[tuple[Tensor, Observation, Decision]] = []
 
-    waiting = min(batch_size, len(prompts))  # the first prompt that has no slot yet
-    rows = torch.arange(waiting, device=denoiser.device)  # which prompt sits in each slot
-    state = dynamics.reset(prompts[:waiting], seeds[:waiting])
-    random = RowRandom.from_seeds(list(seeds[:waiting]), "policy", denoiser.device)
+    slots = _Slots(dynamics, prompts, seeds, batch_size)
     done = 0
-    while len(rows):
+    while len(slots.rows):
+        state = slots.state
         asked = time.perf_counter()
         result.denoiser_calls += bool(state.stale.any())
         dynamics.predict(state)
         result.denoiser_seconds += time.perf_counter() - asked
 
         observation = dynamics.observe(state)
-        decision = policy.act(observation, random)
+        decision = policy.act(observation, slots.random)
         if record:
-            steps.append((rows, observation[torch.ones_like(rows, dtype=torch.bool)], decision))
+            everything = torch.ones_like(slots.rows, dtype=torch.bool)
+            steps.append((slots.rows, observation[everything], decision))  # a copy: the state is written in place
         dynamics.apply(state, decision.unmask)
 
         ended = dynamics.terminated(state) | dynamics.truncated(state)
-        if not ended.any():
-            continue
-        _collect(result, dynamics, state, rows, ended)
-        done += int(ended.sum())
-        if on_progress is not None:
-            on_progress(done)
-
-        slots = ended.nonzero()[:, 0]
-        refill = min(len(slots), len(prompts) - waiting)
-        if refill:
-            new = torch.arange(waiting, waiting + refill, device=rows.device)
-            rows = rows.index_copy(0, slots[:refill], new)
-            state.write(
-                slots[:refill],
-                dynamics.reset(prompts[waiting : waiting + refill], seeds[waiting : waiting + refill]),
-            )
-            fresh = RowRandom.from_seeds(list(seeds[waiting : waiting + refill]), "policy", denoiser.device)
-            random.write(slots[:refill], fresh)
-            waiting += refill
-        if refill < len(slots):
-            ended[slots[:refill]] = False
-            keep = (~ended).nonzero()[:, 0]
-            rows, state, random = rows[keep], state[keep], random[keep]
+        if ended.any():
+            _collect(result, dynamics, state, slots.rows, ended)
+            done += int(ended.sum())
+            slots.replace(ended)
+            if on_progress is not None:
+                on_progress(done)
 
     result.seconds = time.perf_counter() - began
     if record:
         result.trajectories = _join(steps)
     return result
+
+
+class _Slots:
+    """The rows in the batch: which prompt each belongs to, its state, and its policy's random stream."""
+
+    def __init__(
+        self, dynamics: Dynamics, prompts: Sequence[Sequence[int]], seeds: Sequence[int], batch_size: int
+    ) -> None:
+        self.dynamics, self.prompts, self.seeds = dynamics, prompts, seeds
+        self.device = dynamics.denoiser.device
+        self.waiting = min(batch_size, len(prompts))  # the first prompt that has no slot yet
+        self.rows = torch.arange(self.waiting, device=self.device)
+        self.state, self.random = self._begin(0, self.waiting)
+
+    def _begin(self, first: int, last: int) -> tuple[State, RowRandom]:
+        seeds = list(self.seeds[first:last])
+        state = self.dynamics.reset(self.prompts[first:last], seeds)
+        return state, RowRandom.from_seeds(seeds, "policy", self.device)
+
+    def replace(self, ended: Tensor) -> None:
+        """Gives the slots of ended rows to waiting prompts; where none waits, the slot goes."""
+        slots = ended.nonzero()[:, 0]
+        count = min(len(slots), len(self.prompts) - self.waiting)
+        if count:
+            last = self.waiting + count
+            state, random = self._begin(self.waiting, last)
+            self.state.write(slots[:count], state)
+            self.random.write(slots[:count], random)
+            new = torch.arange(self.waiting, last, device=self.device)
+            self.rows = self.rows.index_copy(0, slots[:count], new)
+            self.waiting = last
+        if count < len(slots):
+            keep = torch.ones_like(ended)
+            keep[slots[count:]] = False
+            self.rows, self.state, self.random = self.rows[keep], self.state[keep], self.random[keep]
 
 
 def _empty_result(count: int, rules: Rules, denoiser: Denoiser) -> Rollout:

@@ -57,7 +57,8 @@ def test_loss_falls(run: Path) -> None:
     assert len(rows) == 3
     for task in ("trace", "trace4", "sudoku"):
         losses = [float(row[f"loss/{task}"]) for row in rows]
-        assert losses[2] < 0.85 * losses[0], (task, losses)
+        assert losses[0] > losses[1] > losses[2], (task, losses)
+        assert losses[2] < 0.95 * losses[0], (task, losses)
     assert all(0 <= float(row["value_accuracy/trace"]) <= 1 for row in rows)
 
 
@@ -71,7 +72,7 @@ def test_the_result_loads_as_a_denoiser(run: Path) -> None:
 def test_kill_and_resume_give_the_same_weights(run: Path, tmp_path: Path, killed_at: int) -> None:
     """Killed in the first and in the second stage, two updates after the last checkpoint."""
     folder = tmp_path / "again"
-    assert train_denoiser(TOY, folder, stop_after=killed_at) == folder
+    train_denoiser(TOY, folder, stop_after=killed_at)
     assert not (folder / "denoiser").exists()
     train_denoiser(TOY, folder, resume=True)
     expected, weights = load_file(run / "denoiser" / WEIGHTS), load_file(folder / "denoiser" / WEIGHTS)
@@ -187,12 +188,14 @@ def test_trace_masks() -> None:
     assert suffix.float().mean().item() == pytest.approx(0.25, abs=0.016)
     assert start[suffix].float().mean().item() == pytest.approx(19.5, abs=0.9)
     hidden = weights > 0
-    values = ~suffix & ~(hidden & ~digits).any(-1) & hidden.any(-1)
-    assert (weights[values & (hidden.sum(-1) > 4)].max(-1).values == 1.0).float().mean() > 0.99
-    # A few uniform rows of a low rate hide digits only, and a few value rows hide nothing at all.
-    assert values.float().mean().item() == pytest.approx(0.30, abs=0.03)
-    uniform = ~suffix & (hidden & ~digits).any(-1)
-    assert uniform.float().mean().item() == pytest.approx(0.45, abs=0.025)
+    count = digits.sum(-1).float()
+    # With a rate t ~ U(0, 1), none of n tokens is hidden with probability E(1 − t)^n = 1/(n + 1).
+    other = ~suffix & (hidden & ~digits).any(-1)
+    assert other.float().mean().item() == pytest.approx(0.45 * (1 - 1 / (41 - count)).mean().item(), abs=0.018)
+    only_digits = ~suffix & ~other & hidden.any(-1)
+    from_values = 0.30 * (1 - 1 / (count + 1))
+    from_uniform = 0.45 * (1 / (41 - count) - 1 / 41)
+    assert only_digits.float().mean().item() == pytest.approx((from_values + from_uniform).mean().item(), abs=0.018)
 
 
 def test_examples_hold_prompt_and_padded_response() -> None:

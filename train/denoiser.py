@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
-from dllm_env.errors import UsageError
 from dllm_env.random import torch_generator
 from dllm_env.tasks import Split, Sudoku, Trace
 from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
@@ -247,12 +246,10 @@ def train_denoiser(
     Returns:
         The folder of the finished denoiser, for ``load_denoiser``.
     """
-    if settings.width % settings.heads or settings.width // settings.heads % 2:
-        raise UsageError(f"width {settings.width} has to be an even multiple of heads {settings.heads}")
+    config = TinyConfig(settings.width, settings.layers, settings.heads, feed_forward=2 * settings.width)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     run = Run(folder, settings, resume)
-    config = TinyConfig(settings.width, settings.layers, settings.heads, feed_forward=2 * settings.width)
     network = TinyTransformer(config, len(WORDS))
     network.initialize(torch_generator("network", settings.seed))
     muon, adam = _optimizers(network)

@@ -61,7 +61,7 @@ class PolicyTraining:
     """Rows that the denoiser sees at a time."""
     validation_problems: int = 200
     """Problems of each evaluation."""
-    evaluate_every: int = 10
+    evaluate_every: int = 20
     """Updates between evaluations; 0 evaluates at the end only."""
     save_every: int = 10
     """Updates between checkpoints to resume from."""

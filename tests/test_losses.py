@@ -18,6 +18,8 @@ def test_advantages_by_hand() -> None:
     deviation = math.sqrt((0.75**2 + 3 * 0.25**2) / 4)
     assert divided[2, 0].item() == pytest.approx(0.75 / (deviation + 1e-4))
     assert divided[0, 0].item() == pytest.approx(0.5 / (0.5 + 1e-4))
+    floored = group_advantages(rewards, divide=True, floor=0.5)
+    assert floored[0, 0].item() == pytest.approx(0.5)
 
 
 def test_equal_rewards_give_exactly_no_signal() -> None:

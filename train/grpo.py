@@ -35,7 +35,7 @@ from dllm_env.train.setting import PolicyTraining, Setting, validate
 class GRPO(PolicyTraining):
     """Settings of ``dllm-env train grpo``; the defaults suit the bundled denoiser."""
 
-    updates: int = 200
+    updates: int = 160
     """Number of policy updates."""
     prompts: int = 16
     """Prompts per update."""
@@ -56,7 +56,9 @@ class GRPO(PolicyTraining):
     clip: float = 0.2
     """ε of the probability ratio."""
     divide_by_deviation: bool = True
-    """Divide advantages by the group's standard deviation."""
+    """Divide advantages by the group's standard deviation + deviation_floor."""
+    deviation_floor: float = 0.03
+    """Keeps small differences in speed among right answers from weighing as much as right against wrong."""
     averaging: float = 0.9
     """Decay of the running average of the weights that is evaluated and saved; 0 takes the weights themselves."""
     experts: int = 0
@@ -142,7 +144,7 @@ def collect(setting: Setting, settings: GRPO, update: int, log: Logger) -> Batch
         expert = _play(setting, settings, update, rule, rules, problems, settings.experts)
         rewards = torch.cat((rewards, _rewards(setting, expert, settings.experts)), 1)
         log.record("rollout/expert_accuracy", expert.correct.mean().item())
-    advantages = group_advantages(rewards, settings.divide_by_deviation)
+    advantages = group_advantages(rewards, settings.divide_by_deviation, settings.deviation_floor)
     log.record("rollout/groups_without_signal", (advantages == 0).all(-1).float().mean().item())
     batch = _useful_steps(own, advantages[:, : settings.group], rewards.numel())
     if expert is None:

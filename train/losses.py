@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 
-def group_advantages(rewards: Tensor, divide: bool) -> Tensor:
-    """A_i = r_i − mean(r), per group; optionally over the group's standard deviation + 1e-4.
+def group_advantages(rewards: Tensor, divide: bool, floor: float = 1e-4) -> Tensor:
+    """A_i = r_i − mean(r), per group; optionally over the group's standard deviation + floor.
 
     Args:
         rewards: (N, G), a row for each group of trajectories that share a prompt.
         divide: divide by the standard deviation (of the population), as in DCoLT, arXiv 2505.10446; without it
             as in arXiv 2512.09106.
+        floor: added to the deviation. With a tiny one a group of right answers, whose rewards differ a little by
+            speed, pulls as hard as a group of right and wrong ones.
 
     Returns:
         (N, G) advantages; 0 in groups whose rewards are all equal.
@@ -26,7 +28,7 @@ def group_advantages(rewards: Tensor, divide: bool) -> Tensor:
         raise ValueError(f"rewards must be (N, G) with G ≥ 2, got {tuple(rewards.shape)}")
     advantages = rewards - rewards.mean(-1, keepdim=True)
     if divide:
-        advantages = advantages / (rewards.std(-1, correction=0, keepdim=True) + 1e-4)
+        advantages = advantages / (rewards.std(-1, correction=0, keepdim=True) + floor)
     equal = (rewards == rewards[:, :1]).all(-1, keepdim=True)
     return advantages.masked_fill(equal, 0.0)
 

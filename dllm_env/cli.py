@@ -16,12 +16,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 
 from dllm_env.errors import UsageError
 
 if TYPE_CHECKING:
     from dllm_env.eval.evaluate import Evaluation, Result
+
+
+Settings = TypeVar("Settings")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,7 +122,8 @@ def train_denoiser(arguments: list[str]) -> None:
         """Continue the run in --out."""
 
     name = "train denoiser"
-    given = _parse(Arguments, arguments, f"dllm-env {name}", COMMANDS[name].summary)
+    default = Arguments(_started_with(DenoiserTraining, arguments) or DenoiserTraining())
+    given = _parse(Arguments, arguments, f"dllm-env {name}", COMMANDS[name].summary, default=default)
     folder = _run_folder(given.out, given.resume, default_folder("denoiser"))
     made = _resumable(name, arguments, folder, lambda: train_denoiser(given.settings, folder, given.resume))
     print(f"denoiser: {made}\nlogs:     tensorboard --logdir {shlex.quote(str(folder))}")
@@ -145,7 +149,7 @@ def train_grpo(arguments: list[str]) -> None:
     name, preset = "train grpo", _peek(arguments, "--preset", "bundled")
     if preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    default = Arguments(PRESETS[preset], preset)
+    default = Arguments(_started_with(GRPO, arguments) or PRESETS[preset], preset)
     given = _parse(Arguments, arguments, f"dllm-env {name}", COMMANDS[name].summary, default=default)
     folder = _run_folder(given.out, given.resume, default_folder("grpo"))
     made = _resumable(name, arguments, folder, lambda: train_grpo(given.settings, folder, given.resume))
@@ -155,6 +159,16 @@ def train_grpo(arguments: list[str]) -> None:
         f"compare:  dllm-env eval --policies threshold:0.9 top_k:1 {shlex.quote(str(made))} "
         f"--task {given.settings.task} --denoiser {given.settings.denoiser}{block}"
     )
+
+
+def _started_with(kind: type[Settings], arguments: Sequence[str]) -> Settings | None:
+    """With ``--resume``, the settings of the run in ``--out``, so that they need not be given again."""
+    out = _peek(arguments, "--out", "")
+    if "--resume" not in arguments or not out:
+        return None
+    from dllm_env.train.run import read_settings
+
+    return read_settings(kind, Path(out))
 
 
 def _peek(arguments: Sequence[str], flag: str, default: str) -> str:

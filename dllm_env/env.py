@@ -313,7 +313,7 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
     def __init__(self, config: EnvConfig | None = None, *, render_mode: str | None = None, **settings: Any) -> None:
         self.game = Game(EnvConfig.build(config, settings), render_mode)
         self.render_mode = render_mode
-        self.observation_space = self.game.observation_space
+        self.observation_space = self.game.observation_space  # type: ignore[assignment]
         self.action_space = self.game.action_space
         self._episode: Episode | None = None
         self._state: State | None = None
@@ -348,7 +348,7 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
     def _observation(self, state: State) -> Arrays:
         return {name: values[0].copy() for name, values in self.game.observe(state).items()}
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The prompt and the partly masked response as text, with ``render_mode="ansi"``."""
         if self.render_mode is None:
             gymnasium.logger.warn('nothing to render; make the environment with render_mode="ansi"')

@@ -98,9 +98,6 @@ class ConfidenceTransformer(nn.Module):
         # Without this bias the layer norm after it would cancel a single confidence altogether.
         self.confidence.bias.normal_(0.0, 1.0, generator=generator)
         self.mask.weight.normal_(0.0, 1.0, generator=generator)
-        # Constant parts of query and key, which RoPE turns into attention by distance: left and right differ from
-        # the first update on.
-        self.query_key_value.bias[: 2 * self.config.width].normal_(0.0, 1.0, generator=generator)
         self.modulation.weight.zero_()
         self.score.weight.mul_(0.1)
         self.score.bias.fill_(self.config.bias)

@@ -57,7 +57,7 @@ class GRPO(PolicyTraining):
     """ε of the probability ratio."""
     divide_by_deviation: bool = True
     """Divide advantages by the group's standard deviation + deviation_floor."""
-    deviation_floor: float = 0.03
+    deviation_floor: float = 0.005
     """Keeps small differences in speed among right answers from weighing as much as right against wrong."""
     averaging: float = 0.9
     """Decay of the running average of the weights that is evaluated and saved; 0 takes the weights themselves."""

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.progress import (
@@ -30,6 +30,8 @@ from dllm_env.errors import UsageError
 
 CHECKPOINT = "checkpoint.safetensors"
 SETTINGS = "settings.json"
+
+Settings = TypeVar("Settings")
 
 
 def default_folder(kind: str) -> Path:
@@ -125,6 +127,22 @@ def _optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> dic
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+
+
+def read_settings(kind: type[Settings], folder: Path) -> Settings:
+    """The settings that the run in this folder was started with.
+
+    Raises:
+        UsageError: there are none, or they belong to another version or kind of run.
+    """
+    path = folder / SETTINGS
+    try:
+        values = json.loads(path.read_text())
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    except FileNotFoundError:
+        raise UsageError(f"nothing to resume in {folder}: {SETTINGS} is missing") from None
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"cannot resume from {path}: {str(error).splitlines()[0]}") from None
 
 
 def _compare_settings(now: dict[str, Any], before: dict[str, Any]) -> None:

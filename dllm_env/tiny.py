@@ -85,9 +85,11 @@ class TinyBlock(nn.Module):
         return x + self.feed_forward_out(F.gelu(self.feed_forward_in(self.feed_forward_norm(x))))
 
 
-def rotation_angles(length: int, dimension: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of RoPE, (length, dimension/2) each, base 10,000 (arXiv 2104.09864)."""
-    frequency = 10_000 ** (-torch.arange(0, dimension, 2, device=device) / dimension)
+def rotation_angles(
+    length: int, dimension: int, device: torch.device, base: float = 10_000.0
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of RoPE, (length, dimension/2) each (arXiv 2104.09864)."""
+    frequency = base ** (-torch.arange(0, dimension, 2, device=device) / dimension)
     angle = torch.arange(length, device=device)[:, None] * frequency
     return angle.cos(), angle.sin()
 

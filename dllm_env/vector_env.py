@@ -150,7 +150,7 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
             raise gymnasium.error.ResetNeeded("call reset before render")
         return tuple(self.game.render(self._state, self._episodes))
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator | None, ...]:  # type: ignore[override]
         """The rows' generators, None before the first reset."""
         return tuple(self._generators)

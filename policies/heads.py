@@ -57,7 +57,7 @@ class Bernoulli:
             raise UsageError(f"the head's temperature must be above 0, got {self.temperature}")
 
     def sample(self, scores: Tensor, selectable: Tensor, random: RowRandom) -> Tensor:
-        probability = torch.sigmoid(self._logits(scores).double())
+        probability = 1 / (1 + torch.exp(-self._logits(scores).double()))  # sigmoid itself depends on the place
         drawn = (random.rand(scores.shape[-1]) < probability) & selectable
         return self._forced(drawn, scores, selectable) if self.force_progress else drawn
 

@@ -129,21 +129,17 @@ class Leftmost(Heuristic):
 
 
 @dataclass(frozen=True)
-class FullContext:
-    """A rule shown the whole response, for trainers that record what a learned policy would have seen."""
+class Recorded:
+    """A rule shown what a learned policy would see, for trainers that learn from its decisions."""
 
     rule: Heuristic
-    top: int = 1
+    context: Context
+    top: int
 
     @property
     def name(self) -> str:
         """The rule's."""
         return self.rule.name
-
-    @property
-    def context(self) -> Context:
-        """The whole response."""
-        return "full"
 
     @property
     def extras(self) -> Extras:

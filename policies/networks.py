@@ -17,6 +17,9 @@ from dllm_env.errors import UsageError
 from dllm_env.numerics import fill_rows, steady_batch
 from dllm_env.tiny import rotate, rotation_angles
 
+ROTATION_BASE = 100.0
+"""Base of RoPE, for waves of 6 to some 500 positions; with the usual 10,000 most are longer than a response."""
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -98,6 +101,9 @@ class ConfidenceTransformer(nn.Module):
         # Without this bias the layer norm after it would cancel a single confidence altogether.
         self.confidence.bias.normal_(0.0, 1.0, generator=generator)
         self.mask.weight.normal_(0.0, 1.0, generator=generator)
+        # Constant parts of query and key, which RoPE turns into attention by distance: near and far, left and right
+        # differ from the first update on. Without them some seeds take long to find out that order matters.
+        self.query_key_value.bias[: 2 * self.config.width].normal_(0.0, 0.5, generator=generator)
         self.modulation.weight.zero_()
         self.score.weight.mul_(0.1)
         self.score.bias.fill_(self.config.bias)
@@ -119,7 +125,7 @@ class ConfidenceTransformer(nn.Module):
         h = F.layer_norm(x, (config.width,)) * (1 + scale_1) + shift_1
         qkv = self.query_key_value(h).view(batch, width, 3, config.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
-        rotation = rotation_angles(width, config.width // config.heads, x.device)
+        rotation = rotation_angles(width, config.width // config.heads, x.device, base=ROTATION_BASE)
         mixed = F.scaled_dot_product_attention(rotate(query, rotation), rotate(key, rotation), value)
         x = x + gate_1 * self.attention_out(mixed.transpose(1, 2).reshape(batch, width, config.width))
         h = F.layer_norm(x, (config.width,)) * (1 + scale_2) + shift_2

@@ -15,6 +15,7 @@ from torch import Tensor
 import dllm_env.train.setting as setting_module
 from dllm_env import tasks
 from dllm_env.denoisers import Denoiser
+from dllm_env.dynamics import Context
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
 from dllm_env.tasks import Problem, Split
@@ -82,6 +83,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
         rate=3e-3,
         width=16,
         bias=-1.0,
+        experts=0,
         validation_problems=64,
         evaluate_every=20,
         save_every=2,
@@ -101,8 +103,9 @@ def test_learns_the_best_policy(toy: GRPO, tmp_path: Path) -> None:
     assert policy.training["validation"]["accuracy"] == pytest.approx(after.accuracy)  # type: ignore[attr-defined]
 
 
-def test_expert_steering_learns_too(toy: GRPO, tmp_path: Path) -> None:
-    settings = replace(toy, experts=1, expert_threshold=0.8, expert_block_length=2)
+@pytest.mark.parametrize("context", ["full", "block"])
+def test_expert_steering_learns_too(toy: GRPO, tmp_path: Path, context: Context) -> None:
+    settings = replace(toy, experts=1, expert_threshold=0.8, expert_block_length=2, context=context)
     train_grpo(settings, tmp_path / "run")
     setting = Setting(settings)
     after = validate(setting, load_policy(str(tmp_path / "run")), settings)  # type: ignore[arg-type]
@@ -228,6 +231,7 @@ def test_damaged_checkpoint_is_refused(toy: GRPO, tmp_path: Path) -> None:
         ({"reward": "other"}, "unknown reward"),
         ({"width": 15}, "even multiple"),
         ({"averaging": 1.0}, "averaging"),
+        ({"experts": 1, "expert_block_length": 3}, "the expert's block length 3 does not divide"),
         ({"response_length": 36}, "exceed the context"),
     ],
 )

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dllm_env.dynamics import Observation, Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
-from dllm_env.policies.heuristics import FullContext, Threshold
+from dllm_env.policies.heuristics import Recorded, Threshold
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.tasks import Problem
@@ -61,8 +61,8 @@ class GRPO(PolicyTraining):
     """Keeps small differences in speed among right answers from weighing as much as right against wrong."""
     averaging: float = 0.9
     """Decay of the running average of the weights that is evaluated and saved; 0 takes the weights themselves."""
-    experts: int = 0
-    """E, trajectories of the expert per prompt (expert steering): the threshold rule, semi-autoregressive."""
+    experts: int = 1
+    """E, trajectories of the expert per prompt (expert steering); it is the threshold rule, semi-autoregressive."""
     expert_threshold: float = 0.9
     """The expert's confidence threshold."""
     expert_block_length: int = 8
@@ -79,8 +79,8 @@ class GRPO(PolicyTraining):
             raise UsageError(f"group must be at least 2 (advantages compare its trajectories), got {self.group}")
         if not (self.rate > 0 and self.clip > 0 and self.gradient_norm > 0):
             raise UsageError("rate, clip and gradient_norm must be above 0")
-        if self.experts < 0 or (self.experts and self.context != "full"):
-            raise UsageError("experts must be at least 0, and expert steering needs the context full")
+        if self.experts < 0:
+            raise UsageError(f"experts must be at least 0, got {self.experts}")
         if not 0 <= self.averaging < 1:
             raise UsageError(f"averaging must be at least 0 and below 1, got {self.averaging}")
 
@@ -100,6 +100,7 @@ PRESETS: dict[str, GRPO] = {
         test_temperature=1.0,
         width=128,
         bias=-2.0,
+        experts=0,
         expert_block_length=32,
         evaluate_every=50,
     ),
@@ -139,8 +140,8 @@ def collect(setting: Setting, settings: GRPO, update: int, log: Logger) -> Batch
     _log_rollout(own, rewards, log)
     expert = None
     if settings.experts:
-        rules = replace(setting.rules, block_length=settings.expert_block_length)
-        rule = FullContext(Threshold(settings.expert_threshold), settings.top)
+        rules = expert_rules(setting.rules, settings)
+        rule = Recorded(Threshold(settings.expert_threshold), settings.context, settings.top)
         expert = _play(setting, settings, update, rule, rules, problems, settings.experts)
         rewards = torch.cat((rewards, _rewards(setting, expert, settings.experts)), 1)
         log.record("rollout/expert_accuracy", expert.correct.mean().item())
@@ -151,6 +152,16 @@ def collect(setting: Setting, settings: GRPO, update: int, log: Logger) -> Batch
         return batch
     guided = _useful_steps(expert, advantages[:, settings.group :], rewards.numel())
     return _join(batch, as_expert_steps(guided, setting.policy, settings))
+
+
+def expert_rules(rules: Rules, settings: GRPO) -> Rules:
+    """The expert works semi-autoregressively; where the policy sees a block only, in the policy's own blocks."""
+    if rules.context == "block":
+        return rules
+    try:
+        return replace(rules, block_length=settings.expert_block_length)
+    except UsageError as error:
+        raise UsageError(f"the expert's {error}; or train without one (experts 0)") from None
 
 
 def _log_rollout(tried: Attempt, rewards: Tensor, log: Logger) -> None:
@@ -308,6 +319,8 @@ def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: i
         UsageError: settings that do not work, or nothing to resume.
     """
     setting = Setting(settings)
+    if settings.experts:
+        expert_rules(setting.rules, settings)
     run = Run(folder, settings, resume)
     learner = Learner(setting, settings)
     if resume:

@@ -63,6 +63,8 @@ class GRPO(PolicyTraining):
     """Decay of the running average of the weights that is evaluated and saved; 0 takes the weights themselves."""
     experts: int = 1
     """E, trajectories of the expert per prompt (expert steering); it is the threshold rule, semi-autoregressive."""
+    expert_updates: int = 40
+    """Steer during the first so many updates only, so that the expert's pace does not hold on; 0 steers in all."""
     expert_threshold: float = 0.9
     """The expert's confidence threshold."""
     expert_block_length: int = 8
@@ -139,7 +141,7 @@ def collect(setting: Setting, settings: GRPO, update: int, log: Logger) -> Batch
     rewards = _rewards(setting, own, settings.group)
     _log_rollout(own, rewards, log)
     expert = None
-    if settings.experts:
+    if settings.experts and (settings.expert_updates == 0 or update < settings.expert_updates):
         rules = expert_rules(setting.rules, settings)
         rule = Recorded(Threshold(settings.expert_threshold), settings.context, settings.top)
         expert = _play(setting, settings, update, rule, rules, problems, settings.experts)

@@ -70,6 +70,13 @@ class AllA:
         return float(response == "A" * LENGTH)
 
 
+class Never(AllA):
+    """Nothing is right."""
+
+    def score(self, problem: Problem, response: str) -> float:
+        return 0.0
+
+
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
     monkeypatch.setitem(tasks.TASKS, "all-a", AllA)
@@ -113,6 +120,17 @@ def test_expert_steering_learns_too(toy: GRPO, tmp_path: Path, context: Context)
     expert = [row["rollout/expert_accuracy"] for row in logged(tmp_path / "run")]
     assert [float(value) for value in expert[:40]] == [1.0] * 40
     assert not any(expert[40:])  # steering ends with expert_updates
+
+
+def test_an_update_in_which_nobody_is_right_changes_nothing(toy: GRPO, tmp_path: Path) -> None:
+    never = replace(toy, task="never", experts=1, expert_block_length=2, updates=1, weight_decay=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tasks.TASKS, "never", lambda: Never())
+        train_grpo(never, tmp_path / "run")
+        start = Setting(never).policy.network.score.weight
+    assert torch.equal(weights(tmp_path / "run")["network.score.weight"], start)
+    (row,) = logged(tmp_path / "run")
+    assert float(row["rollout/groups_without_signal"]) == 1.0
 
 
 def test_mixture_by_hand(toy: GRPO) -> None:

@@ -153,6 +153,8 @@ def collect(setting: Setting, settings: GRPO, update: int, log: Logger) -> Batch
     if expert is None:
         return batch
     guided = _useful_steps(expert, advantages[:, settings.group :], rewards.numel())
+    if not len(guided.weight):
+        return batch
     return _join(batch, as_expert_steps(guided, setting.policy, settings))
 
 

@@ -47,7 +47,7 @@ class Settings:
     """Block lengths to measure; each has to divide the task's response length."""
     threshold: float = 0.9
     """Confidence threshold of the rule that both loops follow."""
-    batch_size: int = 128
+    batch_size: int = 256
     """Rows at a time, for the engine and for the lock-step loop alike."""
     repeats: int = 7
     """Rounds; in each round everything is timed once, in turn."""
@@ -64,8 +64,8 @@ class Recorder(Denoiser):
         for name in ("name", "mask_id", "eot_id", "pad_id", "vocabulary", "hidden_size", "max_length", "device"):
             setattr(self, name, getattr(inner, name))
 
-    def features(self, tokens: Tensor) -> Tensor:
-        return self.inner.features(tokens)
+    def features(self, tokens: Tensor, last: int) -> Tensor:
+        return self.inner.features(tokens, last)
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.inner.head(hidden)
@@ -93,7 +93,7 @@ class Recorder(Denoiser):
 def bare_forwards(denoiser: Denoiser, calls: list[tuple[Tensor, Tensor]]) -> None:
     """The denoiser alone on the rows that a rollout asked about: features, and logits at the needed positions."""
     for tokens, needed in calls:
-        denoiser.head(denoiser.features(tokens)[:, -needed.shape[1] :][needed])
+        denoiser.head(denoiser.features(tokens, needed.shape[1])[needed])
 
 
 @torch.no_grad()
@@ -117,7 +117,7 @@ def lock_step(denoiser: Denoiser, prompts: Tensor, length: int, block: int, thre
         tokens = torch.nn.functional.pad(part, (0, length), value=denoiser.mask_id)
         response = tokens[:, -length:]
         while (masked := response == denoiser.mask_id).any():
-            logits = denoiser.head(denoiser.features(tokens))[:, -length:]
+            logits = denoiser.head(denoiser.features(tokens, tokens.shape[1]))[:, -length:]
             logits[..., denoiser.mask_id] = -torch.inf
             confidence, token = logits.softmax(-1).max(-1)
             active = masked.int().argmax(-1, keepdim=True) // block

@@ -93,8 +93,11 @@ class Denoiser(abc.ABC):
     device: torch.device
 
     @abc.abstractmethod
-    def features(self, tokens: Tensor) -> Tensor:
-        """(B, S) tokens to (B, S, d) last hidden states; a row depends on its own tokens only."""
+    def features(self, tokens: Tensor, last: int) -> Tensor:
+        """(B, S) tokens to the (B, last, d) last hidden states of the last so many positions.
+
+        A row depends on its own tokens only.
+        """
 
     @abc.abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ class Denoiser(abc.ABC):
         batch, length = needed.shape
         if tokens.shape[0] != batch or tokens.shape[1] < length:
             raise ValueError(f"tokens {tuple(tokens.shape)} do not fit needed {tuple(needed.shape)}")
-        hidden = self.features(tokens)[:, tokens.shape[1] - length :]
+        hidden = self.features(tokens, length)
         selected = hidden[needed]
         count = len(selected)
         logits = self.head(fill_rows(selected)).float()

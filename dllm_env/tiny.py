@@ -28,6 +28,9 @@ PAD, MASK, END = "<pad>", "<mask>", "<eot>"
 WORDS = (PAD, MASK, END, *"0123456789", *OPERATIONS, *FILLERS, ";", BLANK, *"abcdefghijklmnopqrstuvwx")
 """The vocabulary of the bundled denoisers: every word of the bundled tasks is one token."""
 
+CACHED_ROWS = 64
+"""Rows that a processor works on at a time: what lies between the layers stays in its cache."""
+
 
 @dataclass(frozen=True)
 class TinyConfig:
@@ -72,16 +75,21 @@ class TinyBlock(nn.Module):
         self.feed_forward_in = nn.Linear(d, config.feed_forward, bias=False)
         self.feed_forward_out = nn.Linear(config.feed_forward, d, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], real: Tensor) -> Tensor:
-        """x (B, S, d), rotation of RoPE, real (B, S) bool: not padding."""
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], real: Tensor, last: int) -> Tensor:
+        """x (B, S, d), rotation of RoPE, real (B, S) bool: not padding; (B, last, d) of the last positions."""
         batch, length, width = x.shape
         h = self.attention_norm(x) * real[..., None]
         h = h + self.convolution(h.transpose(1, 2)).transpose(1, 2)
-        qkv = self.query_key_value(h).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)
-        query, key = rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation)
+        if last == length:
+            query, key, value = self.query_key_value(h).chunk(3, -1)
+        else:
+            query = F.linear(h[:, -last:], self.query_key_value.weight[:width])
+            key, value = F.linear(h, self.query_key_value.weight[width:]).chunk(2, -1)
+        query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (query, key, value))
+        query = rotate(self.query_norm(query), rotation)
+        key = rotate(self.key_norm(key), rotation)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :])
-        x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
+        x = x[:, -last:] + self.attention_out(mixed.transpose(1, 2).reshape(batch, last, width))
         return x + self.feed_forward_out(F.gelu(self.feed_forward_in(self.feed_forward_norm(x))))
 
 
@@ -95,14 +103,14 @@ def rotation_angles(
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotates (…, S, dimension) by position, halves paired."""
-    cosine, sine = rotation
+    """Rotates (…, n, dimension), the last n positions, by position, halves paired."""
+    cosine, sine = (angles[-x.shape[-2] :] for angles in rotation)
     first, second = x.chunk(2, -1)
     return torch.cat((first * cosine - second * sine, first * sine + second * cosine), -1)
 
 
 class TinyTransformer(nn.Module):
-    """The network: (B, S) tokens to (B, S, d) features, and features to logits by ``head``."""
+    """The network: (B, S) tokens to features, and features to logits by ``head``."""
 
     def __init__(self, config: TinyConfig, vocabulary: int) -> None:
         super().__init__()
@@ -124,13 +132,19 @@ class TinyTransformer(nn.Module):
                 fan_in = 1 if name.startswith("embedding") else parameter[0].numel()
                 parameter.normal_(0.0, fan_in**-0.5, generator=generator)
 
-    def forward(self, tokens: Tensor, pad_id: int) -> Tensor:
+    def forward(self, tokens: Tensor, pad_id: int, last: int = 0) -> Tensor:
+        """(B, S) tokens to (B, last, d) features of the last positions; 0 takes all.
+
+        Other positions give the last block keys and values only.
+        """
         config = self.config
+        length = tokens.shape[1]
         real = tokens != pad_id
-        rotation = rotation_angles(tokens.shape[1], config.width // config.heads, tokens.device)
+        rotation = rotation_angles(length, config.width // config.heads, tokens.device)
         x = self.embedding(tokens) * real[..., None]
-        for block in self.blocks:
-            x = block(x, rotation, real)
+        for block in self.blocks[:-1]:
+            x = block(x, rotation, real, length)
+        x = self.blocks[-1](x, rotation, real, last or length)
         return self.norm(x)
 
 
@@ -154,11 +168,15 @@ class TinyDenoiser(Denoiser):
         self.max_length = network.config.max_length
         self.device = network.head.weight.device
 
-    def features(self, tokens: Tensor) -> Tensor:
-        batch, length = tokens.shape
-        if batch < steady_batch(length):
-            tokens = tokens.repeat(steady_batch(length), 1)
-        return self.network(tokens, self.pad_id)[:batch]
+    def features(self, tokens: Tensor, last: int) -> Tensor:
+        parts = tokens.split(CACHED_ROWS) if tokens.device.type == "cpu" else (tokens,)
+        return torch.cat([self._features(part, last) for part in parts])
+
+    def _features(self, tokens: Tensor, last: int) -> Tensor:
+        batch = len(tokens)
+        if batch < steady_batch(last):
+            tokens = tokens.repeat(steady_batch(last), 1)
+        return self.network(tokens, self.pad_id, last)[:batch]
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.network.head(hidden)

@@ -94,10 +94,7 @@ def rollout(
     Raises:
         UsageError: no prompts, or a prompt and response that do not fit the denoiser's context.
     """
-    if not prompts or len(seeds) != len(prompts):
-        raise UsageError(f"a rollout needs prompts and as many seeds, got {len(prompts)} and {len(seeds)}")
-    if batch_size < 1:
-        raise UsageError(f"batch size must be at least 1, got {batch_size}")
+    _check(prompts, seeds, batch_size)
     began = time.perf_counter()
     rules = replace(rules, context=policy.context, top=policy.top, extras=policy.extras)
     dynamics = Dynamics(denoiser, rules, max(prompt_length, max(map(len, prompts))))
@@ -108,11 +105,7 @@ def rollout(
     done = 0
     while len(slots.rows):
         state = slots.state
-        asked = time.perf_counter()
-        result.denoiser_calls += bool(state.stale.any())
-        dynamics.predict(state)
-        result.denoiser_seconds += time.perf_counter() - asked
-
+        _predict(dynamics, state, result)
         observation = dynamics.observe(state)
         decision = policy.act(observation, slots.random)
         if record:
@@ -132,6 +125,21 @@ def rollout(
     if record:
         result.trajectories = _join(steps)
     return result
+
+
+def _check(prompts: Sequence[Sequence[int]], seeds: Sequence[int], batch_size: int) -> None:
+    if not prompts or len(seeds) != len(prompts):
+        raise UsageError(f"a rollout needs prompts and as many seeds, got {len(prompts)} and {len(seeds)}")
+    if batch_size < 1:
+        raise UsageError(f"batch size must be at least 1, got {batch_size}")
+
+
+def _predict(dynamics: Dynamics, state: State, result: Rollout) -> None:
+    """One call of the denoiser, counted and timed."""
+    asked = time.perf_counter()
+    result.denoiser_calls += bool(state.stale.any())
+    dynamics.predict(state)
+    result.denoiser_seconds += time.perf_counter() - asked
 
 
 class _Slots:

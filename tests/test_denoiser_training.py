@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
-import pickle
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from damage import COMMON, Damage, config, drop, edit, weights
+from safetensors.torch import load_file
 
 from dllm_env.denoisers import load_denoiser
 from dllm_env.errors import UsageError
@@ -27,6 +25,7 @@ from dllm_env.train.denoiser import (
     train_denoiser,
 )
 
+WEIGHTS = "model.safetensors"
 TOY = DenoiserTraining(
     width=16,
     layers=1,
@@ -39,7 +38,6 @@ TOY = DenoiserTraining(
     evaluate_every=10,
     save_every=4,
 )
-WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture(scope="module", name="run")
@@ -218,41 +216,13 @@ def test_examples_hold_prompt_and_padded_response() -> None:
 # ----------------------------------------------------------------------------------------- bad files
 
 
-def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        change(config)
-        (folder / "config.json").write_text(json.dumps(config))
-
-    return damage
-
-
-def drop_a_weight(folder: Path) -> None:
-    state = load_file(folder / WEIGHTS)
-    state.pop("head.weight")
-    save_file(state, folder / WEIGHTS)
-
-
-def pickled(folder: Path) -> None:
-    (folder / WEIGHTS).write_bytes(pickle.dumps(load_file(folder / WEIGHTS)))
-
-
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "truncated weights": lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-9]),
-    "empty weights": lambda f: (f / WEIGHTS).write_bytes(b""),
-    "pickled weights": pickled,
-    "missing weight": drop_a_weight,
-    "weights are missing": lambda f: (f / WEIGHTS).unlink(),
-    "configuration is missing": lambda f: (f / "config.json").unlink(),
-    "another width": edit(lambda c: c["network"].update(width=32)),
-    "no heads": edit(lambda c: c["network"].update(heads=0)),
-    "unknown shape": edit(lambda c: c["network"].update(depth=3)),
+DAMAGES: dict[str, Damage] = {
+    **COMMON,
+    "missing weight": drop("head.weight"),
+    "weights are missing": lambda f: weights(f).unlink(),
+    "configuration is missing": lambda f: config(f).unlink(),
     "no words": edit(lambda c: c.pop("words")),
     "no mask token": edit(lambda c: c["words"].__setitem__(1, "?")),
-    "network is a list": edit(lambda c: c.update(network=[1])),
-    "configuration is no JSON": lambda f: (f / "config.json").write_text("{"),
-    "configuration is a list": lambda f: (f / "config.json").write_text("[]"),
-    "configuration is not text": lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"),
 }
 
 

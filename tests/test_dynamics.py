@@ -205,7 +205,7 @@ def example(toy: TinyDenoiser, rows: int = 24, prompt: int = 6, length: int = 10
 def test_features_against_brute_force(toy: TinyDenoiser) -> None:
     tokens, needed = example(toy)
     prediction = toy.predict(tokens, needed, top=3, extras=ALL)
-    hidden = toy.features(tokens)[:, 6:]
+    hidden = toy.features(tokens, tokens.shape[1])[:, 6:]
     logits = toy.head(hidden).double()
     logits[..., toy.mask_id] = -torch.inf
     probability = logits.softmax(-1)

@@ -21,7 +21,7 @@ from dllm_env.policies.learned import load_policy
 from dllm_env.tasks import Problem, Split
 from dllm_env.train import grpo
 from dllm_env.train.grpo import GRPO, PRESETS, Learner, learning_rate, mixture, train_grpo
-from dllm_env.train.setting import Setting, validate
+from dllm_env.train.setting import Score, Setting, validate
 
 LENGTH = 4
 
@@ -38,12 +38,12 @@ class PairDenoiser(Denoiser):
     ready_logits = torch.tensor([-9.0, 0.0, -9.0, 2.2, 0.0])
     other_logits = torch.tensor([-9.0, 0.0, -9.0, 0.0, 0.4])
 
-    def features(self, tokens: Tensor) -> Tensor:
+    def features(self, tokens: Tensor, last: int) -> Tensor:
         masked = tokens == self.mask_id
         pair = torch.arange(tokens.shape[1]) - (tokens.shape[1] - LENGTH)
         before = masked.cumsum(1) - masked.int()
         start = torch.where(pair % 2 == 1, before - masked.roll(1, 1).int(), before)
-        return (start <= 0).float()[..., None]
+        return (start <= 0).float()[:, -last:, None]
 
     def head(self, hidden: Tensor) -> Tensor:
         return torch.where(hidden > 0, self.ready_logits, self.other_logits)
@@ -250,6 +250,7 @@ def test_damaged_checkpoint_is_refused(toy: GRPO, tmp_path: Path) -> None:
         ({"reward": "other"}, "unknown reward"),
         ({"width": 15}, "even multiple"),
         ({"averaging": 1.0}, "averaging"),
+        ({"nfe_budget": 0.0}, "nfe_budget"),
         ({"experts": 1, "expert_block_length": 3}, "the expert's block length 3 does not divide"),
         ({"response_length": 36}, "exceed the context"),
     ],
@@ -271,6 +272,14 @@ def test_average_of_weights_follows(toy: GRPO) -> None:
     assert learner.average.score.bias.item() == pytest.approx(0.25)
     learner.follow(0.0)
     assert torch.equal(learner.average.score.bias, learner.network.score.bias)
+
+
+def test_best_is_within_the_budget_first(toy: GRPO) -> None:
+    settings = replace(toy, nfe_budget=0.5)
+    setting = Setting(settings)
+    slow, fast, faster = Score(0.9, 0.9, LENGTH / 2 + 0.1), Score(0.5, 0.5, LENGTH / 2), Score(0.4, 0.5, 1.0)
+    assert sorted((fast, slow, faster), key=lambda score: setting.rank(score, settings)) == [slow, faster, fast]
+    assert sorted((fast, slow), key=lambda score: setting.rank(score, toy)) == [fast, slow]
 
 
 def test_paper_preset_has_the_papers_values() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from damage import COMMON, Damage, drop, edit
 
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
@@ -133,45 +130,14 @@ def test_bad_settings_are_refused(folder: Path, settings: str, message: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        config = json.loads((folder / CONFIG).read_text())
-        change(config)
-        (folder / CONFIG).write_text(json.dumps(config))
-
-    return damage
-
-
-def drop_a_weight(folder: Path) -> None:
-    state = load_file(folder / WEIGHTS)
-    state.pop("score.bias")
-    save_file(state, folder / WEIGHTS)
-
-
-def pickled(folder: Path) -> None:
-    (folder / WEIGHTS).write_bytes(pickle.dumps(load_file(folder / WEIGHTS)))
-
-
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "truncated weights": lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-9]),
-    "empty weights": lambda f: (f / WEIGHTS).write_bytes(b""),
-    "noise for weights": lambda f: (f / WEIGHTS).write_bytes(bytes(range(256)) * 20),
-    "pickled weights": pickled,
-    "missing weight": drop_a_weight,
-    "another width": edit(lambda c: c["network"].update(width=32)),
-    "odd width": edit(lambda c: c["network"].update(width=15)),
-    "no heads": edit(lambda c: c["network"].update(heads=0)),
-    "width in words": edit(lambda c: c["network"].update(width="wide")),
-    "unknown shape": edit(lambda c: c["network"].update(depth=3)),
+DAMAGES: dict[str, Damage] = {
+    **COMMON,
+    "missing weight": drop("score.bias"),
     "another network": edit(lambda c: c["network"].update(kind="mamba")),
     "another head": edit(lambda c: c["head"].update(kind="plackett")),
     "bad head": edit(lambda c: c["head"].update(temperature=-1)),
     "no head": edit(lambda c: c.pop("head")),
-    "network is a list": edit(lambda c: c.update(network=[1])),
     "unknown context": edit(lambda c: c.update(context="sideways")),
-    "configuration is no JSON": lambda f: (f / CONFIG).write_text("{"),
-    "configuration is a list": lambda f: (f / CONFIG).write_text("[]"),
-    "configuration is not text": lambda f: (f / CONFIG).write_bytes(b"\xff\xfe\x00"),
 }
 
 

@@ -35,7 +35,7 @@ from dllm_env.train.setting import PolicyTraining, Setting, validate
 class GRPO(PolicyTraining):
     """Settings of ``dllm-env train grpo``; the defaults suit the bundled denoiser."""
 
-    updates: int = 160
+    updates: int = 180
     """Number of policy updates."""
     prompts: int = 16
     """Prompts per update."""
@@ -284,7 +284,7 @@ def learning_rate(settings: GRPO, update: int) -> float:
 
 
 class Learner:
-    """All that changes in training: weights, their running average, optimizer, and the best validation reward."""
+    """All that changes in training: weights, their running average, optimizer, rank of the best evaluation."""
 
     def __init__(self, setting: Setting, settings: GRPO) -> None:
         self.network = setting.policy.network
@@ -293,7 +293,7 @@ class Learner:
             self.network.parameters(), lr=settings.rate, betas=settings.betas, weight_decay=settings.weight_decay
         )
         self.update = 0
-        self.best = -math.inf
+        self.best = (False, -math.inf)
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
@@ -308,7 +308,7 @@ class Learner:
 
 
 def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: int | None = None) -> Path:
-    """Trains a policy; writes ``best`` (by validation reward), ``last``, logs and a checkpoint into the folder.
+    """Trains a policy; writes ``best`` (by ``Setting.rank``), ``last``, logs and a checkpoint into the folder.
 
     Args:
         settings: what to train.
@@ -329,7 +329,7 @@ def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: i
     learner = Learner(setting, settings)
     if resume:
         info = run.load(learner.parts())
-        learner.update, learner.best = info["update"], info["best"]
+        learner.update, learner.best = info["update"], tuple(info["best"])
     else:
         save(run, learner)
     log = run.logger(learner.update)
@@ -379,7 +379,7 @@ def keep_best(setting: Setting, learner: Learner, settings: GRPO, folder: Path, 
         log.record(f"validation/{name}", value)
     policy.training = {**asdict(settings), "update": learner.update, "validation": asdict(score), **machine()}
     policy.save_pretrained(folder / "last")
-    if score.reward > learner.best:
-        learner.best = score.reward
+    if (rank := setting.rank(score, settings)) > learner.best:
+        learner.best = rank
         policy.save_pretrained(folder / "best")
     return f"accuracy {score.accuracy:.0%} NFE {score.nfe:.1f}"

@@ -65,11 +65,15 @@ class PolicyTraining:
     """Updates between evaluations; 0 evaluates at the end only."""
     save_every: int = 10
     """Updates between checkpoints to resume from."""
+    nfe_budget: float = 1.0
+    """Share of L: evaluations whose mean NFE is over it become ``best`` only while none is within it."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "validation_problems", "save_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.nfe_budget <= 1:
+            raise UsageError(f"nfe_budget is a share of the response length, in (0, 1], got {self.nfe_budget}")
 
 
 class Setting:
@@ -107,6 +111,10 @@ class Setting:
     def test_policy(self, network: ConfidenceTransformer) -> LearnedPolicy:
         """The policy as it is validated, saved and used: these weights with the head's settings for use."""
         return LearnedPolicy(network.eval(), self.test_head, self.rules.context)
+
+    def rank(self, score: Score, settings: PolicyTraining) -> tuple[bool, float]:
+        """What ``best`` has most of: within the NFE budget first, then reward."""
+        return score.nfe <= settings.nfe_budget * self.rules.response_length, score.reward
 
 
 @dataclass(frozen=True)

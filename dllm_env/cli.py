@@ -231,7 +231,7 @@ def evaluate(arguments: list[str]) -> None:
     class Arguments:
         policies: tuple[str, ...]
         """Heuristics with their parameter (threshold:0.9, top_k:1, random:1, leftmost:2) and folders of learned
-        policies, which take settings too: runs/x:temperature=0.5,force_progress=1."""
+        policies, which take settings too: runs/x:temperature=0.5."""
         config: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
         out: Path | None = None
         """Folder for the results; by default one named by date under runs/."""

@@ -52,11 +52,13 @@ class PolicyTraining:
     bias: float = -1.5
     """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""
     force_progress: bool = False
-    """Train with forced progress: a step that would unmask nothing takes the best position."""
-    test_temperature: float = 0.5
+    """Forced progress, in training and use: a step that would unmask nothing takes the best position.
+
+    Without it empty steps, which cost no evaluation, are a clock that policies learn to read: do not force later what
+    was not forced in training.
+    """
+    test_temperature: float = 0.7
     """Temperature of the head in the saved policy, with which validation plays; the paper uses 0.5 to 1."""
-    test_force_progress: bool = True
-    """Whether the saved policy forces progress, so that no step is empty."""
     batch_size: int = 128
     """Rows that the denoiser sees at a time."""
     validation_problems: int = 200
@@ -105,7 +107,7 @@ class Setting:
             settings.context,
             training=asdict(settings),
         )
-        self.test_head = Bernoulli(settings.test_temperature, settings.test_force_progress)
+        self.test_head = Bernoulli(settings.test_temperature, settings.force_progress)
         self.validation = [self.task.problem(i, "validation") for i in range(settings.validation_problems)]
 
     def test_policy(self, network: ConfidenceTransformer) -> LearnedPolicy:

@@ -28,7 +28,7 @@ SLOW = ("threshold:0.95", "top_k:1", "top_k:2", "random:1", "leftmost:1", "leftm
 class DemoConfig:
     """What the demo does; the defaults are those of ``dllm-env demo``."""
 
-    training: GRPO = replace(PRESETS["bundled"], alpha=0.2, nfe_budget=0.24)
+    training: GRPO = PRESETS["demo"]
     """How the policy is trained; in full diffusion, whatever its block length."""
     problems: int = 1000
     """Test problems of the learned policy and of the fast heuristics."""

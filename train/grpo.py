@@ -89,6 +89,7 @@ class GRPO(PolicyTraining):
 
 PRESETS: dict[str, GRPO] = {
     "bundled": GRPO(),
+    "demo": GRPO(alpha=0.2, nfe_budget=0.24),
     "paper": GRPO(
         updates=938,
         prompts=128,
@@ -107,7 +108,7 @@ PRESETS: dict[str, GRPO] = {
         evaluate_every=50,
     ),
 }
-"""Settings by name: for the bundled denoiser, and those of arXiv 2512.09106 (its 8 devices as one)."""
+"""Settings by name: for the bundled denoiser, for the demo, and those of arXiv 2512.09106 (8 devices as one)."""
 
 
 # ------------------------------------------------------------------------------------------ one update

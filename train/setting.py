@@ -54,8 +54,8 @@ class PolicyTraining:
     force_progress: bool = False
     """Forced progress, in training and use: a step that would unmask nothing takes the best position.
 
-    Without it empty steps, which cost no evaluation, are a clock that policies learn to read: do not force later what
-    was not forced in training.
+    Without it empty steps, which cost no evaluation, are a clock that policies learn to read: do not force later
+    what was not forced in training.
     """
     test_temperature: float = 0.7
     """Temperature of the head in the saved policy, with which validation plays; the paper uses 0.5 to 1."""

@@ -348,7 +348,7 @@ def demo(arguments: list[str]) -> None:
 
     given = _parse(Arguments, arguments, "dllm-env demo", COMMANDS["demo"].summary)
     folder = _run_folder(given.out, given.resume, default_demo_folder())
-    config = DemoConfig(replace(PRESETS["bundled"], seed=given.seed))
+    config = DemoConfig(replace(PRESETS["demo"], seed=given.seed))
     _resumable("demo", arguments, folder, lambda: run_demo(config, folder, given.resume))
 
 

@@ -2,6 +2,12 @@
 
 All act on ``selectable`` positions only. A row without any yields the empty set with log-probability 0 and
 entropy 0.
+
+What a head draws is a **draw**, (…, W): above 0 where a position is drawn. ``Bernoulli`` draws sets, and its draws
+are bool. The Plackett–Luce heads draw one position after the other, and their draws are int64 places: 1 for the
+first position, 2 for the second, …. ``draw > 0`` is the set of either. The likelihood of a ranked draw is that of
+this very order: the set alone would need a sum over all K! orders that lead to it, while the order is known, its
+likelihood is a product, and it is what the papers use.
 """
 
 from __future__ import annotations
@@ -18,19 +24,42 @@ from dllm_env.random import RowRandom
 
 
 class Head(Protocol):
-    """A family of distributions over subsets of the selectable positions, given one score per position."""
+    """A family of distributions over draws from the selectable positions, given one score per position."""
+
+    @property
+    def temperature(self) -> float:
+        """Divides the scores."""
 
     def sample(self, scores: Tensor, selectable: Tensor, random: RowRandom) -> Tensor:
-        """Draws one set per row: (B, W) scores and bool to (B, W) bool."""
+        """Draws once per row: (B, …, W) scores and bool, (B,) streams, to a draw (B, …, W)."""
 
     def mode(self, scores: Tensor, selectable: Tensor) -> Tensor:
-        """The most probable set: (…, W) to (…, W) bool."""
+        """The most probable draw: (…, W) to (…, W)."""
 
-    def log_prob(self, scores: Tensor, selectable: Tensor, unmask: Tensor) -> Tensor:
-        """Log-probability of the sets: (…, W) to (…,)."""
+    def log_prob(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
+        """Log-probability of draws, −inf for those that cannot be: (…, W) to (…,)."""
 
-    def entropy(self, scores: Tensor, selectable: Tensor) -> Tensor:
-        """Entropy in nats: (…, W) to (…,)."""
+    def entropy(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
+        """Entropy in nats: (…, W) to (…,).
+
+        Where it is a sum over all orders (Plackett–Luce, K > 1), it is replaced by the entropies of the single
+        choices, each given the positions that ``draw`` has drawn before. Its mean over draws is the entropy.
+        """
+
+    def for_use(self) -> Head:
+        """The head as a trained policy uses it unless told otherwise."""
+
+
+USE_TEMPERATURE = 0.5
+"""Of heads in use, unless told otherwise; arXiv 2512.09106 uses 0.5 to 1."""
+
+FLOOR = -600.0
+"""Plackett–Luce scores count as at most so many nats below the row's best: their weights stay above 0 in float64."""
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < float("inf"):
+        raise UsageError(f"the head's temperature must be above 0, got {temperature}")
 
 
 @dataclass(frozen=True)
@@ -53,12 +82,16 @@ class Bernoulli:
     """Never draw the empty set where something can be selected."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise UsageError(f"the head's temperature must be above 0, got {self.temperature}")
+        _check_temperature(self.temperature)
+
+    def for_use(self) -> Bernoulli:
+        """Sharper, and without empty draws."""
+        return Bernoulli(USE_TEMPERATURE, force_progress=True)
 
     def sample(self, scores: Tensor, selectable: Tensor, random: RowRandom) -> Tensor:
         probability = 1 / (1 + torch.exp(-self._logits(scores).double()))  # sigmoid itself depends on the place
-        drawn = (random.rand(scores.shape[-1]) < probability) & selectable
+        noise = random.rand(scores[0].numel()).view(scores.shape)
+        drawn = (noise < probability) & selectable
         return self._forced(drawn, scores, selectable) if self.force_progress else drawn
 
     def mode(self, scores: Tensor, selectable: Tensor) -> Tensor:
@@ -69,9 +102,9 @@ class Bernoulli:
         better = self.log_prob(scores, selectable, likely) > self.log_prob(scores, selectable, best)
         return torch.where(better[..., None], likely, best)
 
-    def log_prob(self, scores: Tensor, selectable: Tensor, unmask: Tensor) -> Tensor:
+    def log_prob(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
         """Also −inf for sets that cannot be drawn (outside ``selectable``, or empty where progress is forced)."""
-        logits = self._logits(scores)
+        logits, unmask = self._logits(scores), draw > 0
         terms = torch.where(selectable, F.logsigmoid(torch.where(unmask, logits, -logits)), 0.0)
         if self.force_progress:
             best = _best(scores, selectable)
@@ -82,7 +115,8 @@ class Bernoulli:
             impossible |= selectable.any(-1) & ~unmask.any(-1)
         return terms.sum(-1).masked_fill(impossible, -torch.inf)
 
-    def entropy(self, scores: Tensor, selectable: Tensor) -> Tensor:
+    def entropy(self, scores: Tensor, selectable: Tensor, draw: Tensor | None = None) -> Tensor:
+        """Exact, and the same for all draws."""
         logits = self._logits(scores)
         log_yes, log_no = F.logsigmoid(logits), F.logsigmoid(-logits)
         terms = -(log_yes.exp() * log_yes + log_no.exp() * log_no)
@@ -114,3 +148,192 @@ def _best(scores: Tensor, selectable: Tensor) -> Tensor:
     ranked = scores.detach().masked_fill(~selectable, -torch.inf)
     best = F.one_hot(ranked.argmax(-1), scores.shape[-1]).bool()
     return best & selectable
+
+
+@dataclass(frozen=True)
+class PlackettLuce:
+    """K positions, one after the other without replacement, each with probability ∝ exp(score / temperature).
+
+    log π(l₁…l_K) = Σ_k [ s_{l_k} − logsumexp of s over the positions not drawn before k ]. Where fewer than K are
+    selectable, all are drawn. Needs L / K steps, always.
+
+    Source: arXiv 2505.10446.
+
+    Raises:
+        UsageError: k below 1, or a temperature that is not above 0.
+    """
+
+    k: int = 1
+    """K, positions drawn in a step."""
+    temperature: float = 1.0
+    """Divides the scores."""
+
+    def __post_init__(self) -> None:
+        _check_temperature(self.temperature)
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise UsageError(f"the head's k must be a whole number of at least 1, got {self.k!r}")
+
+    def for_use(self) -> PlackettLuce:
+        """Sharper."""
+        return PlackettLuce(self.k, USE_TEMPERATURE)
+
+    def sample(self, scores: Tensor, selectable: Tensor, random: RowRandom) -> Tensor:
+        noise = random.gumbel(scores[0].numel()).view(scores.shape)
+        return self._first(scores.double() / self.temperature + noise, selectable)
+
+    def mode(self, scores: Tensor, selectable: Tensor) -> Tensor:
+        return self._first(scores, selectable)
+
+    def _first(self, keys: Tensor, selectable: Tensor) -> Tensor:
+        place = _places(keys, selectable)
+        return torch.where(place <= self.k, place, 0)
+
+    def log_prob(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
+        """Also −inf for draws of another size than min(K, selectable positions)."""
+        ranked = _Ranked(scores, self.temperature, selectable, draw)
+        log_prob = torch.where(ranked.drawn, ranked.score - _log(ranked.weight_left), 0.0).sum(-1)
+        possible = ranked.possible & ((draw > 0).sum(-1) == selectable.sum(-1).clamp(max=self.k))
+        return log_prob.masked_fill(~possible, -torch.inf).to(scores.dtype)
+
+    def entropy(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
+        """Exact for K = 1; see ``Head.entropy``."""
+        ranked = _Ranked(scores, self.temperature, selectable, draw)
+        choices = _log(ranked.weight_left) - ranked.moment_left / _positive(ranked.weight_left)
+        return torch.where(ranked.drawn, choices, 0.0).sum(-1).to(scores.dtype)
+
+
+@dataclass(frozen=True)
+class DynamicPlackettLuce:
+    """As many positions as the scores say: one is always drawn, then a STOP of score 0 joins and ends the draw.
+
+    log π = log softmax(s)[l₁] + Plackett–Luce log-probability of (l₂, …, l_K, STOP). Every step makes progress, so
+    nothing needs to be forced.
+
+    Source: arXiv 2512.09106, appendix C.
+
+    Raises:
+        UsageError: a temperature that is not above 0.
+    """
+
+    temperature: float = 1.0
+    """Divides the scores."""
+
+    def __post_init__(self) -> None:
+        _check_temperature(self.temperature)
+
+    def for_use(self) -> DynamicPlackettLuce:
+        """Sharper."""
+        return DynamicPlackettLuce(USE_TEMPERATURE)
+
+    def sample(self, scores: Tensor, selectable: Tensor, random: RowRandom) -> Tensor:
+        width = scores.shape[-1]
+        count = scores[0].numel() // width * (2 * width + 1)
+        noise = random.gumbel(count).view(*scores.shape[:-1], 2 * width + 1)
+        logits = scores.double() / self.temperature
+        first = _places(logits + noise[..., :width], selectable) == 1
+        later = logits + noise[..., width:-1]
+        place = _places(later, selectable & ~first) + 1
+        return torch.where((later > noise[..., -1:]) & selectable & ~first, place, first.long())
+
+    def mode(self, scores: Tensor, selectable: Tensor) -> Tensor:
+        place = _places(scores, selectable)
+        draw = torch.where(selectable, place, 0)
+        ranked = _Ranked(scores, self.temperature, selectable, draw)
+        left, stop = self._with_stop(ranked)
+        chosen = torch.where(ranked.drawn, ranked.score - _log(left), 0.0).cumsum(-1)
+        # Of n positions: the first n choices, then STOP among what is left.
+        log_prob = chosen[..., :-1] + stop - _log(left)[..., 1:]
+        count = log_prob.masked_fill(~ranked.drawn[..., :-1], -torch.inf).argmax(-1, keepdim=True) + 1
+        return torch.where(place <= count, draw, 0)
+
+    def log_prob(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
+        """Also −inf for the empty draw where something is selectable."""
+        ranked = _Ranked(scores, self.temperature, selectable, draw)
+        left, stop = self._with_stop(ranked)
+        log_left, count = _log(left), (draw > 0).sum(-1)
+        log_prob = torch.where(ranked.drawn, ranked.score - log_left, 0.0).sum(-1)
+        log_stop = stop[..., 0] - log_left.gather(-1, count[..., None])[..., 0]
+        log_prob = log_prob + torch.where(count > 0, log_stop, 0.0)
+        possible = ranked.possible & ((count > 0) | ~selectable.any(-1))
+        return log_prob.masked_fill(~possible, -torch.inf).to(scores.dtype)
+
+    def entropy(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
+        """Of the single choices, STOP included; see ``Head.entropy``."""
+        ranked = _Ranked(scores, self.temperature, selectable, draw)
+        left, stop = self._with_stop(ranked)
+        joined = torch.arange(left.shape[-1], device=left.device) > 0
+        moment = ranked.moment_left + torch.where(joined, stop.exp() * stop, 0.0)
+        choices = _log(left) - moment / _positive(left)
+        count = (draw > 0).sum(-1, keepdim=True)
+        made = (torch.arange(left.shape[-1], device=left.device) <= count) & (count > 0)
+        return torch.where(made, choices, 0.0).sum(-1).to(scores.dtype)
+
+    @staticmethod
+    def _with_stop(ranked: _Ranked) -> tuple[Tensor, Tensor]:
+        """(…, W+1) weight of what is left with STOP from the second choice on; (…, 1) score of STOP."""
+        stop = (-ranked.best).clamp(FLOOR, -FLOOR)
+        joined = torch.arange(ranked.weight_left.shape[-1], device=stop.device) > 0
+        return ranked.weight_left + torch.where(joined, stop.exp(), 0.0), stop
+
+
+def _places(keys: Tensor, selectable: Tensor) -> Tensor:
+    """(…, W) int64: 1 for the selectable position of largest key, 2 for the next (the leftmost of equals first).
+
+    Positions that are not selectable get W + 1.
+    """
+    width = keys.shape[-1]
+    order = keys.masked_fill(~selectable, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    place = torch.arange(1, width + 1, device=keys.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, place).masked_fill_(~selectable, width + 1)
+
+
+class _Ranked:
+    """Scores in the order of a draw: drawn positions, then the other selectable ones, then the rest and a blank.
+
+    Attributes:
+        best: (…, 1) float64, the row's largest selectable score; the other scores are relative to it.
+        score: (…, W+1) float64, divided by the temperature, at least ``FLOOR``.
+        weight_left: (…, W+1) float64, Σ exp(score) over the selectable positions from here on.
+        moment_left: (…, W+1) float64, Σ score·exp(score) over them.
+        drawn: (…, W+1) bool.
+        possible: (…,) bool, the draw is of selectable positions, in places 1, 2, 3, ….
+    """
+
+    def __init__(self, scores: Tensor, temperature: float, selectable: Tensor, draw: Tensor) -> None:
+        width = scores.shape[-1]
+        unranked = torch.where(selectable, width + 1, width + 2)
+        place, order = torch.where(draw > 0, draw.long(), unranked).sort(dim=-1, stable=True)
+        place, order = F.pad(place, (0, 1), value=width + 2), F.pad(order, (0, 1))
+        logits = scores.double() / temperature
+        best = logits.detach().masked_fill(~selectable, -torch.inf).amax(-1, keepdim=True)
+        self.best = torch.where(selectable.any(-1, keepdim=True), best, 0.0)
+        self.drawn = place <= width
+        real = selectable.gather(-1, order) & (place < width + 2)
+        self.score = torch.where(real, (logits - self.best).gather(-1, order), 0.0).clamp(min=FLOOR)
+        weight = torch.where(real, self.score.exp(), 0.0)
+        self.weight_left, self.moment_left = _from_here_on(weight), _from_here_on(weight * self.score)
+        in_order = place == torch.arange(1, width + 2, device=place.device)
+        self.possible = (in_order & real | ~self.drawn).all(-1)
+
+
+def _from_here_on(values: Tensor) -> Tensor:
+    """Σ_{j ≥ i} values_j along the last dimension."""
+    return values.flip(-1).cumsum(-1).flip(-1)
+
+
+def _positive(values: Tensor) -> Tensor:
+    """Zeros, which stand where nothing is left to choose, become ones."""
+    return torch.where(values > 0, values, 1.0)
+
+
+def _log(values: Tensor) -> Tensor:
+    """log of values ≥ 0, and 0 where nothing is left to choose."""
+    return _positive(values).log()
+
+
+HEADS: dict[str, type[Bernoulli] | type[PlackettLuce] | type[DynamicPlackettLuce]] = {
+    "bernoulli": Bernoulli,
+    "plackett_luce": PlackettLuce,
+    "dynamic_plackett_luce": DynamicPlackettLuce,
+}
+"""Heads by name."""

@@ -20,11 +20,14 @@ class Decision:
         unmask: (B, W) bool, the action.
         log_prob: (B,) float32, its log-probability, or None for a rule that has no useful one.
         entropy: (B,) float32 in nats of the distribution it was drawn from, or None.
+        draw: (B, W), what ``log_prob`` is that of, where an order belongs to it (see ``heads``); above 0 where
+            ``unmask`` is.
     """
 
     unmask: Tensor
     log_prob: Tensor | None = None
     entropy: Tensor | None = None
+    draw: Tensor | None = None
 
 
 class Policy(Protocol):

@@ -12,8 +12,9 @@ likelihood is a product, and it is what the papers use.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
+from dllm_env.tasks import parse_settings
 
 
 class Head(Protocol):
@@ -46,15 +48,12 @@ class Head(Protocol):
         choices, each given the positions that ``draw`` has drawn before. Its mean over draws is the entropy.
         """
 
-    def for_use(self) -> Head:
-        """The head as a trained policy uses it unless told otherwise."""
+    def as_draw(self, unmask: Tensor, priority: Tensor) -> Tensor:
+        """Sets that something else has chosen as draws: (…, W) bool, in descending (…, W) priority."""
 
-
-USE_TEMPERATURE = 0.5
-"""Of heads in use, unless told otherwise; arXiv 2512.09106 uses 0.5 to 1."""
 
 FLOOR = -600.0
-"""Plackett–Luce scores count as at most so many nats below the row's best: their weights stay above 0 in float64."""
+"""Plackett–Luce scores count as at most so many nats below the row's best: weights stay above 0 in float64."""
 
 
 def _check_temperature(temperature: float) -> None:
@@ -84,9 +83,8 @@ class Bernoulli:
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
 
-    def for_use(self) -> Bernoulli:
-        """Sharper, and without empty draws."""
-        return Bernoulli(USE_TEMPERATURE, force_progress=True)
+    def as_draw(self, unmask: Tensor, priority: Tensor) -> Tensor:
+        return unmask
 
     def sample(self, scores: Tensor, selectable: Tensor, random: RowRandom) -> Tensor:
         probability = 1 / (1 + torch.exp(-self._logits(scores).double()))  # sigmoid itself depends on the place
@@ -173,9 +171,8 @@ class PlackettLuce:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise UsageError(f"the head's k must be a whole number of at least 1, got {self.k!r}")
 
-    def for_use(self) -> PlackettLuce:
-        """Sharper."""
-        return PlackettLuce(self.k, USE_TEMPERATURE)
+    def as_draw(self, unmask: Tensor, priority: Tensor) -> Tensor:
+        return torch.where(unmask, _places(priority, unmask), 0)
 
     def sample(self, scores: Tensor, selectable: Tensor, random: RowRandom) -> Tensor:
         noise = random.gumbel(scores[0].numel()).view(scores.shape)
@@ -186,7 +183,7 @@ class PlackettLuce:
 
     def _first(self, keys: Tensor, selectable: Tensor) -> Tensor:
         place = _places(keys, selectable)
-        return torch.where(place <= self.k, place, 0)
+        return torch.where((place <= self.k) & selectable, place, 0)
 
     def log_prob(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
         """Also −inf for draws of another size than min(K, selectable positions)."""
@@ -221,9 +218,8 @@ class DynamicPlackettLuce:
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
 
-    def for_use(self) -> DynamicPlackettLuce:
-        """Sharper."""
-        return DynamicPlackettLuce(USE_TEMPERATURE)
+    def as_draw(self, unmask: Tensor, priority: Tensor) -> Tensor:
+        return torch.where(unmask, _places(priority, unmask), 0)
 
     def sample(self, scores: Tensor, selectable: Tensor, random: RowRandom) -> Tensor:
         width = scores.shape[-1]
@@ -331,9 +327,43 @@ def _log(values: Tensor) -> Tensor:
     return _positive(values).log()
 
 
-HEADS: dict[str, type[Bernoulli] | type[PlackettLuce] | type[DynamicPlackettLuce]] = {
+HEADS: dict[str, type[Head]] = {
     "bernoulli": Bernoulli,
     "plackett_luce": PlackettLuce,
     "dynamic_plackett_luce": DynamicPlackettLuce,
 }
 """Heads by name."""
+
+
+def load_head(text: str) -> Head:
+    """A head by name with its settings: ``bernoulli``, ``plackett_luce:k=2``, ``bernoulli:force_progress=1``.
+
+    Raises:
+        UsageError: no such head or setting, or a value out of range.
+    """
+    name, _, settings = text.partition(":")
+    if name not in HEADS:
+        raise UsageError(f"unknown head {name!r}; choose one of {', '.join(HEADS)}")
+    return make_head(name, parse_settings(settings) if settings else {})
+
+
+def make_head(name: str, settings: Mapping[str, Any]) -> Head:
+    """A head of ``HEADS`` from its fields.
+
+    Raises:
+        UsageError: a field that it does not have, or a value out of range.
+    """
+    kind = HEADS[name]
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for key, value in settings.items():
+        if key not in known:
+            raise UsageError(f"{name} has no setting {key!r}; it has {', '.join(known)}")
+        if not isinstance(value, (int, float)):
+            raise UsageError(f"{name}: {key} must be a number, got {value!r}")
+    switches = {key: bool(value) for key, value in settings.items() if key == "force_progress"}
+    return kind(**{**settings, **switches})
+
+
+def head_name(head: Head) -> str:
+    """The name of a head in ``HEADS``."""
+    return next(name for name, kind in HEADS.items() if type(head) is kind)

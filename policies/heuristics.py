@@ -135,16 +135,12 @@ class Recorded:
     rule: Heuristic
     context: Context
     top: int
+    extras: Extras
 
     @property
     def name(self) -> str:
         """The rule's."""
         return self.rule.name
-
-    @property
-    def extras(self) -> Extras:
-        """The rule's."""
-        return self.rule.extras
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         """The rule's own decision."""

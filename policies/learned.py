@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,13 @@ from dllm_env.denoisers import Extras
 from dllm_env.dynamics import Context, Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
-from dllm_env.policies.heads import Bernoulli
+from dllm_env.policies.heads import HEADS, Head, head_name, make_head
 from dllm_env.policies.heuristics import HEURISTICS, load_heuristic
-from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
+from dllm_env.policies.networks import NETWORKS, PolicyNetwork
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.tasks import parse_settings
 
 WEIGHTS, CONFIG = "policy.safetensors", "policy.json"
-
-HEADS: dict[str, type[Bernoulli]] = {"bernoulli": Bernoulli}
-"""Heads by name."""
 
 
 class LearnedPolicy:
@@ -42,8 +39,8 @@ class LearnedPolicy:
 
     def __init__(
         self,
-        network: ConfidenceTransformer,
-        head: Bernoulli,
+        network: PolicyNetwork,
+        head: Head,
         context: Context = "full",
         name: str = "learned",
         greedy: bool = False,
@@ -63,37 +60,37 @@ class LearnedPolicy:
 
     @property
     def extras(self) -> Extras:
-        """Optional features that the network reads: none."""
-        return Extras()
+        """Optional features that the network reads."""
+        return self.network.extras
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         """Decides for B rows, with the log-probability and entropy of the head."""
         with torch.no_grad():
             scores = self.network(observation)
             if self.greedy:
-                return Decision(self.head.mode(scores, observation.selectable))
-            unmask = self.head.sample(scores, observation.selectable, random)
-            return Decision(unmask, *self._score(scores, observation, unmask))
+                return Decision(self.head.mode(scores, observation.selectable) > 0)
+            draw = self.head.sample(scores, observation.selectable, random)
+            return Decision(draw > 0, *self._score(scores, observation, draw), draw)
 
-    def evaluate(self, observation: Observation, unmask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability and entropy, (B,) each, of given actions, with gradient."""
-        return self._score(self.network(observation), observation, unmask)
+    def evaluate(self, observation: Observation, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability and entropy, (B,) each, of given draws (B, W) of the head, with gradient."""
+        return self._score(self.network(observation), observation, draw)
 
     def _score(
-        self, scores: torch.Tensor, observation: Observation, unmask: torch.Tensor
+        self, scores: torch.Tensor, observation: Observation, draw: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        log_prob = self.head.log_prob(scores, observation.selectable, unmask)
-        return log_prob, self.head.entropy(scores, observation.selectable)
+        selectable = observation.selectable
+        return self.head.log_prob(scores, selectable, draw), self.head.entropy(scores, selectable, draw)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes ``policy.safetensors`` and ``policy.json`` and returns the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        head = next(name for name, kind in HEADS.items() if isinstance(self.head, kind))
+        kind = next(name for name, (network, _) in NETWORKS.items() if type(self.network) is network)
         config = {
             "format": 1,
-            "network": {"kind": "confidence", **asdict(self.network.config)},
-            "head": {"kind": head, **asdict(self.head)},
+            "network": {"kind": kind, **asdict(self.network.config)},
+            "head": {"kind": head_name(self.head), **asdict(self.head)},  # type: ignore[call-overload]
             "context": self.context,
             "training": self.training,
         }
@@ -119,15 +116,17 @@ class LearnedPolicy:
         found = _find(str(folder))
         try:
             config = json.loads((found / CONFIG).read_text())
-            network_config = {k: v for k, v in config["network"].items() if k != "kind"}
-            head_config = {k: v for k, v in config["head"].items() if k != "kind"}
-            if config["network"]["kind"] != "confidence" or config["head"]["kind"] not in HEADS:
+            settings = {
+                part: {k: v for k, v in config[part].items() if k != "kind"} for part in ("network", "head")
+            }
+            if config["network"]["kind"] not in NETWORKS or config["head"]["kind"] not in HEADS:
                 raise ValueError("made by another version: its network or head is unknown")
             if config["context"] not in ("full", "block"):
                 raise ValueError(f"its context is {config['context']!r}, not full or block")
-            network = ConfidenceTransformer(NetworkConfig(**network_config), torch_generator(0))
+            make_network, make_config = NETWORKS[config["network"]["kind"]]
+            network = make_network(make_config(**settings["network"]), torch_generator(0))
             network.load_state_dict(load_file(found / WEIGHTS))
-            head = HEADS[config["head"]["kind"]](**head_config)
+            head = make_head(config["head"]["kind"], settings["head"])
             shown = name or str(folder)
             return cls(network.to(device).eval(), head, config["context"], shown, training=config["training"])
         except (SafetensorError, RuntimeError, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
@@ -135,22 +134,17 @@ class LearnedPolicy:
             raise UsageError(f"cannot load the policy in {found}: {reason}") from None
 
     def with_settings(self, name: str, **settings: Any) -> LearnedPolicy:
-        """The same network, acting otherwise: ``temperature``, ``force_progress`` (0 or 1), ``greedy`` (0 or 1).
+        """The same network, acting otherwise: settings of its head, such as ``temperature``, and ``greedy`` (0 or 1).
 
         Raises:
             UsageError: another setting.
         """
         greedy = bool(settings.pop("greedy", self.greedy))
-        known = [field.name for field in fields(self.head)]
+        now = asdict(self.head)  # type: ignore[call-overload]
         for key in settings:
-            if key not in known:
-                raise UsageError(f"a learned policy has no setting {key!r}; it has {', '.join([*known, 'greedy'])}")
-        if "force_progress" in settings:
-            settings["force_progress"] = bool(settings["force_progress"])
-        try:
-            head = replace(self.head, **settings)
-        except TypeError:
-            raise UsageError(f"cannot use the settings {settings}: they have to be numbers") from None
+            if key not in now:
+                raise UsageError(f"a learned policy has no setting {key!r}; it has {', '.join([*now, 'greedy'])}")
+        head = make_head(head_name(self.head), {**now, **settings})
         return LearnedPolicy(self.network, head, self.context, name, greedy, self.training)
 
 

@@ -1,17 +1,20 @@
 """The networks that give each position a score.
 
-``ConfidenceTransformer`` is one transformer block in DiT style (arXiv 2512.09106): it reads nothing but confidence,
-mask and step, so one policy fits any denoiser and any response length.
+Both are one transformer block in DiT style. ``ConfidenceTransformer`` (arXiv 2512.09106) reads nothing but confidence,
+mask and step, so one policy fits any denoiser and any response length. ``HiddenTransformer`` (arXiv 2505.10446) reads
+the denoiser's last hidden states, and so belongs to that denoiser.
 """
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dllm_env.denoisers import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.numerics import fill_rows, steady_batch
@@ -41,6 +44,19 @@ class NetworkConfig:
             raise UsageError(f"top must be at least 1, got {self.top}")
 
 
+@dataclass(frozen=True)
+class HiddenConfig(NetworkConfig):
+    """Shape of the network on hidden states."""
+
+    hidden_size: int = 0
+    """Width of the denoiser's hidden states."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_size < 1:
+            raise UsageError(f"hidden_size has to be the width of the denoiser's states, got {self.hidden_size}")
+
+
 def sinusoidal(progress: Tensor, dimension: int) -> Tensor:
     """(B,) progress in [0, 1] to (B, dimension) sines and cosines with periods from about 0.006 to 63 responses.
 
@@ -64,24 +80,29 @@ class SteadySiLU(nn.Module):
         return x * (0.5 + 0.5 * torch.tanh(0.5 * x))
 
 
-class ConfidenceTransformer(nn.Module):
+class PolicyNetwork(nn.Module, abc.ABC):
     """One AdaLN-modulated transformer block over positions; output one score per position.
 
-    The conditioning of a position is the sum of an embedding of its mask bit and an MLP of the row's progress. It
-    gives scale, shift and gate of attention and feed-forward, zero-initialised, so that the block begins with
-    plain normalisation and closed gates (the score then depends on the position's own confidence only).
+    A position's condition is the sum of an embedding of its kind (masked or not, …) and an MLP of the row's progress.
+    It gives scale, shift and gate of attention and feed-forward, zero-initialised, so that the block begins with
+    plain normalisation and closed gates (the score then depends on the position's own input only).
+
+    Subclasses say what goes in: ``embed`` and ``kind``, and which optional features that needs.
 
     Args:
         config: shape.
         generator: draws the weights.
     """
 
-    def __init__(self, config: NetworkConfig, generator: torch.Generator) -> None:
+    kinds: int
+    """How many kinds of positions there are."""
+
+    def __init__(self, config: NetworkConfig, inputs: int, generator: torch.Generator) -> None:
         super().__init__()
         d = config.width
         self.config = config
-        self.confidence = nn.Linear(config.top, d)
-        self.mask = nn.Embedding(2, d)
+        self.input = nn.Linear(inputs, d)
+        self.kind_embedding = nn.Embedding(self.kinds, d)
         self.progress = nn.Sequential(nn.Linear(d, d), SteadySiLU(), nn.Linear(d, d))
         self.activation = SteadySiLU()
         self.modulation = nn.Linear(d, 6 * d)
@@ -99,8 +120,8 @@ class ConfidenceTransformer(nn.Module):
                 module.weight.normal_(0.0, module.in_features**-0.5, generator=generator)
                 module.bias.zero_()
         # Without this bias the layer norm after it would cancel a single confidence altogether.
-        self.confidence.bias.normal_(0.0, 1.0, generator=generator)
-        self.mask.weight.normal_(0.0, 1.0, generator=generator)
+        self.input.bias.normal_(0.0, 1.0, generator=generator)
+        self.kind_embedding.weight.normal_(0.0, 1.0, generator=generator)
         # Constant parts of query and key, which RoPE turns into attention by distance: near and far, left and right
         # differ from the first update on. Without them some seeds take long to find out that order matters.
         self.query_key_value.bias[: 2 * self.config.width].normal_(0.0, 0.5, generator=generator)
@@ -108,18 +129,31 @@ class ConfidenceTransformer(nn.Module):
         self.score.weight.mul_(0.1)
         self.score.bias.fill_(self.config.bias)
 
-    def forward(self, observation: Observation) -> Tensor:
-        """(B, W) float32 scores."""
+    @property
+    def extras(self) -> Extras:
+        """Optional features of the observation that it reads."""
+        return NO_EXTRAS
+
+    @abc.abstractmethod
+    def embed(self, observation: Observation) -> Tensor:
+        """(B, W, inputs) what a position's input is made of."""
+
+    @abc.abstractmethod
+    def kind(self, observation: Observation) -> Tensor:
+        """(B, W) int64, below ``kinds``."""
+
+    def features(self, observation: Observation) -> Tensor:
+        """(B, W, d) normalised features of the positions."""
         config, (batch, width) = self.config, observation.masked.shape
         if batch < steady_batch(width):
             repeated = torch.arange(steady_batch(width), device=observation.masked.device) % batch
-            return self(observation[repeated])[:batch]
-        x = self.confidence(observation.confidence)
+            return self.features(observation[repeated])[:batch]
+        x = self.input(self.embed(observation))
         progress = self.progress(fill_rows(sinusoidal(observation.progress, config.width)))[:batch]
-        # A row has two conditions only, one for masked positions and one for the others.
-        conditions = self.activation(self.mask.weight + progress[:, None]).flatten(0, 1)
-        modulation = self.modulation(fill_rows(conditions))[: 2 * batch].view(batch, 2, 1, 6 * config.width)
-        modulation = torch.where(observation.masked[..., None], modulation[:, 1], modulation[:, 0])
+        # A row has few conditions, one for each kind of position.
+        conditions = self.activation(self.kind_embedding.weight + progress[:, None]).flatten(0, 1)
+        modulation = self.modulation(fill_rows(conditions))[: self.kinds * batch].view(batch, self.kinds, -1)
+        modulation = self._spread(modulation, self.kind(observation))
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = modulation.chunk(6, -1)
 
         h = F.layer_norm(x, (config.width,)) * (1 + scale_1) + shift_1
@@ -130,5 +164,77 @@ class ConfidenceTransformer(nn.Module):
         x = x + gate_1 * self.attention_out(mixed.transpose(1, 2).reshape(batch, width, config.width))
         h = F.layer_norm(x, (config.width,)) * (1 + scale_2) + shift_2
         x = x + gate_2 * self.feed_forward(h)
+        return self.norm(x)
+
+    @staticmethod
+    def _spread(modulation: Tensor, kind: Tensor) -> Tensor:
+        """(B, kinds, n) and (B, W) to (B, W, n): each position its kind's."""
+        spread = modulation[:, None, 0]
+        for i in range(1, modulation.shape[1]):
+            spread = torch.where((kind == i)[..., None], modulation[:, None, i], spread)
+        return spread
+
+    def forward(self, observation: Observation) -> Tensor:
+        """(B, W) float32 scores."""
+        return self.scores(self.features(observation))
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(B, W, d) features to (B, W) scores."""
         # A product with one column is the one whose rows always depend on their number; a sum's never do.
-        return (self.norm(x) * self.score.weight[0]).sum(-1) + self.score.bias
+        return (features * self.score.weight[0]).sum(-1) + self.score.bias
+
+
+class ConfidenceTransformer(PolicyNetwork):
+    """Reads the largest probabilities of masked positions, and which positions are masked.
+
+    Args:
+        config: shape.
+        generator: draws the weights.
+    """
+
+    kinds = 2
+
+    def __init__(self, config: NetworkConfig, generator: torch.Generator) -> None:
+        super().__init__(config, config.top, generator)
+
+    def embed(self, observation: Observation) -> Tensor:
+        return observation.confidence
+
+    def kind(self, observation: Observation) -> Tensor:
+        return observation.masked.long()
+
+
+class HiddenTransformer(PolicyNetwork):
+    """Reads the denoiser's last hidden states of masked positions.
+
+    A position is unmasked, masked in a later block, or masked in the active block: the mask and block embeddings of
+    arXiv 2505.10446 as one.
+
+    Args:
+        config: shape, with the width of the hidden states.
+        generator: draws the weights.
+    """
+
+    kinds = 3
+
+    def __init__(self, config: HiddenConfig, generator: torch.Generator) -> None:
+        super().__init__(config, config.hidden_size, generator)
+
+    @property
+    def extras(self) -> Extras:
+        return Extras(hidden=True)
+
+    def embed(self, observation: Observation) -> Tensor:
+        if observation.hidden is None:
+            raise UsageError("this policy reads hidden states, which the observation lacks; add the extra 'hidden'")
+        return F.layer_norm(observation.hidden, observation.hidden.shape[-1:])
+
+    def kind(self, observation: Observation) -> Tensor:
+        return observation.masked.long() + observation.selectable.long()
+
+
+NETWORKS: dict[str, tuple[type[PolicyNetwork], type[NetworkConfig]]] = {
+    "confidence": (ConfidenceTransformer, NetworkConfig),
+    "hidden": (HiddenTransformer, HiddenConfig),
+}
+"""Networks by name, each with its configuration."""

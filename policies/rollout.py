@@ -29,13 +29,13 @@ class Trajectories:
     Attributes:
         row: (M,) int64, the row that a step belongs to.
         observation: M rows.
-        unmask: (M, W) bool, the actions.
+        draw: (M, W), above 0 where the action unmasks; what ``log_prob`` is that of.
         log_prob, entropy: (M,) float32 under the policy that acted.
     """
 
     row: Tensor
     observation: Observation
-    unmask: Tensor
+    draw: Tensor
     log_prob: Tensor
     entropy: Tensor
 
@@ -207,7 +207,7 @@ def _join(steps: list[tuple[Tensor, Observation, Decision]]) -> Trajectories:
     return Trajectories(
         row=torch.cat([rows for rows, _, _ in steps]),
         observation=Observation.concatenate([observation for _, observation, _ in steps]),
-        unmask=torch.cat([decision.unmask for _, _, decision in steps]),
+        draw=torch.cat([d.unmask if d.draw is None else d.draw for _, _, d in steps]),
         log_prob=torch.cat(log_probs),
         entropy=torch.cat(entropies),
     )

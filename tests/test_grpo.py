@@ -112,7 +112,7 @@ def test_learns_the_best_policy(toy: GRPO, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("context", ["full", "block"])
 def test_expert_steering_learns_too(toy: GRPO, tmp_path: Path, context: Context) -> None:
-    settings = replace(toy, experts=1, expert_threshold=0.8, expert_block_length=2, context=context)
+    settings = replace(toy, experts=1, expert="threshold:0.8", expert_block_length=2, context=context)
     train_grpo(settings, tmp_path / "run")
     setting = Setting(settings)
     after = validate(setting, load_policy(str(tmp_path / "run")), settings)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dllm_env.denoisers import NO_EXTRAS
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heuristics import (
@@ -156,7 +157,7 @@ def test_rules_see_their_block_and_one_number_per_position(name: str) -> None:
 
 def test_full_context_decides_as_its_rule() -> None:
     rule, row = Threshold(0.9), observe([[0.95, 0.1, 0.99]], [[1, 1, 0]])
-    shown = Recorded(rule, "full", 1)
+    shown = Recorded(rule, "full", 1, NO_EXTRAS)
     assert (shown.context, shown.name) == ("full", rule.name)
     streams = RowRandom(torch.tensor([1]))
     assert (

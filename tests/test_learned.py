@@ -119,7 +119,7 @@ def test_evaluate_scores_what_act_did(policy: LearnedPolicy) -> None:
     [
         ("heat=1", "a learned policy has no setting 'heat'; it has temperature, force_progress, greedy"),
         ("temperature=0", "temperature must be above 0, got 0"),
-        ("temperature=hot", "have to be numbers"),
+        ("temperature=hot", "temperature must be a number"),
         ("temperature", "cannot read the setting 'temperature'"),
     ],
 )

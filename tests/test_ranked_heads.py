@@ -177,7 +177,9 @@ def test_rows_and_steps_are_independent(head: Ranked) -> None:
         for row, step in itertools.product(range(5), range(3)):
             part = function(scores[row, step], selectable[row, step], draws[row, step])
             assert part.item() == pytest.approx(together[row, step].item(), abs=1e-6)
-            assert torch.equal(head.mode(scores, selectable)[row, step], head.mode(scores[row, step], selectable[row, step]))
+            assert torch.equal(
+                head.mode(scores, selectable)[row, step], head.mode(scores[row, step], selectable[row, step])
+            )
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -65,7 +65,7 @@ def steps_by_row(result: Rollout) -> list[dict[str, torch.Tensor]]:
     """The recording, sorted into rows; each row's steps stand in the order of time."""
     found = result.trajectories
     assert found is not None
-    columns = {"unmask": found.unmask, "log_prob": found.log_prob, "entropy": found.entropy}
+    columns = {"draw": found.draw, "log_prob": found.log_prob, "entropy": found.entropy}
     for field in fields(Observation):
         value = getattr(found.observation, field.name)
         columns |= {} if value is None else {field.name: value}
@@ -127,13 +127,13 @@ def test_the_recording_rebuilds_the_response(name: str, toy: TinyDenoiser) -> No
     result = play(toy, POLICIES[name], block_length=5, batch=3)
     full = POLICIES[name].context == "full"
     for row, steps in enumerate(steps_by_row(result)):
-        assert len(steps["unmask"]) == result.steps[row]
+        assert len(steps["draw"]) == result.steps[row]
         revealed = torch.full((20,), -1)
-        for step, action in enumerate(steps["unmask"] & steps["selectable"]):
+        for step, action in enumerate(steps["draw"] & steps["selectable"]):
             start = 0 if full else int((revealed < 0).int().argmax()) // 5 * 5
             revealed[start : start + len(action)][action] = step
         assert torch.equal(revealed, result.revealed_at[row])
-        changed = 1 + (steps["unmask"] & steps["selectable"])[:-1].any(-1).sum()
+        changed = 1 + (steps["draw"] & steps["selectable"])[:-1].any(-1).sum()
         assert result.nfe[row] == changed
     assert torch.equal(result.responses == toy.mask_id, result.revealed_at < 0)
 
@@ -142,7 +142,7 @@ def test_recorded_likelihoods_are_those_of_the_policy(toy: TinyDenoiser) -> None
     policy = learned()
     found = play(toy, policy).trajectories
     assert found is not None
-    log_prob, entropy = policy.evaluate(found.observation, found.unmask)
+    log_prob, entropy = policy.evaluate(found.observation, found.draw)
     torch.testing.assert_close(log_prob.detach(), found.log_prob)
     torch.testing.assert_close(entropy.detach(), found.entropy)
 

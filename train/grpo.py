@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from dllm_env.dynamics import Observation, Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
-from dllm_env.policies.heuristics import Recorded, Threshold
+from dllm_env.policies.heads import Head, PlackettLuce
+from dllm_env.policies.heuristics import Heuristic, Recorded, load_heuristic
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.tasks import Problem
@@ -62,11 +63,11 @@ class GRPO(PolicyTraining):
     averaging: float = 0.9
     """Decay of the running average of the weights that is evaluated and saved; 0 takes the weights themselves."""
     experts: int = 1
-    """E, trajectories of the expert per prompt (expert steering); it is the threshold rule, semi-autoregressive."""
+    """E, trajectories of the expert per prompt (expert steering), which works semi-autoregressively."""
     expert_updates: int = 40
     """Steer during the first so many updates only, so that the expert's pace does not hold on; 0 steers in all."""
-    expert_threshold: float = 0.9
-    """The expert's confidence threshold."""
+    expert: str = ""
+    """The expert's rule; none means threshold:0.9, or top_k:K for a head that always draws K positions."""
     expert_block_length: int = 8
     """The expert's block length."""
     microbatch: int = 128
@@ -120,13 +121,13 @@ class Batch:
 
     Attributes:
         observation: M rows.
-        unmask: (M, W) bool.
+        draw: (M, W), as in ``Trajectories``.
         old_log_prob, advantage, weight: (M,).
         expert: (M,) bool, steps of an expert, which are scored under the mixture (see ``mixture``).
     """
 
     observation: Observation
-    unmask: Tensor
+    draw: Tensor
     old_log_prob: Tensor
     advantage: Tensor
     weight: Tensor
@@ -144,7 +145,8 @@ def collect(setting: Setting, settings: GRPO, update: int, log: Logger) -> Batch
     expert = None
     if settings.experts and (settings.expert_updates == 0 or update < settings.expert_updates):
         rules = expert_rules(setting.rules, settings)
-        rule = Recorded(Threshold(settings.expert_threshold), settings.context, settings.top)
+        policy = setting.policy
+        rule = Recorded(expert_rule(policy.head, settings), policy.context, policy.top, policy.extras)
         expert = _play(setting, settings, update, rule, rules, problems, settings.experts)
         rewards = torch.cat((rewards, _rewards(setting, expert, settings.experts)), 1)
         log.record("rollout/expert_accuracy", expert.correct.mean().item())
@@ -157,6 +159,12 @@ def collect(setting: Setting, settings: GRPO, update: int, log: Logger) -> Batch
     if not len(guided.weight):
         return batch
     return _join(batch, as_expert_steps(guided, setting.policy, settings))
+
+
+def expert_rule(head: Head, settings: GRPO) -> Heuristic:
+    """The rule that the expert follows."""
+    usual = f"top_k:{head.k}" if isinstance(head, PlackettLuce) else "threshold:0.9"
+    return load_heuristic(settings.expert or usual)
 
 
 def expert_rules(rules: Rules, settings: GRPO) -> Rules:
@@ -208,7 +216,7 @@ def _useful_steps(tried: Attempt, advantages: Tensor, total: int) -> Batch:
     useful = advantage != 0
     return Batch(
         observation=steps.observation[useful],
-        unmask=steps.unmask[useful],
+        draw=steps.draw[useful],
         old_log_prob=steps.log_prob[useful],
         advantage=advantage[useful],
         weight=weight[useful],
@@ -228,12 +236,16 @@ def _join(first: Batch, second: Batch) -> Batch:
 def as_expert_steps(batch: Batch, policy: LearnedPolicy, settings: GRPO) -> Batch:
     """Steps of the expert: any masked position might have been chosen, and the mixture scores them.
 
-    So the policy learns the rule without the expert's block structure (arXiv 2512.09106).
+    So the policy learns the rule without the expert's block structure (arXiv 2512.09106). A head that draws one
+    position after the other takes the expert's in descending confidence.
     """
-    batch.observation.selectable = batch.observation.masked
+    seen = batch.observation
+    chosen = (batch.draw > 0) & seen.selectable  # a rule's set may hold more, which is ignored when it acts
+    batch.draw = policy.head.as_draw(chosen, seen.confidence[..., 0])
+    seen.selectable = seen.masked
     batch.expert = torch.ones_like(batch.expert)
     with torch.no_grad():
-        batch.old_log_prob = mixture(policy.evaluate(batch.observation, batch.unmask)[0], settings)
+        batch.old_log_prob = mixture(policy.evaluate(batch.observation, batch.draw)[0], settings)
     return batch
 
 
@@ -256,7 +268,7 @@ def learn(
         optimizer.zero_grad(set_to_none=True)
         ratios, clipped = [], []
         for piece in torch.arange(len(batch.weight), device=batch.weight.device).split(settings.microbatch):
-            log_prob, _ = policy.evaluate(batch.observation[piece], batch.unmask[piece])
+            log_prob, _ = policy.evaluate(batch.observation[piece], batch.draw[piece])
             if settings.experts:
                 log_prob = torch.where(batch.expert[piece], mixture(log_prob, settings), log_prob)
             part = clipped_loss(
@@ -326,6 +338,7 @@ def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: i
     setting = Setting(settings)
     if settings.experts:
         expert_rules(setting.rules, settings)
+        expert_rule(setting.policy.head, settings)
     run = Run(folder, settings, resume)
     learner = Learner(setting, settings)
     if resume:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from dllm_env.denoisers import Denoiser, load_denoiser
 from dllm_env.dynamics import Context, Dynamics, Rules
 from dllm_env.errors import UsageError
-from dllm_env.policies.heads import Bernoulli
+from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy
-from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
+from dllm_env.policies.networks import NETWORKS, HiddenConfig, NetworkConfig, PolicyNetwork
 from dllm_env.policies.rollout import attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Reward, load_reward
@@ -43,20 +43,23 @@ class PolicyTraining:
     """How correctness and cost combine."""
     alpha: float = 0.1
     """Weight of speed in the reward; 0 rewards correctness alone."""
+    head: str = "bernoulli"
+    """How sets are drawn: bernoulli, plackett_luce:k=2, dynamic_plackett_luce; bernoulli:force_progress=1 makes a step
+    that would unmask nothing take the best position.
+
+    Without forced progress empty steps, which cost no evaluation, are a clock that policies learn to read: do not force
+    later what was not forced in training.
+    """
+    network: Literal["confidence", "hidden"] = "confidence"
+    """What the policy reads: the largest probabilities, or the denoiser's last hidden states."""
     width: int = 64
     """Width of the policy network; 128 is the paper's, about 0.3M parameters."""
-    heads: int = 2
+    attention_heads: int = 2
     """Attention heads of the policy network."""
     top: int = 1
     """p, how many of a position's largest probabilities the policy reads."""
     bias: float = -1.5
     """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""
-    force_progress: bool = False
-    """Forced progress, in training and use: a step that would unmask nothing takes the best position.
-
-    Without it empty steps, which cost no evaluation, are a clock that policies learn to read: do not force later
-    what was not forced in training.
-    """
     test_temperature: float = 0.7
     """Temperature of the head in the saved policy, with which validation plays; the paper uses 0.5 to 1."""
     batch_size: int = 128
@@ -97,20 +100,26 @@ class Setting:
             stop_at_eot=settings.stop_at_eot,
             top=settings.top,
         )
-        network = NetworkConfig(settings.width, settings.heads, settings.top, settings.bias)
+        head = load_head(settings.head)
+        config = NetworkConfig(settings.width, settings.attention_heads, settings.top, settings.bias)
         self.denoiser: Denoiser = load_denoiser(settings.denoiser, settings.device)
         Dynamics(self.denoiser, self.rules, self.task.prompt_length)
+        if settings.network not in NETWORKS:
+            raise UsageError(f"unknown network {settings.network!r}; choose one of {', '.join(NETWORKS)}")
+        make_network, kind = NETWORKS[settings.network]
+        if kind is HiddenConfig:
+            config = HiddenConfig(**asdict(config), hidden_size=self.denoiser.hidden_size)
         generator = torch_generator("policy network", settings.seed)
         self.policy = LearnedPolicy(
-            ConfidenceTransformer(network, generator).to(settings.device),
-            Bernoulli(force_progress=settings.force_progress),
+            make_network(config, generator).to(settings.device),
+            head,
             settings.context,
             training=asdict(settings),
         )
-        self.test_head = Bernoulli(settings.test_temperature, settings.force_progress)
+        self.test_head = replace(head, temperature=settings.test_temperature)  # type: ignore[type-var]
         self.validation = [self.task.problem(i, "validation") for i in range(settings.validation_problems)]
 
-    def test_policy(self, network: ConfidenceTransformer) -> LearnedPolicy:
+    def test_policy(self, network: PolicyNetwork) -> LearnedPolicy:
         """The policy as it is validated, saved and used: these weights with the head's settings for use."""
         return LearnedPolicy(network.eval(), self.test_head, self.rules.context)
 

@@ -134,7 +134,7 @@ class LearnedPolicy:
             raise UsageError(f"cannot load the policy in {found}: {reason}") from None
 
     def with_settings(self, name: str, **settings: Any) -> LearnedPolicy:
-        """The same network, acting otherwise: settings of its head, such as ``temperature``, and ``greedy`` (0 or 1).
+        """The same network, acting otherwise: settings of its head, like ``temperature``, and ``greedy`` (0 or 1).
 
         Raises:
             UsageError: another setting.

@@ -1,8 +1,8 @@
 """The networks that give each position a score.
 
-Both are one transformer block in DiT style. ``ConfidenceTransformer`` (arXiv 2512.09106) reads nothing but confidence,
-mask and step, so one policy fits any denoiser and any response length. ``HiddenTransformer`` (arXiv 2505.10446) reads
-the denoiser's last hidden states, and so belongs to that denoiser.
+Both are one transformer block in DiT style. ``ConfidenceTransformer`` (arXiv 2512.09106) reads nothing but
+confidence, mask and step, so one policy fits any denoiser and any response length. ``HiddenTransformer``
+(arXiv 2505.10446) reads the denoiser's last hidden states, and so belongs to that denoiser.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ class SteadySiLU(nn.Module):
 class PolicyNetwork(nn.Module, abc.ABC):
     """One AdaLN-modulated transformer block over positions; output one score per position.
 
-    A position's condition is the sum of an embedding of its kind (masked or not, …) and an MLP of the row's progress.
-    It gives scale, shift and gate of attention and feed-forward, zero-initialised, so that the block begins with
-    plain normalisation and closed gates (the score then depends on the position's own input only).
+    A position's condition is the sum of an embedding of its kind (masked or not, …) and an MLP of the row's
+    progress. It gives scale, shift and gate of attention and feed-forward, zero-initialised, so that the block
+    begins with plain normalisation and closed gates (the score then depends on the position's own input only).
 
     Subclasses say what goes in: ``embed`` and ``kind``, and which optional features that needs.
 

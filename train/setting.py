@@ -44,11 +44,11 @@ class PolicyTraining:
     alpha: float = 0.1
     """Weight of speed in the reward; 0 rewards correctness alone."""
     head: str = "bernoulli"
-    """How sets are drawn: bernoulli, plackett_luce:k=2, dynamic_plackett_luce; bernoulli:force_progress=1 makes a step
-    that would unmask nothing take the best position.
+    """How sets are drawn: bernoulli, plackett_luce:k=2, dynamic_plackett_luce.
 
-    Without forced progress empty steps, which cost no evaluation, are a clock that policies learn to read: do not force
-    later what was not forced in training.
+    bernoulli:force_progress=1 makes a step that would unmask nothing take the best position. Without it empty steps,
+    which cost no evaluation, are a clock that policies learn to read: do not force later what was not forced in
+    training.
     """
     network: Literal["confidence", "hidden"] = "confidence"
     """What the policy reads: the largest probabilities, or the denoiser's last hidden states."""

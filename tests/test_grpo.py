@@ -20,8 +20,8 @@ from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
 from dllm_env.tasks import Problem, Split
 from dllm_env.train import grpo
-from dllm_env.train.grpo import GRPO, PRESETS, Learner, learning_rate, mixture, train_grpo
-from dllm_env.train.setting import Score, Setting, validate
+from dllm_env.train.grpo import GRPO, PRESETS, Learner, mixture, train_grpo
+from dllm_env.train.setting import Score, Setting, learning_rate, validate
 
 LENGTH = 4
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -28,26 +28,20 @@ from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.tasks import Problem
 from dllm_env.train.losses import clipped_loss, group_advantages
-from dllm_env.train.run import Run, is_due, machine, progress_bar
-from dllm_env.train.setting import PolicyTraining, Setting, validate
+from dllm_env.train.run import Run, is_due, progress_bar
+from dllm_env.train.setting import Keeper, PolicyTraining, Setting, learning_rate
 
 
 @dataclass(frozen=True)
 class GRPO(PolicyTraining):
     """Settings of ``dllm-env train grpo``; the defaults suit the bundled denoiser."""
 
-    updates: int = 180
-    """Number of policy updates."""
     prompts: int = 16
     """Prompts per update."""
     group: int = 8
     """G, trajectories per prompt."""
     gradient_steps: int = 2
     """Gradient steps per update, each over all of its trajectories."""
-    rate: float = 1e-3
-    """Peak learning rate of AdamW; cosine to 0."""
-    warmup: int = 10
-    """Warm-up updates."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's."""
     weight_decay: float = 0.1
@@ -75,13 +69,13 @@ class GRPO(PolicyTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("updates", "prompts", "gradient_steps", "microbatch"):
+        for name in ("prompts", "gradient_steps", "microbatch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.group < 2:
             raise UsageError(f"group must be at least 2 (advantages compare its trajectories), got {self.group}")
-        if not (self.rate > 0 and self.clip > 0 and self.gradient_norm > 0):
-            raise UsageError("rate, clip and gradient_norm must be above 0")
+        if not (self.clip > 0 and self.gradient_norm > 0):
+            raise UsageError("clip and gradient_norm must be above 0")
         if self.experts < 0:
             raise UsageError(f"experts must be at least 0, got {self.experts}")
         if not 0 <= self.averaging < 1:
@@ -287,17 +281,11 @@ def learn(
     log.record("train/approximate_kl", (ratio - 1 - ratio.log()).mean().item())
 
 
-def learning_rate(settings: GRPO, update: int) -> float:
-    """Linear warm-up, then cosine to 0 at the last update."""
-    warm = min(1.0, (update + 1) / max(settings.warmup, 1))
-    return settings.rate * warm * 0.5 * (1 + math.cos(math.pi * update / settings.updates))
-
-
 # -------------------------------------------------------------------------------------------- the loop
 
 
 class Learner:
-    """All that changes in training: weights, their running average, optimizer, rank of the best evaluation."""
+    """All that changes in training: weights, their running average, optimizer."""
 
     def __init__(self, setting: Setting, settings: GRPO) -> None:
         self.network = setting.policy.network
@@ -306,7 +294,6 @@ class Learner:
             self.network.parameters(), lr=settings.rate, betas=settings.betas, weight_decay=settings.weight_decay
         )
         self.update = 0
-        self.best = (False, -math.inf)
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
@@ -340,12 +327,12 @@ def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: i
         expert_rules(setting.rules, settings)
         expert_rule(setting.policy.head, settings)
     run = Run(folder, settings, resume)
-    learner = Learner(setting, settings)
+    learner, keeper = Learner(setting, settings), Keeper(setting, settings, folder)
     if resume:
         info = run.load(learner.parts())
-        learner.update, learner.best = info["update"], tuple(info["best"])
+        learner.update, keeper.best = info["update"], tuple(info["best"])
     else:
-        save(run, learner)
+        save(run, learner, keeper)
     log = run.logger(learner.update)
     try:
         with progress_bar() as bar:
@@ -353,19 +340,19 @@ def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: i
             while learner.update < settings.updates and learner.update != stop_after:
                 figures = train_once(setting, learner, settings, log)
                 if is_due(learner.update, settings.evaluate_every, settings.updates):
-                    figures = f"{figures} | validation {keep_best(setting, learner, settings, folder, log)}"
+                    figures = f"{figures} | validation {keeper(learner.average, learner.update, log)}"
                 log.dump(learner.update)
                 if is_due(learner.update, settings.save_every, settings.updates):
-                    save(run, learner)
+                    save(run, learner, keeper)
                 bar.update(shown, completed=learner.update, figures=figures)
     finally:
         log.close()
     return folder
 
 
-def save(run: Run, learner: Learner) -> None:
+def save(run: Run, learner: Learner, keeper: Keeper) -> None:
     """Writes a checkpoint."""
-    run.save(learner.parts(), {"update": learner.update, "best": learner.best})
+    run.save(learner.parts(), {"update": learner.update, "best": keeper.best})
 
 
 def train_once(setting: Setting, learner: Learner, settings: GRPO, log: Logger) -> str:
@@ -383,17 +370,3 @@ def train_once(setting: Setting, learner: Learner, settings: GRPO, log: Logger) 
     log.record("time/update_seconds", time.perf_counter() - began)
     seen = log.name_to_value
     return f"accuracy {seen['rollout/accuracy']:.0%} NFE {seen['rollout/nfe']:.1f}"
-
-
-def keep_best(setting: Setting, learner: Learner, settings: GRPO, folder: Path, log: Logger) -> str:
-    """Evaluates the averaged weights, saves them as ``last``, and as ``best`` where they are."""
-    policy = setting.test_policy(learner.average)
-    score = validate(setting, policy, settings)
-    for name, value in asdict(score).items():
-        log.record(f"validation/{name}", value)
-    policy.training = {**asdict(settings), "update": learner.update, "validation": asdict(score), **machine()}
-    policy.save_pretrained(folder / "last")
-    if (rank := setting.rank(score, settings)) > learner.best:
-        learner.best = rank
-        policy.save_pretrained(folder / "best")
-    return f"accuracy {score.accuracy:.0%} NFE {score.nfe:.1f}"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Literal
+
+from stable_baselines3.common.logger import Logger
 
 from dllm_env.denoisers import Denoiser, load_denoiser
 from dllm_env.dynamics import Context, Dynamics, Rules
@@ -15,6 +19,7 @@ from dllm_env.policies.rollout import attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Reward, load_reward
 from dllm_env.tasks import Task, load_task
+from dllm_env.train.run import machine
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,9 @@ class PolicyTraining:
     head: str = "bernoulli"
     """How sets are drawn: bernoulli, plackett_luce:k=2, dynamic_plackett_luce.
 
-    bernoulli:force_progress=1 makes a step that would unmask nothing take the best position. Without it empty steps,
-    which cost no evaluation, are a clock that policies learn to read: do not force later what was not forced in
-    training.
+    bernoulli:force_progress=1 makes a step that would unmask nothing take the best position. Without it empty
+    steps, which cost no evaluation, are a clock that policies learn to read: do not force later what was not forced
+    in training.
     """
     network: Literal["confidence", "hidden"] = "confidence"
     """What the policy reads: the largest probabilities, or the denoiser's last hidden states."""
@@ -64,6 +69,12 @@ class PolicyTraining:
     """Temperature of the head in the saved policy, with which validation plays; the paper uses 0.5 to 1."""
     batch_size: int = 128
     """Rows that the denoiser sees at a time."""
+    updates: int = 180
+    """Number of policy updates."""
+    rate: float = 1e-3
+    """Peak learning rate; linear warm-up, then cosine to 0."""
+    warmup: int = 10
+    """Warm-up updates."""
     validation_problems: int = 200
     """Problems of each evaluation."""
     evaluate_every: int = 20
@@ -74,9 +85,11 @@ class PolicyTraining:
     """Share of L: evaluations whose mean NFE is over it become ``best`` only while none is within it."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "validation_problems", "save_every"):
+        for name in ("updates", "batch_size", "validation_problems", "save_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.rate > 0:
+            raise UsageError(f"rate must be above 0, got {self.rate}")
         if not 0 < self.nfe_budget <= 1:
             raise UsageError(f"nfe_budget is a share of the response length, in (0, 1], got {self.nfe_budget}")
 
@@ -151,3 +164,36 @@ def validate(setting: Setting, policy: LearnedPolicy, settings: PolicyTraining) 
     nfe = tried.rollout.nfe
     reward = setting.reward(tried.correct, nfe, setting.rules.response_length)
     return Score(reward.mean().item(), tried.correct.mean().item(), nfe.float().mean().item())
+
+
+class Keeper:
+    """Evaluates a policy while it is trained, and keeps it on the disk: as ``last``, and as ``best`` where it is.
+
+    Args:
+        setting, settings: of the run.
+        folder: the run's.
+    """
+
+    def __init__(self, setting: Setting, settings: PolicyTraining, folder: Path) -> None:
+        self.setting, self.settings, self.folder = setting, settings, folder
+        self.best: tuple[bool, float] = (False, -math.inf)
+        """Rank of the best evaluation so far."""
+
+    def __call__(self, network: PolicyNetwork, update: int, log: Logger) -> str:
+        """Evaluates, logs and saves; returns the figures for the progress bar."""
+        policy = self.setting.test_policy(network)
+        score = validate(self.setting, policy, self.settings)
+        for name, value in asdict(score).items():
+            log.record(f"validation/{name}", value)
+        policy.training = {**asdict(self.settings), "update": update, "validation": asdict(score), **machine()}
+        policy.save_pretrained(self.folder / "last")
+        if (rank := self.setting.rank(score, self.settings)) > self.best:
+            self.best = rank
+            policy.save_pretrained(self.folder / "best")
+        return f"accuracy {score.accuracy:.0%} NFE {score.nfe:.1f}"
+
+
+def learning_rate(settings: PolicyTraining, update: int) -> float:
+    """Linear warm-up, then cosine to 0 at the last update."""
+    warm = min(1.0, (update + 1) / max(settings.warmup, 1))
+    return settings.rate * warm * 0.5 * (1 + math.cos(math.pi * update / settings.updates))

@@ -1,0 +1,253 @@
+"""What Stable-Baselines3 needs to train unmasking policies with its own algorithms: an environment and a policy.
+
+``UnmaskVecEnv`` is the vector environment, with its one denoiser call per step, as a ``VecEnv``. ``UnmaskPolicy``
+is an ``ActorCriticPolicy`` made of our networks and heads; importing this module makes it known to ``PPO`` and
+``A2C`` as "UnmaskPolicy".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from dllm_env.dynamics import Context, Observation
+from dllm_env.errors import UsageError
+from dllm_env.policies.heads import Bernoulli, Head, load_head
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.networks import NETWORKS, HiddenConfig
+from dllm_env.random import RowRandom, torch_generator
+from dllm_env.vector_env import UnmaskVectorEnv
+
+Arrays = dict[str, np.ndarray]
+
+
+class UnmaskVecEnv(VecEnv):
+    """The vector environment as Stable-Baselines3's ``VecEnv``.
+
+    A row that ends starts anew in the same step, with its last observation in ``terminal_observation``. An action
+    is a row of ranks: 0 leaves a position masked, 1, 2, … unmask it (heads that draw in order score that order).
+
+    A row that is cut off with masks left has failed, and the step it is in is part of the observation. So
+    ``TimeLimit.truncated`` is false for it: no value of what might have come later is added to its reward.
+
+    Args:
+        envs: the vector environment.
+    """
+
+    def __init__(self, envs: UnmaskVectorEnv) -> None:
+        self.envs = envs
+        width = envs.game.rules.width
+        super().__init__(
+            envs.num_envs, envs.single_observation_space, spaces.MultiDiscrete(np.full(width, width + 1))
+        )
+        self._actions = np.zeros((envs.num_envs, width), dtype=np.int64)
+
+    def reset(self) -> Arrays:
+        """New episodes in all rows, from the seeds given to ``seed``, once."""
+        observation, infos = self.envs.reset(seed=self._seeds)
+        self.reset_infos = self._rows(infos)
+        self._reset_seeds()
+        self._reset_options()
+        return observation
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:  # type: ignore[override]
+        observation, rewards, terminated, truncated, infos = self.envs.step(self._actions)
+        ended = terminated | truncated
+        rows = self._rows(infos)
+        for row in ended.nonzero()[0]:
+            final = {name: values[row] for name, values in _columns(infos["final_info"])}
+            rows[row] = {**final, "terminal_observation": infos["final_obs"][row], "TimeLimit.truncated": False}
+        return observation, rewards.astype(np.float32), ended, rows
+
+    def _rows(self, infos: dict[str, Any]) -> list[dict[str, Any]]:
+        """Gymnasium's arrays over rows as a dictionary per row."""
+        columns = {name: values.tolist() for name, values in _columns(infos) if not name.startswith("final")}
+        return [{name: values[row] for name, values in columns.items()} for row in range(self.num_envs)]
+
+    def close(self) -> None:
+        self.envs.close()
+
+    def render(self, mode: str | None = None) -> Any:
+        """The rows' texts, with ``render_mode="ansi"``."""
+        return self.envs.render()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self.envs, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        if len(list(self._get_indices(indices))) != self.num_envs:
+            raise UsageError("the rows share one environment; set an attribute for all of them")
+        setattr(self.envs, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        raise UsageError(f"the rows share one environment; call envs.{method_name} itself")
+
+    def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None) -> list[bool]:
+        return [False] * len(list(self._get_indices(indices)))
+
+
+def _columns(infos: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Gymnasium's info without its ``_name`` columns, which say which rows have a value."""
+    return [(name, values) for name, values in infos.items() if not name.startswith("_")]
+
+
+class UnmaskPolicy(ActorCriticPolicy):
+    """Our network and head with a value head on the mean of the network's features over positions.
+
+    Args:
+        observation_space, action_space, lr_schedule: from the algorithm.
+        network: name of the network: confidence or hidden.
+        head: a head, or its name with settings (``plackett_luce:k=2``).
+        width, attention_heads, bias: shape of the network, see ``NetworkConfig``.
+        seed: of the initial weights.
+        more: of ``ActorCriticPolicy`` (optimizer_class, optimizer_kwargs).
+
+    Raises:
+        UsageError: spaces that are not this environment's, a network that needs hidden states where the observation
+            has none, a head that cannot act.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        network: str = "confidence",
+        head: str | Head = "bernoulli",
+        width: int = 64,
+        attention_heads: int = 2,
+        bias: float = -1.5,
+        seed: int = 0,
+        **more: Any,
+    ) -> None:
+        self.settings = {
+            "network": network,
+            "head": head,
+            "width": width,
+            "attention_heads": attention_heads,
+            "bias": bias,
+            "seed": seed,
+        }
+        self.sizes = _sizes(observation_space)
+        self.unmask_head: Head = load_head(head) if isinstance(head, str) else head
+        ranked = not isinstance(self.unmask_head, Bernoulli)
+        if ranked and isinstance(action_space, spaces.MultiBinary) and self.sizes["positions"] > 127:
+            raise UsageError("MultiBinary actions hold ranks up to 127; use UnmaskVecEnv for longer responses")
+        super().__init__(observation_space, action_space, lr_schedule, **more)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        given = self.settings
+        if given["network"] not in NETWORKS:
+            raise UsageError(f"unknown network {given['network']!r}; choose one of {', '.join(NETWORKS)}")
+        make_network, kind = NETWORKS[given["network"]]
+        shape: dict[str, Any] = {name: given[name] for name in ("width", "bias")}
+        shape |= {"heads": given["attention_heads"], "top": self.sizes["top"]}
+        if kind is HiddenConfig:
+            if not self.sizes["hidden"]:
+                raise UsageError(
+                    "network 'hidden' reads hidden states, which the observation lacks; "
+                    'make the environment with extras=["hidden"]'
+                )
+            shape["hidden_size"] = self.sizes["hidden"]
+        self.network = make_network(kind(**shape), torch_generator("policy network", given["seed"]))
+        self.value = nn.Linear(given["width"], 1)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1),
+            **self.optimizer_kwargs,  # type: ignore[call-arg]
+        )
+
+    def forward(self, obs: dict[str, Tensor], deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, W) draws, (B, 1) values, (B,) log-probabilities."""
+        seen = self.observation(obs)
+        features = self.network.features(seen)
+        scores = self.network.scores(features)
+        draw = self._draw(scores, seen, deterministic)
+        log_prob = self.unmask_head.log_prob(scores, seen.selectable, draw)
+        return draw.long(), self._value(features), log_prob
+
+    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 1) values, (B,) log-probabilities and (B,) entropies of draws (B, W)."""
+        seen = self.observation(obs)
+        features = self.network.features(seen)
+        scores = self.network.scores(features)
+        log_prob = self.unmask_head.log_prob(scores, seen.selectable, actions)
+        return self._value(features), log_prob, self.unmask_head.entropy(scores, seen.selectable, actions)
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """(B, 1) values."""
+        return self._value(self.network.features(self.observation(obs)))
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        seen = self.observation(observation)
+        return self._draw(self.network(seen), seen, deterministic).long()
+
+    def get_distribution(self, obs: Any) -> Distribution:
+        """Not there: a head is not one of Stable-Baselines3's distributions; see ``unmask_head``."""
+        raise NotImplementedError("use unmask_head with the scores of network(observation(obs))")
+
+    def _draw(self, scores: Tensor, seen: Observation, deterministic: bool) -> Tensor:
+        if deterministic:
+            return self.unmask_head.mode(scores, seen.selectable)
+        # Stable-Baselines3 seeds torch's own generator; each row's stream starts from it.
+        keys = torch.empty(len(scores), dtype=torch.int64, device=scores.device).random_()
+        return self.unmask_head.sample(scores, seen.selectable, RowRandom(keys))
+
+    def _value(self, features: Tensor) -> Tensor:
+        return self.value(features.mean(1))
+
+    def observation(self, obs: dict[str, Tensor]) -> Observation:
+        """The environment's dictionary of flat arrays as the networks read it."""
+        masked = obs["masked"] > 0.5
+        batch, positions = masked.shape
+        hidden = obs.get("hidden")
+        return Observation(
+            confidence=obs["confidence"].float().view(batch, positions, -1),
+            masked=masked,
+            selectable=obs["selectable"] > 0.5,
+            progress=obs["progress"].float()[:, 0],
+            masked_total=masked.sum(-1),
+            hidden=None if hidden is None else hidden.float().view(batch, positions, -1),
+        )
+
+    def learned(self, head: Head | None = None, context: Context = "full") -> LearnedPolicy:
+        """The policy without Stable-Baselines3, which ``save_pretrained`` saves and everything else takes."""
+        return LearnedPolicy(self.network, head or self.unmask_head, context)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self.settings}
+
+
+def _sizes(space: spaces.Space) -> dict[str, int]:
+    """Positions W, probabilities p a position, and width of hidden states (0 for none) of an observation space."""
+    parts = space.spaces if isinstance(space, spaces.Dict) else {}
+    missing = {"confidence", "masked", "selectable", "progress"} - set(parts)
+    if missing:
+        raise UsageError(f"UnmaskPolicy needs dllm_env/Unmask-v0's observations; {sorted(missing)[0]!r} is missing")
+    positions = int(np.prod(parts["masked"].shape or (0,)))
+    flat = {name: int(np.prod(part.shape or (0,))) // positions for name, part in parts.items()}
+    return {"positions": positions, "top": flat["confidence"], "hidden": flat.get("hidden", 0)}
+
+
+def _register(algorithms: Sequence[Any]) -> None:
+    for algorithm in algorithms:
+        algorithm.policy_aliases = {**algorithm.policy_aliases, "UnmaskPolicy": UnmaskPolicy}
+
+
+_register((PPO, A2C))

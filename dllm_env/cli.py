@@ -22,6 +22,7 @@ from dllm_env.errors import UsageError
 
 if TYPE_CHECKING:
     from dllm_env.eval.evaluate import Evaluation, Result
+    from dllm_env.train.setting import PolicyTraining
 
 
 Settings = TypeVar("Settings")
@@ -153,11 +154,40 @@ def train_grpo(arguments: list[str]) -> None:
     given = _parse(Arguments, arguments, f"dllm-env {name}", COMMANDS[name].summary, default=default)
     folder = _run_folder(given.out, given.resume, default_folder("grpo"))
     made = _resumable(name, arguments, folder, lambda: train_grpo(given.settings, folder, given.resume))
-    block = f" --block-length {given.settings.block_length}" if given.settings.block_length else ""
-    print(f"policy:   {made}\nlogs:     tensorboard --logdir {shlex.quote(str(folder))}")
+    _what_next(made, given.settings)
+
+
+def train_ppo(arguments: list[str]) -> None:
+    """``dllm-env train ppo``."""
+    import tyro
+
+    from dllm_env.train.ppo import PPO, train_ppo
+    from dllm_env.train.run import default_folder
+
+    @dataclass(frozen=True)
+    class Arguments:
+        settings: tyro.conf.OmitArgPrefixes[PPO] = field(default_factory=PPO)
+        out: Path | None = None
+        """Folder of the run; by default one named by date under runs/."""
+        resume: bool = False
+        """Continue the run in --out, with the settings that it was started with."""
+
+    name = "train ppo"
+    default = Arguments(_started_with(PPO, arguments) or PPO())
+    given = _parse(Arguments, arguments, f"dllm-env {name}", COMMANDS[name].summary, default=default)
+    folder = _run_folder(given.out, given.resume, default_folder("ppo"))
+    made = _resumable(name, arguments, folder, lambda: train_ppo(given.settings, folder, given.resume))
+    _what_next(made, given.settings)
+
+
+def _what_next(made: Path, settings: "PolicyTraining") -> None:
+    """Where a trained policy is, and how to compare it."""
+    block = f" --block-length {settings.block_length}" if settings.block_length else ""
+    folder = shlex.quote(str(made))
+    print(f"policy:   {folder}\nlogs:     tensorboard --logdir {folder}")
     print(
-        f"compare:  dllm-env eval --policies threshold:0.9 top_k:1 {shlex.quote(str(made))} "
-        f"--task {given.settings.task} --denoiser {given.settings.denoiser}{block}"
+        f"compare:  dllm-env eval --policies threshold:0.9 top_k:1 {folder} "
+        f"--task {settings.task} --denoiser {settings.denoiser}{block}"
     )
 
 
@@ -355,6 +385,7 @@ def demo(arguments: list[str]) -> None:
 COMMANDS = {
     "demo": Command("Train a policy and compare it with the heuristics, in about ten minutes.", demo),
     "train grpo": Command("Train an unmasking policy with GRPO.", train_grpo),
+    "train ppo": Command("Train an unmasking policy with PPO, by Stable-Baselines3.", train_ppo),
     "train denoiser": Command("Train the bundled denoiser.", train_denoiser),
     "eval": Command("Compare policies: a table, files, and accuracy against speed as a picture.", evaluate),
     "generate": Command("Show in the terminal how a response is unmasked, step by step.", generate),

@@ -1,0 +1,114 @@
+"""PPO on a toy problem whose best policy is known, with every head, and runs that are stopped and continued."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from pairs import enter
+from safetensors.torch import load_file
+
+from dllm_env.errors import UsageError
+from dllm_env.policies.heads import load_head
+from dllm_env.policies.learned import LearnedPolicy, load_policy
+from dllm_env.train.ppo import PPO, train_ppo
+from dllm_env.train.setting import Setting, validate
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> PPO:
+    enter(monkeypatch)
+    return PPO(
+        task="all-a",
+        denoiser="pairs",
+        updates=40,
+        rows=32,
+        steps=8,
+        minibatch=64,
+        warmup=2,
+        rate=3e-3,
+        width=16,
+        bias=-1.0,
+        validation_problems=64,
+        evaluate_every=20,
+        save_every=2,
+    )
+
+
+@pytest.mark.parametrize("network", ["confidence", "hidden"])
+@pytest.mark.parametrize("head", ["bernoulli", "dynamic_plackett_luce", "plackett_luce:k=2"])
+def test_learns_the_best_policy(toy: PPO, tmp_path: Path, head: str, network: str) -> None:
+    settings = replace(toy, head=head, network=network)
+    train_ppo(settings, tmp_path / "run")
+    policy = load_policy(str(tmp_path / "run"))
+    assert isinstance(policy, LearnedPolicy)
+    assert policy.head == replace(load_head(head), temperature=0.7)  # type: ignore[type-var]
+    after = validate(Setting(settings), policy, settings)
+    assert after.accuracy > 0.9
+    # Two positions at a time are two evaluations; steps that reveal one of a pair cost more.
+    assert after.nfe < 3.0
+    assert policy.training["validation"]["accuracy"] == pytest.approx(after.accuracy)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoint.safetensors")
+
+
+@pytest.mark.parametrize("stop", [3, 4])
+def test_kill_and_resume_give_the_same_weights(toy: PPO, tmp_path: Path, stop: int) -> None:
+    settings = replace(toy, updates=6, evaluate_every=2)
+    train_ppo(settings, tmp_path / "whole")
+    train_ppo(settings, tmp_path / "halves", stop_after=stop)
+    train_ppo(settings, tmp_path / "halves", resume=True)
+    whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
+    assert whole.keys() == halves.keys()
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+    for part in ("best", "last"):
+        files = [tmp_path / run / part / "policy.safetensors" for run in ("whole", "halves")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_another_seed_is_another_run(toy: PPO, tmp_path: Path) -> None:
+    settings = replace(toy, updates=2)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train_ppo(replace(settings, seed=seed), tmp_path / name)
+    a, b, c = (weights(tmp_path / name)["policy.network.score.weight"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_logs_what_a_researcher_looks_at(toy: PPO, tmp_path: Path) -> None:
+    train_ppo(replace(toy, updates=4, evaluate_every=2), tmp_path / "run")
+    rows = list(csv.DictReader((tmp_path / "run/logs/progress.csv").read_text().splitlines()))
+    assert [int(row["time/update"]) for row in rows] == [1, 2, 3, 4]
+    for name in ("rollout/reward", "rollout/accuracy", "rollout/nfe", "train/clip_fraction", "train/learning_rate"):
+        assert all(row[name] for row in rows), name
+    assert [bool(row["validation/accuracy"]) for row in rows] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": "plackett_luce:k=0"}, "k must be a whole number of at least 1"),
+        ({"head": "bernoulli:temperature=0"}, "temperature must be above 0"),
+        ({"head": "softmax"}, "unknown head 'softmax'; choose one of bernoulli, plackett_luce"),
+        ({"head": "bernoulli:k=2"}, "bernoulli has no setting 'k'"),
+        ({"network": "mamba"}, "unknown network 'mamba'"),
+        ({"rows": 0}, "rows"),
+        ({"discount": 0.0}, "discount"),
+        ({"updates": 0}, "updates"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(toy: PPO, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        train_ppo(replace(toy, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_head_is_refused(toy: PPO, tmp_path: Path) -> None:
+    train_ppo(replace(toy, updates=1), tmp_path / "run")
+    with pytest.raises(UsageError, match="another head: the run has 'bernoulli'"):
+        train_ppo(replace(toy, updates=1, head="dynamic_plackett_luce"), tmp_path / "run", resume=True)

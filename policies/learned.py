@@ -18,7 +18,7 @@ from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import HEADS, Head, head_name, make_head
 from dllm_env.policies.heuristics import HEURISTICS, load_heuristic
-from dllm_env.policies.networks import NETWORKS, PolicyNetwork
+from dllm_env.policies.networks import NETWORKS, NetworkConfig, PolicyNetwork, make_network, network_name
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.tasks import parse_settings
 
@@ -86,10 +86,9 @@ class LearnedPolicy:
         """Writes ``policy.safetensors`` and ``policy.json`` and returns the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        kind = next(name for name, (network, _) in NETWORKS.items() if type(self.network) is network)
         config = {
             "format": 1,
-            "network": {"kind": kind, **asdict(self.network.config)},
+            "network": {"kind": network_name(self.network), **asdict(self.network.config)},
             "head": {"kind": head_name(self.head), **asdict(self.head)},  # type: ignore[call-overload]
             "context": self.context,
             "training": self.training,
@@ -123,8 +122,9 @@ class LearnedPolicy:
                 raise ValueError("made by another version: its network or head is unknown")
             if config["context"] not in ("full", "block"):
                 raise ValueError(f"its context is {config['context']!r}, not full or block")
-            make_network, make_config = NETWORKS[config["network"]["kind"]]
-            network = make_network(make_config(**settings["network"]), torch_generator(0))
+            hidden_size = settings["network"].pop("hidden_size", 0)
+            shape = NetworkConfig(**settings["network"])
+            network = make_network(config["network"]["kind"], shape, torch_generator(0), hidden_size)
             network.load_state_dict(load_file(found / WEIGHTS))
             head = make_head(config["head"]["kind"], settings["head"])
             shown = name or str(folder)

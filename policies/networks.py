@@ -8,7 +8,7 @@ confidence, mask and step, so one policy fits any denoiser and any response leng
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +54,10 @@ class HiddenConfig(NetworkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hidden_size < 1:
-            raise UsageError(f"hidden_size has to be the width of the denoiser's states, got {self.hidden_size}")
+            raise UsageError(
+                "network 'hidden' reads hidden states, which the observation lacks; "
+                'make the environment with extras=["hidden"]'
+            )
 
 
 def sinusoidal(progress: Tensor, dimension: int) -> Tensor:
@@ -226,15 +229,38 @@ class HiddenTransformer(PolicyNetwork):
 
     def embed(self, observation: Observation) -> Tensor:
         if observation.hidden is None:
-            raise UsageError("this policy reads hidden states, which the observation lacks; add the extra 'hidden'")
+            raise UsageError("this policy reads hidden states; make the environment with extras=['hidden']")
         return F.layer_norm(observation.hidden, observation.hidden.shape[-1:])
 
     def kind(self, observation: Observation) -> Tensor:
         return observation.masked.long() + observation.selectable.long()
 
 
-NETWORKS: dict[str, tuple[type[PolicyNetwork], type[NetworkConfig]]] = {
-    "confidence": (ConfidenceTransformer, NetworkConfig),
-    "hidden": (HiddenTransformer, HiddenConfig),
-}
-"""Networks by name, each with its configuration."""
+NETWORKS: dict[str, type[PolicyNetwork]] = {"confidence": ConfidenceTransformer, "hidden": HiddenTransformer}
+"""Networks by name."""
+
+
+def make_network(
+    name: str, config: NetworkConfig, generator: torch.Generator, hidden_size: int = 0
+) -> PolicyNetwork:
+    """A network of ``NETWORKS``.
+
+    Args:
+        name: which.
+        config: shape.
+        generator: draws the weights.
+        hidden_size: width of the denoiser's hidden states, for a network that reads them.
+
+    Raises:
+        UsageError: no such network, or no hidden states for one that reads them.
+    """
+    if name == "confidence":
+        return ConfidenceTransformer(config, generator)
+    if name == "hidden":
+        return HiddenTransformer(HiddenConfig(**{**asdict(config), "hidden_size": hidden_size}), generator)
+    raise UsageError(f"unknown network {name!r}; choose one of {', '.join(NETWORKS)}")
+
+
+def network_name(network: PolicyNetwork) -> str:
+    """The name of a network in ``NETWORKS``."""
+    return next(name for name, kind in NETWORKS.items() if type(network) is kind)

@@ -155,7 +155,7 @@ class Supervisor(BaseCallback):
         if self.update % settings.save_every == 0:
             assert isinstance(self.training_env, UnmaskVecEnv)
             self.training_env.seed(seed)
-            self.model._last_obs = self.training_env.reset()  # type: ignore[assignment]
+            self.model._last_obs = self.training_env.reset()
             self.model._last_episode_starts = np.ones(settings.rows, dtype=bool)
 
     def look_back(self) -> None:
@@ -231,9 +231,8 @@ def train_ppo(settings: PPO, folder: Path, resume: bool = False, stop_after: int
         with progress_bar() as bar:
             shown = bar.add_task("ppo", total=settings.updates, completed=update, figures="")
             supervisor = Supervisor(run, keeper, settings, (bar, shown), stop_after)
-            algorithm.learn(
-                (settings.updates - update) * per_update, supervisor, log_interval=None, reset_num_timesteps=False
-            )
+            left = (settings.updates - update) * per_update
+            algorithm.learn(left, supervisor, log_interval=settings.updates + 1, reset_num_timesteps=False)
     finally:
         log.close()
     return folder

@@ -25,7 +25,7 @@ from dllm_env.dynamics import Context, Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, Head, load_head
 from dllm_env.policies.learned import LearnedPolicy
-from dllm_env.policies.networks import NETWORKS, HiddenConfig
+from dllm_env.policies.networks import NetworkConfig, make_network
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.vector_env import UnmaskVectorEnv
 
@@ -64,7 +64,7 @@ class UnmaskVecEnv(VecEnv):
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
 
-    def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:  # type: ignore[override]
+    def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         observation, rewards, terminated, truncated, infos = self.envs.step(self._actions)
         ended = terminated | truncated
         rows = self._rows(infos)
@@ -143,6 +143,7 @@ class UnmaskPolicy(ActorCriticPolicy):
             "seed": seed,
         }
         self.sizes = _sizes(observation_space)
+        self.shape = NetworkConfig(width, attention_heads, self.sizes["top"], bias)
         self.unmask_head: Head = load_head(head) if isinstance(head, str) else head
         ranked = not isinstance(self.unmask_head, Bernoulli)
         if ranked and isinstance(action_space, spaces.MultiBinary) and self.sizes["positions"] > 127:
@@ -150,21 +151,9 @@ class UnmaskPolicy(ActorCriticPolicy):
         super().__init__(observation_space, action_space, lr_schedule, **more)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        given = self.settings
-        if given["network"] not in NETWORKS:
-            raise UsageError(f"unknown network {given['network']!r}; choose one of {', '.join(NETWORKS)}")
-        make_network, kind = NETWORKS[given["network"]]
-        shape: dict[str, Any] = {name: given[name] for name in ("width", "bias")}
-        shape |= {"heads": given["attention_heads"], "top": self.sizes["top"]}
-        if kind is HiddenConfig:
-            if not self.sizes["hidden"]:
-                raise UsageError(
-                    "network 'hidden' reads hidden states, which the observation lacks; "
-                    'make the environment with extras=["hidden"]'
-                )
-            shape["hidden_size"] = self.sizes["hidden"]
-        self.network = make_network(kind(**shape), torch_generator("policy network", given["seed"]))
-        self.value = nn.Linear(given["width"], 1)
+        shape, generator = self.shape, torch_generator("policy network", self.settings["seed"])
+        self.network = make_network(str(self.settings["network"]), shape, generator, self.sizes["hidden"])
+        self.value = nn.Linear(shape.width, 1)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
         self.optimizer = self.optimizer_class(
@@ -173,7 +162,7 @@ class UnmaskPolicy(ActorCriticPolicy):
             **self.optimizer_kwargs,  # type: ignore[call-arg]
         )
 
-    def forward(self, obs: dict[str, Tensor], deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """(B, W) draws, (B, 1) values, (B,) log-probabilities."""
         seen = self.observation(obs)
         features = self.network.features(seen)

@@ -14,7 +14,7 @@ from dllm_env.dynamics import Context, Dynamics, Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy
-from dllm_env.policies.networks import NETWORKS, HiddenConfig, NetworkConfig, PolicyNetwork
+from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_network
 from dllm_env.policies.rollout import attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Reward, load_reward
@@ -117,14 +117,9 @@ class Setting:
         config = NetworkConfig(settings.width, settings.attention_heads, settings.top, settings.bias)
         self.denoiser: Denoiser = load_denoiser(settings.denoiser, settings.device)
         Dynamics(self.denoiser, self.rules, self.task.prompt_length)
-        if settings.network not in NETWORKS:
-            raise UsageError(f"unknown network {settings.network!r}; choose one of {', '.join(NETWORKS)}")
-        make_network, kind = NETWORKS[settings.network]
-        if kind is HiddenConfig:
-            config = HiddenConfig(**asdict(config), hidden_size=self.denoiser.hidden_size)
         generator = torch_generator("policy network", settings.seed)
         self.policy = LearnedPolicy(
-            make_network(config, generator).to(settings.device),
+            make_network(settings.network, config, generator, self.denoiser.hidden_size).to(settings.device),
             head,
             settings.context,
             training=asdict(settings),

@@ -12,21 +12,19 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
-from dllm_env.dynamics import Observation, Rules
+from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Policy
-from dllm_env.policies.heads import Head, PlackettLuce
-from dllm_env.policies.heuristics import Heuristic, Recorded, load_heuristic
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.tasks import Problem
+from dllm_env.train.expert import expert_draws, expert_rule, expert_rules, imitate, play_expert
 from dllm_env.train.losses import clipped_loss, group_advantages
 from dllm_env.train.run import Run, is_due, progress_bar
 from dllm_env.train.setting import Keeper, PolicyTraining, Setting, learning_rate
@@ -60,10 +58,6 @@ class GRPO(PolicyTraining):
     """E, trajectories of the expert per prompt (expert steering), which works semi-autoregressively."""
     expert_updates: int = 40
     """Steer during the first so many updates only, so that the expert's pace does not hold on; 0 steers in all."""
-    expert: str = ""
-    """The expert's rule; none means threshold:0.9, or top_k:K for a head that always draws K positions."""
-    expert_block_length: int = 8
-    """The expert's block length."""
     microbatch: int = 128
     """Steps per backward pass; small ones stay in the processor's cache."""
 
@@ -133,15 +127,12 @@ def collect(setting: Setting, settings: GRPO, update: int, log: Logger) -> Batch
     first = update * settings.prompts
     problems = [setting.task.problem(first + i, "train", settings.seed) for i in range(settings.prompts)]
     setting.policy.network.eval()
-    own = _play(setting, settings, update, setting.policy, setting.rules, problems, settings.group)
+    own = _play(setting, settings, update, _repeated(problems, settings.group))
     rewards = _rewards(setting, own, settings.group)
     _log_rollout(own, rewards, log)
     expert = None
     if settings.experts and (settings.expert_updates == 0 or update < settings.expert_updates):
-        rules = expert_rules(setting.rules, settings)
-        policy = setting.policy
-        rule = Recorded(expert_rule(policy.head, settings), policy.context, policy.top, policy.extras)
-        expert = _play(setting, settings, update, rule, rules, problems, settings.experts)
+        expert = play_expert(setting, settings, _repeated(problems, settings.experts), update)
         rewards = torch.cat((rewards, _rewards(setting, expert, settings.experts)), 1)
         log.record("rollout/expert_accuracy", expert.correct.mean().item())
     advantages = group_advantages(rewards, settings.divide_by_deviation, settings.deviation_floor)
@@ -153,22 +144,6 @@ def collect(setting: Setting, settings: GRPO, update: int, log: Logger) -> Batch
     if not len(guided.weight):
         return batch
     return _join(batch, as_expert_steps(guided, setting.policy, settings))
-
-
-def expert_rule(head: Head, settings: GRPO) -> Heuristic:
-    """The rule that the expert follows."""
-    usual = f"top_k:{head.k}" if isinstance(head, PlackettLuce) else "threshold:0.9"
-    return load_heuristic(settings.expert or usual)
-
-
-def expert_rules(rules: Rules, settings: GRPO) -> Rules:
-    """The expert works semi-autoregressively; where the policy sees a block only, in the policy's own blocks."""
-    if rules.context == "block":
-        return rules
-    try:
-        return replace(rules, block_length=settings.expert_block_length)
-    except UsageError as error:
-        raise UsageError(f"the expert's {error}; or train without one (experts 0)") from None
 
 
 def _log_rollout(tried: Attempt, rewards: Tensor, log: Logger) -> None:
@@ -185,15 +160,18 @@ def _log_rollout(tried: Attempt, rewards: Tensor, log: Logger) -> None:
     log.record("time/denoiser_seconds", played.denoiser_seconds)
 
 
-def _play(
-    setting: Setting, settings: GRPO, update: int, policy: Policy, rules: Rules, problems: list[Problem], times: int
-) -> Attempt:
-    """Plays each problem so many times in a row."""
-    repeated = [problem for problem in problems for _ in range(times)]
-    seeds = row_seeds(len(repeated), "grpo", policy.name, settings.seed, update)
+def _play(setting: Setting, settings: GRPO, update: int, problems: list[Problem]) -> Attempt:
+    """The policy's own trajectories."""
+    seeds = row_seeds(len(problems), "grpo", setting.policy.name, settings.seed, update)
+    rules, size = setting.rules, settings.batch_size
     return attempt(
-        setting.denoiser, policy, rules, setting.task, repeated, seeds, batch_size=settings.batch_size, record=True
+        setting.denoiser, setting.policy, rules, setting.task, problems, seeds, batch_size=size, record=True
     )
+
+
+def _repeated(problems: list[Problem], times: int) -> list[Problem]:
+    """Each problem so many times in a row."""
+    return [problem for problem in problems for _ in range(times)]
 
 
 def _rewards(setting: Setting, tried: Attempt, group: int) -> Tensor:
@@ -228,15 +206,8 @@ def _join(first: Batch, second: Batch) -> Batch:
 
 
 def as_expert_steps(batch: Batch, policy: LearnedPolicy, settings: GRPO) -> Batch:
-    """Steps of the expert: any masked position might have been chosen, and the mixture scores them.
-
-    So the policy learns the rule without the expert's block structure (arXiv 2512.09106). A head that draws one
-    position after the other takes the expert's in descending confidence.
-    """
-    seen = batch.observation
-    chosen = (batch.draw > 0) & seen.selectable  # a rule's set may hold more, which is ignored when it acts
-    batch.draw = policy.head.as_draw(chosen, seen.confidence[..., 0])
-    seen.selectable = seen.masked
+    """Steps of the expert, which the mixture scores."""
+    batch.draw = expert_draws(batch.observation, batch.draw, policy.head)
     batch.expert = torch.ones_like(batch.expert)
     with torch.no_grad():
         batch.old_log_prob = mixture(policy.evaluate(batch.observation, batch.draw)[0], settings)
@@ -323,7 +294,7 @@ def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: i
         UsageError: settings that do not work, or nothing to resume.
     """
     setting = Setting(settings)
-    if settings.experts:
+    if settings.experts or settings.imitation:
         expert_rules(setting.rules, settings)
         expert_rule(setting.policy.head, settings)
     run = Run(folder, settings, resume)
@@ -332,6 +303,8 @@ def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: i
         info = run.load(learner.parts())
         learner.update, keeper.best = info["update"], tuple(info["best"])
     else:
+        imitate(setting, settings)
+        learner.average.load_state_dict(learner.network.state_dict())
         save(run, learner, keeper)
     log = run.logger(learner.update)
     try:

@@ -21,6 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from dllm_env.env import EnvConfig
 from dllm_env.errors import UsageError
 from dllm_env.random import derive_key
+from dllm_env.train.expert import expert_rule, expert_rules, imitate
 from dllm_env.train.run import Run, is_due, progress_bar
 from dllm_env.train.sb3 import UnmaskPolicy, UnmaskVecEnv
 from dllm_env.train.setting import Keeper, PolicyTraining, Setting, learning_rate
@@ -216,6 +217,9 @@ def train_ppo(settings: PPO, folder: Path, resume: bool = False, stop_after: int
         UsageError: settings that do not work, or nothing to resume.
     """
     setting = Setting(settings)
+    if settings.imitation:
+        expert_rules(setting.rules, settings)
+        expert_rule(setting.policy.head, settings)
     algorithm = make_algorithm(setting, settings)
     assert isinstance(algorithm.policy, UnmaskPolicy)
     run = Run(folder, settings, resume)
@@ -223,6 +227,9 @@ def train_ppo(settings: PPO, folder: Path, resume: bool = False, stop_after: int
     if resume:
         info = run.load(parts(algorithm.policy))
         update, keeper.best = info["update"], tuple(info["best"])
+    else:
+        imitate(setting, settings)
+        algorithm.policy.network.load_state_dict(setting.policy.network.state_dict())
     per_update = settings.rows * settings.steps
     algorithm.num_timesteps = update * per_update
     log = run.logger(update)

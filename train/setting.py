@@ -75,6 +75,14 @@ class PolicyTraining:
     """Peak learning rate; linear warm-up, then cosine to 0."""
     warmup: int = 10
     """Warm-up updates."""
+    expert: str = ""
+    """A rule to learn from; none means threshold:0.9, or top_k:K for a head that always draws K positions."""
+    expert_block_length: int = 8
+    """The expert's block length."""
+    imitation: int = 0
+    """Gradient steps of imitating the expert before the training itself."""
+    imitation_problems: int = 64
+    """Problems that the expert plays for each of them."""
     validation_problems: int = 200
     """Problems of each evaluation."""
     evaluate_every: int = 20
@@ -85,7 +93,7 @@ class PolicyTraining:
     """Share of L: evaluations whose mean NFE is over it become ``best`` only while none is within it."""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "validation_problems", "save_every"):
+        for name in ("updates", "batch_size", "imitation_problems", "validation_problems", "save_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.rate > 0:

@@ -1,0 +1,79 @@
+"""Learning from an expert: a rule that is right block by block teaches a policy for full diffusion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from pairs import LENGTH, enter
+
+from dllm_env.dynamics import Observation
+from dllm_env.errors import UsageError
+from dllm_env.policies.heads import Bernoulli, DynamicPlackettLuce, PlackettLuce
+from dllm_env.train.expert import expert_draws, expert_rule, expert_rules, imitate
+from dllm_env.train.grpo import GRPO
+from dllm_env.train.setting import Setting, validate
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
+    enter(monkeypatch)
+    return GRPO(
+        task="all-a",
+        denoiser="pairs",
+        rate=1e-2,
+        width=16,
+        bias=-1.0,
+        validation_problems=64,
+        expert="threshold:0.8",
+        expert_block_length=2,
+        imitation=40,
+        imitation_problems=8,
+    )
+
+
+@pytest.mark.parametrize("network", ["confidence", "hidden"])
+@pytest.mark.parametrize("head", ["bernoulli", "dynamic_plackett_luce"])
+def test_imitation_is_as_good_as_the_expert(toy: GRPO, head: str, network: str) -> None:
+    setting = Setting(replace(toy, head=head, network=network))
+    before = validate(setting, setting.test_policy(setting.policy.network), toy)
+    imitate(setting, toy)
+    after = validate(setting, setting.test_policy(setting.policy.network), toy)
+    assert before.accuracy < 0.5
+    assert after.accuracy > 0.9
+    assert after.nfe < 3.0
+
+
+def test_a_head_of_k_positions_imitates_k_positions(toy: GRPO) -> None:
+    settings = replace(toy, head="plackett_luce:k=2", expert="")
+    setting = Setting(settings)
+    assert expert_rule(setting.policy.head, settings).name == "top_k:2"
+    imitate(setting, settings)
+    assert validate(setting, setting.test_policy(setting.policy.network), settings).accuracy > 0.9
+
+
+def test_draws_by_hand() -> None:
+    masked = torch.tensor([[False, True, True, True]])
+    seen = Observation(
+        confidence=torch.tensor([[0.0, 0.7, 0.9, 0.8]])[..., None],
+        masked=masked,
+        selectable=torch.tensor([[False, True, True, False]]),
+        progress=torch.zeros(1),
+        masked_total=torch.tensor([3]),
+    )
+    chosen = torch.tensor([[False, True, True, True]])  # the last is not selectable
+    assert expert_draws(seen, chosen, DynamicPlackettLuce()).tolist() == [[0, 2, 1, 0]]
+    assert seen.selectable.tolist() == masked.tolist()
+    seen.selectable = torch.tensor([[False, True, True, False]])
+    assert expert_draws(seen, chosen, Bernoulli()).tolist() == [[False, True, True, False]]
+    assert PlackettLuce(2).as_draw(chosen, seen.confidence[..., 0]).tolist() == [[0, 3, 1, 2]]
+
+
+def test_an_expert_that_cannot_work_is_refused(toy: GRPO) -> None:
+    setting = Setting(toy)
+    with pytest.raises(UsageError, match="the expert's block length 3 does not divide"):
+        expert_rules(setting.rules, replace(toy, expert_block_length=3))
+    with pytest.raises(UsageError, match="unknown heuristic 'clever'"):
+        expert_rule(setting.policy.head, replace(toy, expert="clever"))
+    assert setting.rules.response_length == LENGTH

@@ -1,0 +1,91 @@
+"""An expert: a published rule that works semi-autoregressively, and how a policy learns from its decisions.
+
+Semi-autoregressive rules are good where full diffusion is hard to begin with. A policy for full diffusion is shown
+their decisions as if every masked position might have been chosen, so that it learns the rule without the blocks
+(arXiv 2512.09106). GRPO mixes experts into its groups; ``imitate`` is maximum likelihood on what they get right, a
+start for any trainer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from dllm_env.dynamics import Observation, Rules
+from dllm_env.errors import UsageError
+from dllm_env.policies.heads import Head, PlackettLuce
+from dllm_env.policies.heuristics import Heuristic, Recorded, load_heuristic
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.tasks import Problem
+from dllm_env.train.setting import PolicyTraining, Setting
+
+
+def expert_rule(head: Head, settings: PolicyTraining) -> Heuristic:
+    """The rule that the expert follows."""
+    usual = f"top_k:{head.k}" if isinstance(head, PlackettLuce) else "threshold:0.9"
+    return load_heuristic(settings.expert or usual)
+
+
+def expert_rules(rules: Rules, settings: PolicyTraining) -> Rules:
+    """The expert works semi-autoregressively; where the policy sees a block only, in the policy's own blocks."""
+    if rules.context == "block":
+        return rules
+    try:
+        return replace(rules, block_length=settings.expert_block_length)
+    except UsageError as error:
+        raise UsageError(f"the expert's {error}; or train without one") from None
+
+
+def play_expert(setting: Setting, settings: PolicyTraining, problems: list[Problem], *key: object) -> Attempt:
+    """The expert on these problems, recorded with what the policy would see; ``key`` tells its random streams."""
+    policy = setting.policy
+    rule = Recorded(expert_rule(policy.head, settings), policy.context, policy.top, policy.extras)
+    rules, seeds = expert_rules(setting.rules, settings), row_seeds(len(problems), "expert", settings.seed, *key)
+    return attempt(
+        setting.denoiser, rule, rules, setting.task, problems, seeds, batch_size=settings.batch_size, record=True
+    )
+
+
+def expert_draws(seen: Observation, draw: Tensor, head: Head) -> Tensor:
+    """The expert's sets as draws of the head, and every masked position selectable from now on.
+
+    A head that draws one position after the other takes the expert's in descending confidence.
+    """
+    chosen = (draw > 0) & seen.selectable  # a rule's set may hold more, which is ignored when it acts
+    seen.selectable = seen.masked
+    return head.as_draw(chosen, seen.confidence[..., 0])
+
+
+def imitate(setting: Setting, settings: PolicyTraining) -> None:
+    """Maximum likelihood on the expert's right answers, ``imitation`` gradient steps on new problems each."""
+    policy = setting.policy
+    optimizer = torch.optim.Adam(policy.network.parameters(), lr=settings.rate)
+    policy.network.train()
+    for update in range(settings.imitation):
+        first = update * settings.imitation_problems
+        problems = [
+            setting.task.problem(first + i, "train", settings.seed) for i in range(settings.imitation_problems)
+        ]
+        _imitate_once(policy, optimizer, play_expert(setting, settings, problems, "imitation", update))
+
+
+def _imitate_once(policy: LearnedPolicy, optimizer: torch.optim.Optimizer, played: Attempt) -> None:
+    steps = played.rollout.trajectories
+    assert steps is not None
+    right = (played.correct[steps.row] == 1).nonzero()[:, 0]
+    seen, draw = steps.observation[right], steps.draw[right]
+    draw = expert_draws(seen, draw, policy.head)
+    optimizer.zero_grad(set_to_none=True)
+    for piece in torch.arange(len(right), device=right.device).split(PIECE):
+        log_prob, _ = policy.evaluate(seen[piece], draw[piece])
+        possible = log_prob.isfinite()  # a head of K positions cannot draw the last block's rest, for example
+        (-log_prob[possible].sum() / len(right)).backward()
+    nn.utils.clip_grad_norm_(policy.network.parameters(), 1.0)
+    optimizer.step()
+
+
+PIECE = 128
+"""Steps per backward pass; small ones stay in the processor's cache."""

@@ -382,11 +382,33 @@ def demo(arguments: list[str]) -> None:
     _resumable("demo", arguments, folder, lambda: run_demo(config, folder, given.resume))
 
 
+def ablate_heads(arguments: list[str]) -> None:
+    """``dllm-env ablate heads``."""
+    import tyro
+
+    from dllm_env.ablate import Ablation, run_ablation
+    from dllm_env.train.run import default_folder
+
+    @dataclass(frozen=True)
+    class Arguments:
+        settings: tyro.conf.OmitArgPrefixes[Ablation] = field(default_factory=Ablation)
+        out: Path | None = None
+        """Folder for everything; by default one named by date under runs/."""
+        resume: bool = False
+        """Continue the ablation in --out."""
+
+    name = "ablate heads"
+    given = _parse(Arguments, arguments, f"dllm-env {name}", COMMANDS[name].summary)
+    folder = _run_folder(given.out, given.resume, default_folder("ablation"))
+    _resumable(name, arguments, folder, lambda: run_ablation(given.settings, folder, given.resume))
+
+
 COMMANDS = {
     "demo": Command("Train a policy and compare it with the heuristics, in about ten minutes.", demo),
     "train grpo": Command("Train an unmasking policy with GRPO.", train_grpo),
     "train ppo": Command("Train an unmasking policy with PPO, by Stable-Baselines3.", train_ppo),
     "train denoiser": Command("Train the bundled denoiser.", train_denoiser),
+    "ablate heads": Command("Train every head on every network, and compare them.", ablate_heads),
     "eval": Command("Compare policies: a table, files, and accuracy against speed as a picture.", evaluate),
     "generate": Command("Show in the terminal how a response is unmasked, step by step.", generate),
 }

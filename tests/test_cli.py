@@ -16,6 +16,7 @@ from dllm_env.random import torch_generator
 from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 
 SMALL = ["--updates", "2", "--prompts", "2", "--group", "2", "--width", "8", "--validation-problems", "2"]
+SMALL_PPO = ["--updates", "2", "--rows", "4", "--steps", "8", "--width", "8", "--validation-problems", "2"]
 REQUIRED = {
     *("policy", "learned", "task", "denoiser", "block_length", "seed", "problems", "accuracy"),
     *("accuracy_low", "accuracy_high", "nfe"),
@@ -215,6 +216,41 @@ def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys):
     assert again == entries
 
 
+def test_train_ppo_leaves_a_run_that_eval_takes(toy, tmp_path, capsys):
+    out = tmp_path / "x"
+    arguments = ["train", "ppo", "--denoiser", str(toy), "--block-length", "8", "--out", str(out), *SMALL_PPO]
+    assert main([*arguments, "--head", "dynamic_plackett_luce", "--network", "hidden"]) == 0
+    assert f"dllm-env eval --policies threshold:0.9 top_k:1 {out}" in capsys.readouterr().out
+    assert json.loads((out / "best" / "policy.json").read_text())["network"]["kind"] == "hidden"
+    assert list((out / "logs").glob("events.out.tfevents.*"))
+    assert main(["train", "ppo", "--out", str(out), "--resume"]) == 0
+    arguments = ["eval", "--policies", str(out), f"{out}:temperature=2", f"{out}:greedy=1", "--problems", "2"]
+    assert main([*arguments, "--denoiser", str(toy), "--out", str(tmp_path / "compared")]) == 0
+
+
+def test_ablation_trains_all_and_compares_them(toy, tmp_path, capsys):
+    out = tmp_path / "ablation"
+    arguments = ["ablate", "heads", "--heads", "bernoulli", "plackett_luce:k=2", "--seeds", "2", "--problems", "3"]
+    arguments += ["--denoiser", str(toy), *SMALL, "--out", str(out)]
+    assert main(arguments) == 0
+    lines = (out / "ablation.csv").read_text().splitlines()
+    assert lines[0] == "network,head,seed,accuracy,nfe"
+    assert [line.rpartition(",")[0].rpartition(",")[0] for line in lines[1:]] == [
+        f"{network},{head},{seed}"
+        for network in ("confidence", "hidden")
+        for head in ("bernoulli", "plackett_luce:k=2")
+        for seed in (1, 2)
+    ]
+    assert (out / "ablation.png").is_file()
+    assert "ablation: " in capsys.readouterr().out
+    assert main(arguments) == 2
+    assert "holds an ablation already" in capsys.readouterr().err
+    (out / "hidden-bernoulli-2" / "checkpoint.safetensors").unlink()
+    shutil.rmtree(out / "hidden-bernoulli-2")
+    assert main([*arguments, "--resume"]) == 0
+    assert (out / "ablation.csv").read_text().splitlines() == lines
+
+
 def spoiled(toy, folder, data):
     shutil.copytree(toy, folder)
     (folder / "model.safetensors").write_bytes(data)
@@ -232,6 +268,7 @@ EVAL = ["eval", "--policies", "leftmost:8", "--problems", "2"]
 COMMANDS = {
     "eval": EVAL,
     "train grpo": ["train", "grpo", *SMALL],
+    "train ppo": ["train", "ppo", *SMALL_PPO],
     "generate": ["generate", "--policy", "leftmost:8"],
 }
 

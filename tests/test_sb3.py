@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +172,10 @@ def test_one_environment_for_all_rows() -> None:
         environment.set_attr("render_mode", "ansi", 0)
     with pytest.raises(UsageError, match="share one environment"):
         environment.env_method("reset")
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    path = Path(__file__).parent.parent / "examples" / "sb3_ppo.py"
+    assert len(path.read_text().splitlines()) < 40
+    runpy.run_path(str(path))["main"](1024, str(tmp_path / "out"))
+    assert (tmp_path / "out" / "policy" / "policy.json").is_file()

@@ -1,0 +1,107 @@
+"""PPO and GRPO on the same task, one after the other on the same machine: what they reach, against wall time.
+
+    python benchmarks/trainers.py --out runs/trainers
+
+Trains what is not there yet, so that a stopped comparison goes on; writes ``trainers.png`` and ``trainers.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from dllm_env.eval.evaluate import EvaluationConfig, evaluate
+from dllm_env.train.grpo import PRESETS, train_grpo
+from dllm_env.train.ppo import PPO, train_ppo
+from dllm_env.train.run import CHECKPOINT
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the comparison."""
+
+    out: Path = Path("runs/trainers")
+    """Folder of the runs and of the picture."""
+    seeds: int = 3
+    """Training seeds 1, 2, … of each."""
+    problems: int = 1000
+    """Test problems of each trained policy."""
+    threads: int = 0
+    """Processor threads; 0 takes torch's default."""
+
+
+Trainer = Callable[[Path, int, bool], Path]
+TRAINERS: dict[str, Trainer] = {
+    "GRPO": lambda folder, seed, resume: train_grpo(replace(PRESETS["demo"], seed=seed), folder, resume),
+    "PPO": lambda folder, seed, resume: train_ppo(PPO(seed=seed), folder, resume),
+}
+COLOURS = {"GRPO": "#D55E00", "PPO": "#0072B2"}
+FIGURES = {"accuracy": "validation accuracy", "nfe": "validation NFE", "reward": "validation reward"}
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """Minutes of training (validation not counted) and figures of every validation, over all pieces of a run."""
+    minutes, points = 0.0, []
+    for path in sorted((folder / "logs").glob("progress*.csv"), key=lambda path: path.stat().st_mtime):
+        for row in csv.DictReader(path.read_text().splitlines()):
+            minutes += float(row["time/update_seconds"]) / 60
+            if row.get("validation/accuracy"):
+                points.append({"minutes": minutes, **{name: float(row[f"validation/{name}"]) for name in FIGURES}})
+    return points
+
+
+def draw(curves: dict[tuple[str, int], list[dict[str, float]]], path: Path) -> None:
+    """A panel for each figure, a line for each run."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.8), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    for panel, (name, label) in zip(figure.subplots(1, len(FIGURES)), FIGURES.items(), strict=True):
+        for (trainer, seed), points in curves.items():
+            x, y = [point["minutes"] for point in points], [point[name] for point in points]
+            panel.plot(x, y, color=COLOURS[trainer], marker=".", alpha=0.8, label=trainer if seed == 1 else None)
+        panel.set_xlabel("minutes of training")
+        panel.set_title(label, fontsize=11)
+        panel.grid(alpha=0.3)
+        panel.set_ylim(bottom=0)
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(path)
+
+
+def main(settings: Settings) -> None:
+    """Trains, evaluates, prints, and writes table and picture."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    curves, rows = {}, []
+    for seed in range(1, settings.seeds + 1):
+        for name, train in TRAINERS.items():
+            folder = settings.out / f"{name.lower()}-{seed}"
+            train(folder, seed, (folder / CHECKPOINT).exists())
+            curves[name, seed] = curve(folder)
+            (result,) = evaluate(EvaluationConfig(problems=settings.problems), [str(folder)])
+            minutes = curves[name, seed][-1]["minutes"]
+            rows.append(
+                (name, seed, result.accuracy, result.accuracy_low, result.accuracy_high, result.nfe, minutes)
+            )
+            draw(curves, settings.out / "trainers.png")
+    columns = ("trainer", "seed", "accuracy", "low", "high", "nfe", "minutes")
+    table = Table(*columns, title=f"best checkpoints on {settings.problems:,} test problems, full diffusion")
+    for name, seed, accuracy, low, high, nfe, minutes in rows:
+        table.add_row(
+            name, str(seed), f"{accuracy:.1%}", f"{low:.1%}", f"{high:.1%}", f"{nfe:.1f}", f"{minutes:.1f}"
+        )
+    Console().print(table)
+    with (settings.out / "trainers.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

@@ -16,7 +16,10 @@ from dllm_env.random import torch_generator
 from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 
 SMALL = ["--updates", "2", "--prompts", "2", "--group", "2", "--width", "8", "--validation-problems", "2"]
-SMALL_PPO = ["--updates", "2", "--rows", "4", "--steps", "8", "--width", "8", "--validation-problems", "2"]
+SMALL_PPO = [
+    *("--updates", "2", "--rows", "4", "--steps", "8", "--width", "8", "--validation-problems", "2"),
+    *("--imitation", "1", "--imitation-problems", "2"),
+]
 REQUIRED = {
     *("policy", "learned", "task", "denoiser", "block_length", "seed", "problems", "accuracy"),
     *("accuracy_low", "accuracy_high", "nfe"),

@@ -22,7 +22,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
     return GRPO(
         task="all-a",
         denoiser="pairs",
-        rate=1e-2,
+        imitation_rate=1e-2,
         width=16,
         bias=-1.0,
         validation_problems=64,

@@ -32,6 +32,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> PPO:
         rate=3e-3,
         width=16,
         bias=-1.0,
+        imitation=0,
         validation_problems=64,
         evaluate_every=20,
         save_every=2,

@@ -8,6 +8,7 @@ start for any trainer.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -62,9 +63,11 @@ def expert_draws(seen: Observation, draw: Tensor, head: Head) -> Tensor:
 def imitate(setting: Setting, settings: PolicyTraining) -> None:
     """Maximum likelihood on the expert's right answers, ``imitation`` gradient steps on new problems each."""
     policy = setting.policy
-    optimizer = torch.optim.Adam(policy.network.parameters(), lr=settings.rate)
+    optimizer = torch.optim.Adam(policy.network.parameters())
     policy.network.train()
     for update in range(settings.imitation):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.imitation_rate * 0.5 * (1 + math.cos(math.pi * update / settings.imitation))
         first = update * settings.imitation_problems
         problems = [
             setting.task.problem(first + i, "train", settings.seed) for i in range(settings.imitation_problems)

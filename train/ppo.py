@@ -32,13 +32,17 @@ from dllm_env.vector_env import UnmaskVectorEnv
 class PPO(PolicyTraining):
     """Settings of ``dllm-env train ppo``; the defaults suit the bundled denoiser."""
 
+    rate: float = 7e-4
+    """Peak learning rate of Adam; linear warm-up, then cosine to 0."""
+    imitation: int = 150
+    """Gradient steps of imitating the expert before the training itself."""
     rows: int = 128
     """Environments that play at the same time."""
     steps: int = 32
     """Steps of each environment per update."""
-    minibatch: int = 512
+    minibatch: int = 2048
     """Steps per gradient step."""
-    epochs: int = 3
+    epochs: int = 4
     """Passes over the steps of an update."""
     clip: float = 0.2
     """ε of the probability ratio."""

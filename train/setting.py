@@ -83,6 +83,8 @@ class PolicyTraining:
     """Gradient steps of imitating the expert before the training itself."""
     imitation_problems: int = 64
     """Problems that the expert plays for each of them."""
+    imitation_rate: float = 3e-3
+    """Learning rate of the imitation; cosine to 0."""
     validation_problems: int = 200
     """Problems of each evaluation."""
     evaluate_every: int = 20
@@ -96,8 +98,9 @@ class PolicyTraining:
         for name in ("updates", "batch_size", "imitation_problems", "validation_problems", "save_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.rate > 0:
-            raise UsageError(f"rate must be above 0, got {self.rate}")
+        for name in ("rate", "imitation_rate"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 < self.nfe_budget <= 1:
             raise UsageError(f"nfe_budget is a share of the response length, in (0, 1], got {self.nfe_budget}")
 

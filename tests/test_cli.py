@@ -15,7 +15,10 @@ from dllm_env.cli import main
 from dllm_env.random import torch_generator
 from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 
-SMALL = ["--updates", "2", "--prompts", "2", "--group", "2", "--width", "8", "--validation-problems", "2"]
+SMALL = [
+    *("--updates", "2", "--prompts", "2", "--group", "2", "--width", "8", "--validation-problems", "2"),
+    *("--imitation", "1", "--imitation-problems", "2"),
+]
 SMALL_PPO = [
     *("--updates", "2", "--rows", "4", "--steps", "8", "--width", "8", "--validation-problems", "2"),
     *("--imitation", "1", "--imitation-problems", "2"),
@@ -114,7 +117,7 @@ def test_train_grpo_leaves_a_run(run):
 def test_train_grpo_preset_gives_defaults_that_flags_override(toy, tmp_path):
     out = tmp_path / "x"
     arguments = ["train", "grpo", "--preset", "paper", "--denoiser", str(toy), "--out", str(out), "--block-length"]
-    assert main([*arguments, "40", "--bias", "0", *SMALL, "--batch-size", "64"]) == 0
+    assert main([*arguments, "40", "--bias", "0", *SMALL, "--imitation", "0"]) == 0
     settings = json.loads((out / "settings.json").read_text())
     assert settings["rate"] == 3e-5  # the paper's
     assert settings["updates"] == 2  # the flag's
@@ -197,7 +200,15 @@ def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys):
     from dllm_env.demo import FAST, SLOW, DemoConfig, run_demo
     from dllm_env.train.grpo import GRPO
 
-    small = {"updates": 2, "prompts": 2, "group": 2, "width": 8, "bias": 0.0, "validation_problems": 2}
+    small = {
+        "updates": 2,
+        "prompts": 2,
+        "group": 2,
+        "width": 8,
+        "bias": 0.0,
+        "validation_problems": 2,
+        "imitation": 0,
+    }
     training = GRPO(denoiser=str(toy), **small)
     out = tmp_path / "demo"
     run_demo(DemoConfig(training, problems=4, slow_problems=2), out)
@@ -334,7 +345,7 @@ def test_spoiled_policies_are_refused_with_one_line(data, toy, run, tmp_path, ca
         (["--alpha", "-0.1"], "alpha must be"),
         (["--alpha=nan"], "alpha must be"),
         (["--group", "1"], "group must be"),
-        (["--preset", "mine"], "choose one of bundled, paper"),
+        (["--preset", "mine"], "choose one of bundled, demo, paper"),
         (["--resume"], "--out"),
         (["--resume", "--out", "nowhere"], "nothing to resume"),
         (["--out", __file__], "is a file"),

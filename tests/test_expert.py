@@ -37,9 +37,10 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
 @pytest.mark.parametrize("head", ["bernoulli", "dynamic_plackett_luce"])
 def test_imitation_is_as_good_as_the_expert(toy: GRPO, head: str, network: str) -> None:
     setting = Setting(replace(toy, head=head, network=network))
-    before = validate(setting, setting.test_policy(setting.policy.network), toy)
+    (sharp,) = setting.test_policies(setting.policy.network, replace(toy, test_temperatures=(0.5,)))
+    before = validate(setting, sharp, toy)
     imitate(setting, toy)
-    after = validate(setting, setting.test_policy(setting.policy.network), toy)
+    after = validate(setting, sharp, toy)
     assert before.accuracy < 0.5
     assert after.accuracy > 0.9
     assert after.nfe < 3.0
@@ -50,7 +51,7 @@ def test_a_head_of_k_positions_imitates_k_positions(toy: GRPO) -> None:
     setting = Setting(settings)
     assert expert_rule(setting.policy.head, settings).name == "top_k:2"
     imitate(setting, settings)
-    assert validate(setting, setting.test_policy(setting.policy.network), settings).accuracy > 0.9
+    assert validate(setting, setting.policy, settings).accuracy > 0.9
 
 
 def test_draws_by_hand() -> None:

@@ -17,7 +17,7 @@ from dllm_env.dynamics import Context
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
 from dllm_env.train import grpo
-from dllm_env.train.grpo import GRPO, PRESETS, Learner, mixture, train_grpo
+from dllm_env.train.grpo import GRPO, PRESETS, Learner, alpha_at, mixture, train_grpo
 from dllm_env.train.setting import Score, Setting, learning_rate, validate
 
 
@@ -33,7 +33,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
         rate=3e-3,
         width=16,
         bias=-1.0,
-        experts=0,
+        imitation=0,
+        alpha_warmup=0,
         validation_problems=64,
         evaluate_every=20,
         save_every=2,
@@ -74,6 +75,12 @@ def test_an_update_in_which_nobody_is_right_changes_nothing(toy: GRPO, tmp_path:
     assert torch.equal(weights(tmp_path / "run")["network.score.weight"], start)
     (row,) = logged(tmp_path / "run")
     assert float(row["rollout/groups_without_signal"]) == 1.0
+
+
+def test_alpha_rises() -> None:
+    settings = GRPO(alpha=0.4, alpha_warmup=4)
+    assert [alpha_at(settings, update) for update in (0, 1, 2, 4, 9)] == pytest.approx([0, 0.1, 0.2, 0.4, 0.4])
+    assert alpha_at(replace(settings, alpha_warmup=0), 0) == 0.4
 
 
 def test_mixture_by_hand(toy: GRPO) -> None:

@@ -37,7 +37,8 @@ def expert_rules(rules: Rules, settings: PolicyTraining) -> Rules:
     try:
         return replace(rules, block_length=settings.expert_block_length)
     except UsageError as error:
-        raise UsageError(f"the expert's {error}; or train without one") from None
+        without = "give --expert-block-length, or train without an expert (--imitation 0 --experts 0)"
+        raise UsageError(f"the expert's {error}; {without}") from None
 
 
 def play_expert(setting: Setting, settings: PolicyTraining, problems: list[Problem], *key: object) -> Attempt:
@@ -79,6 +80,8 @@ def _imitate_once(policy: LearnedPolicy, optimizer: torch.optim.Optimizer, playe
     steps = played.rollout.trajectories
     assert steps is not None
     right = (played.correct[steps.row] == 1).nonzero()[:, 0]
+    if not len(right):
+        return
     seen, draw = steps.observation[right], steps.draw[right]
     draw = expert_draws(seen, draw, policy.head)
     optimizer.zero_grad(set_to_none=True)

@@ -23,6 +23,7 @@ from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.rewards import Reward, load_reward
 from dllm_env.tasks import Problem
 from dllm_env.train.expert import expert_draws, expert_rule, expert_rules, imitate, play_expert
 from dllm_env.train.losses import clipped_loss, group_advantages
@@ -34,6 +35,8 @@ from dllm_env.train.setting import Keeper, PolicyTraining, Setting, learning_rat
 class GRPO(PolicyTraining):
     """Settings of ``dllm-env train grpo``; the defaults suit the bundled denoiser."""
 
+    alpha_warmup: int = 60
+    """Updates during which α rises from 0 to its value: first right, then fast."""
     prompts: int = 16
     """Prompts per update."""
     group: int = 8
@@ -54,7 +57,7 @@ class GRPO(PolicyTraining):
     """Keeps small differences in speed among right answers from weighing as much as right against wrong."""
     averaging: float = 0.9
     """Decay of the running average of the weights that is evaluated and saved; 0 takes the weights themselves."""
-    experts: int = 1
+    experts: int = 0
     """E, trajectories of the expert per prompt (expert steering), which works semi-autoregressively."""
     expert_updates: int = 40
     """Steer during the first so many updates only, so that the expert's pace does not hold on; 0 steers in all."""
@@ -89,10 +92,11 @@ PRESETS: dict[str, GRPO] = {
         clip=0.5,
         divide_by_deviation=False,
         averaging=0.0,
-        test_temperature=1.0,
+        test_temperatures=(1.0,),
         width=128,
         bias=-2.0,
-        experts=0,
+        imitation=0,
+        alpha_warmup=0,
         expert_block_length=32,
         evaluate_every=50,
     ),
@@ -128,12 +132,13 @@ def collect(setting: Setting, settings: GRPO, update: int, log: Logger) -> Batch
     problems = [setting.task.problem(first + i, "train", settings.seed) for i in range(settings.prompts)]
     setting.policy.network.eval()
     own = _play(setting, settings, update, _repeated(problems, settings.group))
-    rewards = _rewards(setting, own, settings.group)
+    reward = load_reward(settings.reward, alpha_at(settings, update))
+    rewards = _rewards(reward, own, settings.group)
     _log_rollout(own, rewards, log)
     expert = None
     if settings.experts and (settings.expert_updates == 0 or update < settings.expert_updates):
         expert = play_expert(setting, settings, _repeated(problems, settings.experts), update)
-        rewards = torch.cat((rewards, _rewards(setting, expert, settings.experts)), 1)
+        rewards = torch.cat((rewards, _rewards(reward, expert, settings.experts)), 1)
         log.record("rollout/expert_accuracy", expert.correct.mean().item())
     advantages = group_advantages(rewards, settings.divide_by_deviation, settings.deviation_floor)
     log.record("rollout/groups_without_signal", (advantages == 0).all(-1).float().mean().item())
@@ -174,9 +179,14 @@ def _repeated(problems: list[Problem], times: int) -> list[Problem]:
     return [problem for problem in problems for _ in range(times)]
 
 
-def _rewards(setting: Setting, tried: Attempt, group: int) -> Tensor:
-    rewards = setting.reward(tried.correct, tried.rollout.nfe, setting.rules.response_length)
-    return rewards.view(-1, group)
+def alpha_at(settings: GRPO, update: int) -> float:
+    """α of an update."""
+    return settings.alpha * min(1.0, update / settings.alpha_warmup) if settings.alpha_warmup else settings.alpha
+
+
+def _rewards(reward: Reward, tried: Attempt, group: int) -> Tensor:
+    length = tried.rollout.responses.shape[1]
+    return reward(tried.correct, tried.rollout.nfe, length).view(-1, group)
 
 
 def _useful_steps(tried: Attempt, advantages: Tensor, total: int) -> Batch:

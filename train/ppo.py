@@ -34,8 +34,6 @@ class PPO(PolicyTraining):
 
     rate: float = 7e-4
     """Peak learning rate of Adam; linear warm-up, then cosine to 0."""
-    imitation: int = 150
-    """Gradient steps of imitating the expert before the training itself."""
     rows: int = 128
     """Environments that play at the same time."""
     steps: int = 32

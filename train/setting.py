@@ -65,11 +65,11 @@ class PolicyTraining:
     """p, how many of a position's largest probabilities the policy reads."""
     bias: float = -1.5
     """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""
-    test_temperature: float = 0.7
-    """Temperature of the head in the saved policy, with which validation plays; the paper uses 0.5 to 1."""
+    test_temperatures: tuple[float, ...] = (1.0, 0.6)
+    """Temperatures of the head that each validation tries; the policy is saved with the better one."""
     batch_size: int = 128
     """Rows that the denoiser sees at a time."""
-    updates: int = 180
+    updates: int = 140
     """Number of policy updates."""
     rate: float = 1e-3
     """Peak learning rate; linear warm-up, then cosine to 0."""
@@ -79,7 +79,7 @@ class PolicyTraining:
     """A rule to learn from; none means threshold:0.9, or top_k:K for a head that always draws K positions."""
     expert_block_length: int = 8
     """The expert's block length."""
-    imitation: int = 0
+    imitation: int = 60
     """Gradient steps of imitating the expert before the training itself."""
     imitation_problems: int = 64
     """Problems that the expert plays for each of them."""
@@ -101,6 +101,8 @@ class PolicyTraining:
         for name in ("rate", "imitation_rate"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not self.test_temperatures or min(self.test_temperatures) <= 0:
+            raise UsageError(f"test_temperatures have to be above 0, at least one, got {self.test_temperatures}")
         if not 0 < self.nfe_budget <= 1:
             raise UsageError(f"nfe_budget is a share of the response length, in (0, 1], got {self.nfe_budget}")
 
@@ -135,12 +137,12 @@ class Setting:
             settings.context,
             training=asdict(settings),
         )
-        self.test_head = replace(head, temperature=settings.test_temperature)  # type: ignore[type-var]
         self.validation = [self.task.problem(i, "validation") for i in range(settings.validation_problems)]
 
-    def test_policy(self, network: PolicyNetwork) -> LearnedPolicy:
-        """The policy as it is validated, saved and used: these weights with the head's settings for use."""
-        return LearnedPolicy(network.eval(), self.test_head, self.rules.context)
+    def test_policies(self, network: PolicyNetwork, settings: PolicyTraining) -> list[LearnedPolicy]:
+        """The policy as it may be used: these weights with the head at each of the temperatures to try."""
+        heads = [replace(self.policy.head, temperature=t) for t in settings.test_temperatures]  # type: ignore[type-var]
+        return [LearnedPolicy(network.eval(), head, self.rules.context) for head in heads]
 
     def rank(self, score: Score, settings: PolicyTraining) -> tuple[bool, float]:
         """What ``best`` has most of: within the NFE budget first, then reward."""
@@ -187,13 +189,15 @@ class Keeper:
 
     def __call__(self, network: PolicyNetwork, update: int, log: Logger) -> str:
         """Evaluates, logs and saves; returns the figures for the progress bar."""
-        policy = self.setting.test_policy(network)
-        score = validate(self.setting, policy, self.settings)
+        setting, settings = self.setting, self.settings
+        tried = [(validate(setting, p, settings), p) for p in setting.test_policies(network, settings)]
+        score, policy = max(tried, key=lambda pair: setting.rank(pair[0], settings))
         for name, value in asdict(score).items():
             log.record(f"validation/{name}", value)
-        policy.training = {**asdict(self.settings), "update": update, "validation": asdict(score), **machine()}
+        log.record("validation/temperature", policy.head.temperature)
+        policy.training = {**asdict(settings), "update": update, "validation": asdict(score), **machine()}
         policy.save_pretrained(self.folder / "last")
-        if (rank := self.setting.rank(score, self.settings)) > self.best:
+        if (rank := setting.rank(score, settings)) > self.best:
             self.best = rank
             policy.save_pretrained(self.folder / "best")
         return f"accuracy {score.accuracy:.0%} NFE {score.nfe:.1f}"

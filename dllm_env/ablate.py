@@ -6,6 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,10 @@ from dllm_env.train.run import CHECKPOINT
 
 TABLE, PICTURE = "ablation.csv", "ablation.png"
 
+Network = Literal["confidence", "hidden"]
+Training = tuple[str, Network, int, Path]
+"""Head, network, seed and folder."""
+
 
 @dataclass(frozen=True)
 class Ablation:
@@ -33,7 +38,7 @@ class Ablation:
         "dynamic_plackett_luce",
     )
     """Heads with their settings."""
-    networks: tuple[str, ...] = ("confidence", "hidden")
+    networks: tuple[Network, ...] = ("confidence", "hidden")
     """Networks."""
     seeds: int = 3
     """Training seeds 1, 2, … of each combination."""
@@ -61,7 +66,7 @@ class Line:
     nfe: tuple[float, ...]
 
 
-def combinations(config: Ablation, folder: Path) -> list[tuple[str, str, int, Path]]:
+def combinations(config: Ablation, folder: Path) -> list[Training]:
     """Head, network, seed and folder of every training."""
     return [
         (head, network, seed, folder / f"{network}-{head.replace(':', '-').replace('=', '')}-{seed}")
@@ -113,7 +118,7 @@ def run_ablation(config: Ablation, folder: Path, resume: bool = False) -> Path:
     return folder
 
 
-def summarise(trainings: Sequence[tuple[str, str, int, Path]], rows: Sequence[Row]) -> list[Line]:
+def summarise(trainings: Sequence[Training], rows: Sequence[Row]) -> list[Line]:
     """One line for each combination."""
     found = {row.policy: row for row in rows}
     groups: dict[tuple[str, str], list[Row]] = {}
@@ -179,7 +184,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     panels[0].set_ylabel("accuracy")
     panels[0].set_ylim(-0.03, 1.05)
     panels[0].yaxis.set_major_formatter("{x:.0%}")
-    named = {}
+    named: dict[str, Any] = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))

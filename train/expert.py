@@ -21,6 +21,7 @@ from dllm_env.policies.heuristics import Heuristic, Recorded, load_heuristic
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.tasks import Problem
+from dllm_env.train.run import progress_bar
 from dllm_env.train.setting import PolicyTraining, Setting
 
 
@@ -63,34 +64,42 @@ def expert_draws(seen: Observation, draw: Tensor, head: Head) -> Tensor:
 
 def imitate(setting: Setting, settings: PolicyTraining) -> None:
     """Maximum likelihood on the expert's right answers, ``imitation`` gradient steps on new problems each."""
-    policy = setting.policy
-    optimizer = torch.optim.Adam(policy.network.parameters())
-    policy.network.train()
-    for update in range(settings.imitation):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.imitation_rate * 0.5 * (1 + math.cos(math.pi * update / settings.imitation))
-        first = update * settings.imitation_problems
-        problems = [
-            setting.task.problem(first + i, "train", settings.seed) for i in range(settings.imitation_problems)
-        ]
-        _imitate_once(policy, optimizer, play_expert(setting, settings, problems, "imitation", update))
+    optimizer = torch.optim.Adam(setting.policy.network.parameters())
+    setting.policy.network.train()
+    with progress_bar() as bar:
+        shown = bar.add_task("imitation", total=settings.imitation, figures="", visible=settings.imitation > 0)
+        for update in range(settings.imitation):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.imitation_rate * 0.5 * (1 + math.cos(math.pi * update / settings.imitation))
+            first = update * settings.imitation_problems
+            indices = range(first, first + settings.imitation_problems)
+            problems = [setting.task.problem(index, "train", settings.seed) for index in indices]
+            played = play_expert(setting, settings, problems, "imitation", update)
+            likelihood = _imitate_once(setting.policy, optimizer, played)
+            figures = f"expert {played.correct.mean():.0%} log-likelihood {likelihood:.2f}"
+            bar.update(shown, advance=1, figures=figures)
 
 
-def _imitate_once(policy: LearnedPolicy, optimizer: torch.optim.Optimizer, played: Attempt) -> None:
+def _imitate_once(policy: LearnedPolicy, optimizer: torch.optim.Optimizer, played: Attempt) -> float:
+    """One gradient step; returns the mean log-likelihood of the expert's draws before it."""
     steps = played.rollout.trajectories
     assert steps is not None
     right = (played.correct[steps.row] == 1).nonzero()[:, 0]
     if not len(right):
-        return
+        return math.nan
     seen, draw = steps.observation[right], steps.draw[right]
     draw = expert_draws(seen, draw, policy.head)
     optimizer.zero_grad(set_to_none=True)
+    total = 0.0
     for piece in torch.arange(len(right), device=right.device).split(PIECE):
         log_prob, _ = policy.evaluate(seen[piece], draw[piece])
         possible = log_prob.isfinite()  # a head of K positions cannot draw the last block's rest, for example
-        (-log_prob[possible].sum() / len(right)).backward()
+        likelihood = log_prob[possible].sum() / len(right)
+        (-likelihood).backward()
+        total += likelihood.item()
     nn.utils.clip_grad_norm_(policy.network.parameters(), 1.0)
     optimizer.step()
+    return total
 
 
 PIECE = 128

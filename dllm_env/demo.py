@@ -74,7 +74,10 @@ def run_demo(config: DemoConfig, folder: Path, resume: bool = False) -> Path:
 
 
 def demo_evaluations(config: DemoConfig, training: GRPO, policy: str) -> list[Evaluation]:
-    """The learned policy and the fast heuristics on all problems, the slow ones on the first of them."""
+    """The learned policy and the fast heuristics on all problems, the slow ones on the first of them.
+
+    In blocks the policy waits for positions that it may not choose yet, so there it is made to go on.
+    """
     settings = EvaluationConfig(
         task=training.task,
         denoiser=training.denoiser,
@@ -82,10 +85,14 @@ def demo_evaluations(config: DemoConfig, training: GRPO, policy: str) -> list[Ev
         problems=config.problems,
         batch_size=training.batch_size,
     )
-    blocks = (training.response_length or load_task(training.task).response_length, config.block_length)
+    length = training.response_length or load_task(training.task).response_length
+    in_blocks = f"{policy}:force_progress=1" if training.head.startswith("bernoulli") else policy
     return [
-        Evaluation(replace(settings, block_length=blocks), [policy, *FAST]),
-        Evaluation(replace(settings, block_length=blocks, problems=config.slow_problems), SLOW),
+        Evaluation(replace(settings, block_length=(length,)), [policy, *FAST]),
+        Evaluation(replace(settings, block_length=(config.block_length,)), [in_blocks, *FAST]),
+        Evaluation(
+            replace(settings, block_length=(length, config.block_length), problems=config.slow_problems), SLOW
+        ),
     ]
 
 

@@ -69,7 +69,7 @@ class PolicyTraining:
     """Temperatures of the head that each validation tries; the policy is saved with the better one."""
     batch_size: int = 128
     """Rows that the denoiser sees at a time."""
-    updates: int = 140
+    updates: int = 120
     """Number of policy updates."""
     rate: float = 1e-3
     """Peak learning rate; linear warm-up, then cosine to 0."""
@@ -79,7 +79,7 @@ class PolicyTraining:
     """A rule to learn from; none means threshold:0.9, or top_k:K for a head that always draws K positions."""
     expert_block_length: int = 8
     """The expert's block length."""
-    imitation: int = 60
+    imitation: int = 200
     """Gradient steps of imitating the expert before the training itself."""
     imitation_problems: int = 64
     """Problems that the expert plays for each of them."""

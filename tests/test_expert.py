@@ -11,7 +11,8 @@ from pairs import LENGTH, enter
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, DynamicPlackettLuce, PlackettLuce
-from dllm_env.train.expert import expert_draws, expert_rule, expert_rules, imitate
+from dllm_env.train import expert
+from dllm_env.train.expert import expert_draws, expert_rule, expert_rules, imitate, play_expert
 from dllm_env.train.grpo import GRPO
 from dllm_env.train.setting import Setting, validate
 
@@ -29,6 +30,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
         expert="threshold:0.8",
         expert_block_length=2,
         imitation=40,
+        imitation_target=2.0,
         imitation_problems=8,
     )
 
@@ -44,6 +46,17 @@ def test_imitation_is_as_good_as_the_expert(toy: GRPO, head: str, network: str) 
     assert before.accuracy < 0.5
     assert after.accuracy > 0.9
     assert after.nfe < 3.0
+
+
+def test_imitation_ends_at_its_target(toy: GRPO, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = []
+    monkeypatch.setattr(expert, "play_expert", lambda *a: played.append(a[-1]) or play_expert(*a))
+    settings = replace(toy, imitation=200, imitation_target=0.5)
+    setting = Setting(settings)
+    imitate(setting, settings)
+    assert len(played) < 200
+    assert len(played) % expert.CHECK_EVERY == 0
+    assert expert.own_accuracy(setting, setting.policy.network, settings, len(played) - 1) >= 0.5
 
 
 def test_a_head_of_k_positions_imitates_k_positions(toy: GRPO) -> None:

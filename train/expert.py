@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dllm_env.dynamics import Observation, Rules
 from dllm_env.errors import UsageError
@@ -63,21 +64,42 @@ def expert_draws(seen: Observation, draw: Tensor, head: Head) -> Tensor:
 
 
 def imitate(setting: Setting, settings: PolicyTraining) -> None:
-    """Maximum likelihood on the expert's right answers, ``imitation`` gradient steps on new problems each."""
-    optimizer = torch.optim.Adam(setting.policy.network.parameters())
-    setting.policy.network.train()
+    """At most ``imitation`` steps of maximum likelihood on the expert's right answers, to new problems each.
+
+    What remains is the running average of the weights: as right as the weights after a slow end, and earlier.
+    """
+    network = setting.policy.network
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.imitation_rate)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    network.train()
+    accuracy = 0.0
     with progress_bar() as bar:
         shown = bar.add_task("imitation", total=settings.imitation, figures="", visible=settings.imitation > 0)
         for update in range(settings.imitation):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.imitation_rate * 0.5 * (1 + math.cos(math.pi * update / settings.imitation))
             first = update * settings.imitation_problems
             indices = range(first, first + settings.imitation_problems)
             problems = [setting.task.problem(index, "train", settings.seed) for index in indices]
             played = play_expert(setting, settings, problems, "imitation", update)
             likelihood = _imitate_once(setting.policy, optimizer, played)
-            figures = f"expert {played.correct.mean():.0%} log-likelihood {likelihood:.2f}"
+            average.update_parameters(network)
+            if update % CHECK_EVERY == CHECK_EVERY - 1:
+                accuracy = own_accuracy(setting, average.module, settings, update)
+            figures = f"accuracy {accuracy:.0%} expert {played.correct.mean():.0%} log-likelihood {likelihood:.2f}"
             bar.update(shown, advance=1, figures=figures)
+            if accuracy >= settings.imitation_target:
+                break
+    network.load_state_dict(average.module.state_dict())
+
+
+def own_accuracy(setting: Setting, network: nn.Module, settings: PolicyTraining, update: int) -> float:
+    """How often the policy itself, as it trains, is right on new problems."""
+    first = settings.imitation * settings.imitation_problems + update * OWN_PROBLEMS
+    problems = [setting.task.problem(index, "train", settings.seed) for index in range(first, first + OWN_PROBLEMS)]
+    policy = LearnedPolicy(network.eval(), setting.policy.head, setting.policy.context)  # type: ignore[arg-type]
+    seeds = row_seeds(OWN_PROBLEMS, "imitation", settings.seed, update)
+    size = settings.batch_size
+    tried = attempt(setting.denoiser, policy, setting.rules, setting.task, problems, seeds, batch_size=size)
+    return tried.correct.mean().item()
 
 
 def _imitate_once(policy: LearnedPolicy, optimizer: torch.optim.Optimizer, played: Attempt) -> float:
@@ -102,5 +124,9 @@ def _imitate_once(policy: LearnedPolicy, optimizer: torch.optim.Optimizer, playe
     return total
 
 
+CHECK_EVERY = 20
+"""Gradient steps between two looks at the policy's own accuracy."""
+OWN_PROBLEMS = 128
+"""Problems of such a look."""
 PIECE = 128
 """Steps per backward pass; small ones stay in the processor's cache."""

@@ -80,11 +80,13 @@ class PolicyTraining:
     expert_block_length: int = 8
     """The expert's block length."""
     imitation: int = 200
-    """Gradient steps of imitating the expert before the training itself."""
+    """Gradient steps of imitating the expert before the training itself, at most."""
+    imitation_target: float = 0.4
+    """Imitate no longer once the policy itself is right so often: more costs the variety that training needs."""
     imitation_problems: int = 64
     """Problems that the expert plays for each of them."""
     imitation_rate: float = 3e-3
-    """Learning rate of the imitation; cosine to 0."""
+    """Learning rate of the imitation."""
     validation_problems: int = 200
     """Problems of each evaluation."""
     evaluate_every: int = 20

@@ -15,6 +15,7 @@ from dllm_env.cli import finish, play
 from dllm_env.errors import UsageError
 from dllm_env.eval.compare import Row, pool
 from dllm_env.eval.evaluate import PROBLEMS, Evaluation, EvaluationConfig, Result
+from dllm_env.eval.metrics import mean
 from dllm_env.policies.heads import load_head
 from dllm_env.tasks import load_task
 from dllm_env.train.grpo import GRPO, PRESETS, train_grpo
@@ -128,11 +129,6 @@ def summarise(trainings: Sequence[Training], rows: Sequence[Row]) -> list[Line]:
         Line(head, network, tuple(row.accuracy for row in group), tuple(row.nfe for row in group))
         for (head, network), group in groups.items()
     ]
-
-
-def mean(values: Sequence[float]) -> float:
-    """Their mean."""
-    return sum(values) / len(values)
 
 
 def table(lines: Sequence[Line]) -> Table:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import dllm_env.train.setting as setting_module
@@ -73,3 +75,18 @@ def enter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the task ``all-a`` and its denoiser known to the trainers."""
     monkeypatch.setitem(tasks.TASKS, "all-a", AllA)
     monkeypatch.setattr(setting_module, "load_denoiser", lambda name, device: PairDenoiser())
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a run's checkpoint."""
+    return load_file(folder / "checkpoint.safetensors")
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Equal checkpoints, and equal policies as ``best`` and ``last``, bit for bit."""
+    one, two = weights(first), weights(second)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    for part in ("best", "last"):
+        files = [folder / part / "policy.safetensors" for folder in (first, second)]
+        assert files[0].read_bytes() == files[1].read_bytes()

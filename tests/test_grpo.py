@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pairs import LENGTH, Never, enter
-from safetensors.torch import load_file
-from torch import Tensor
+from pairs import LENGTH, Never, assert_same_run, enter, weights
 
 from dllm_env import tasks
 from dllm_env.dynamics import Context
@@ -93,22 +91,13 @@ def logged(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "logs/progress.csv").read_text().splitlines()))
 
 
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "checkpoint.safetensors")
-
-
 @pytest.mark.parametrize("stop", [3, 4])
 def test_kill_and_resume_give_the_same_weights(toy: GRPO, tmp_path: Path, stop: int) -> None:
     settings = replace(toy, updates=6, evaluate_every=2, averaging=0.5)
     train_grpo(settings, tmp_path / "whole")
     train_grpo(settings, tmp_path / "halves", stop_after=stop)
     train_grpo(settings, tmp_path / "halves", resume=True)
-    whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
-    assert whole.keys() == halves.keys()
-    assert all(torch.equal(whole[name], halves[name]) for name in whole)
-    for part in ("best", "last"):
-        files = [tmp_path / run / part / "policy.safetensors" for run in ("whole", "halves")]
-        assert files[0].read_bytes() == files[1].read_bytes()
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
 
 def test_same_seed_same_run(toy: GRPO, tmp_path: Path) -> None:

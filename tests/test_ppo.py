@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pairs import enter
-from safetensors.torch import load_file
+from pairs import assert_same_run, enter, weights
 
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import load_head
@@ -54,22 +53,13 @@ def test_learns_the_best_policy(toy: PPO, tmp_path: Path, head: str, network: st
     assert policy.training["validation"]["accuracy"] == pytest.approx(after.accuracy)
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "checkpoint.safetensors")
-
-
 @pytest.mark.parametrize("stop", [3, 4])
 def test_kill_and_resume_give_the_same_weights(toy: PPO, tmp_path: Path, stop: int) -> None:
     settings = replace(toy, updates=6, evaluate_every=2)
     train_ppo(settings, tmp_path / "whole")
     train_ppo(settings, tmp_path / "halves", stop_after=stop)
     train_ppo(settings, tmp_path / "halves", resume=True)
-    whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
-    assert whole.keys() == halves.keys()
-    assert all(torch.equal(whole[name], halves[name]) for name in whole)
-    for part in ("best", "last"):
-        files = [tmp_path / run / part / "policy.safetensors" for run in ("whole", "halves")]
-        assert files[0].read_bytes() == files[1].read_bytes()
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
 
 
 def test_another_seed_is_another_run(toy: PPO, tmp_path: Path) -> None:

@@ -25,6 +25,13 @@ from dllm_env.tasks import Problem
 from dllm_env.train.run import progress_bar
 from dllm_env.train.setting import PolicyTraining, Setting
 
+CHECK_EVERY = 20
+"""Gradient steps between two looks at the policy's own accuracy."""
+OWN_PROBLEMS = 128
+"""Problems of such a look."""
+PIECE = 128
+"""Steps per backward pass; small ones stay in the processor's cache."""
+
 
 def expert_rule(head: Head, settings: PolicyTraining) -> Heuristic:
     """The rule that the expert follows."""
@@ -41,6 +48,16 @@ def expert_rules(rules: Rules, settings: PolicyTraining) -> Rules:
     except UsageError as error:
         without = "give --expert-block-length, or train without an expert (--imitation 0 --experts 0)"
         raise UsageError(f"the expert's {error}; {without}") from None
+
+
+def check_expert(setting: Setting, settings: PolicyTraining) -> None:
+    """Before any work.
+
+    Raises:
+        UsageError: an expert that cannot work.
+    """
+    expert_rules(setting.rules, settings)
+    expert_rule(setting.policy.head, settings)
 
 
 def play_expert(setting: Setting, settings: PolicyTraining, problems: list[Problem], *key: object) -> Attempt:
@@ -68,13 +85,15 @@ def imitate(setting: Setting, settings: PolicyTraining) -> None:
 
     What remains is the running average of the weights: as right as the weights after a slow end, and earlier.
     """
+    if not settings.imitation:
+        return
     network = setting.policy.network
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.imitation_rate)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     network.train()
     accuracy = 0.0
     with progress_bar() as bar:
-        shown = bar.add_task("imitation", total=settings.imitation, figures="", visible=settings.imitation > 0)
+        shown = bar.add_task("imitation", total=settings.imitation, figures="")
         for update in range(settings.imitation):
             first = update * settings.imitation_problems
             indices = range(first, first + settings.imitation_problems)
@@ -122,11 +141,3 @@ def _imitate_once(policy: LearnedPolicy, optimizer: torch.optim.Optimizer, playe
     nn.utils.clip_grad_norm_(policy.network.parameters(), 1.0)
     optimizer.step()
     return total
-
-
-CHECK_EVERY = 20
-"""Gradient steps between two looks at the policy's own accuracy."""
-OWN_PROBLEMS = 128
-"""Problems of such a look."""
-PIECE = 128
-"""Steps per backward pass; small ones stay in the processor's cache."""

@@ -25,7 +25,7 @@ from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.rewards import Reward, load_reward
 from dllm_env.tasks import Problem
-from dllm_env.train.expert import expert_draws, expert_rule, expert_rules, imitate, play_expert
+from dllm_env.train.expert import check_expert, expert_draws, imitate, play_expert
 from dllm_env.train.losses import clipped_loss, group_advantages
 from dllm_env.train.run import Run, is_due, progress_bar
 from dllm_env.train.setting import Keeper, PolicyTraining, Setting, learning_rate
@@ -305,8 +305,7 @@ def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: i
     """
     setting = Setting(settings)
     if settings.experts or settings.imitation:
-        expert_rules(setting.rules, settings)
-        expert_rule(setting.policy.head, settings)
+        check_expert(setting, settings)
     run = Run(folder, settings, resume)
     learner, keeper = Learner(setting, settings), Keeper(setting, settings, folder)
     if resume:

@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from dllm_env.env import EnvConfig
 from dllm_env.errors import UsageError
 from dllm_env.random import derive_key
-from dllm_env.train.expert import expert_rule, expert_rules, imitate
+from dllm_env.train.expert import check_expert, imitate
 from dllm_env.train.run import Run, is_due, progress_bar
 from dllm_env.train.sb3 import UnmaskPolicy, UnmaskVecEnv
 from dllm_env.train.setting import Keeper, PolicyTraining, Setting, learning_rate
@@ -220,8 +220,7 @@ def train_ppo(settings: PPO, folder: Path, resume: bool = False, stop_after: int
     """
     setting = Setting(settings)
     if settings.imitation:
-        expert_rules(setting.rules, settings)
-        expert_rule(setting.policy.head, settings)
+        check_expert(setting, settings)
     algorithm = make_algorithm(setting, settings)
     assert isinstance(algorithm.policy, UnmaskPolicy)
     run = Run(folder, settings, resume)

@@ -7,7 +7,6 @@ is an ``ActorCriticPolicy`` made of our networks and heads; importing this modul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -234,9 +233,5 @@ def _sizes(space: spaces.Space) -> dict[str, int]:
     return {"positions": positions, "top": flat["confidence"], "hidden": flat.get("hidden", 0)}
 
 
-def _register(algorithms: Sequence[Any]) -> None:
-    for algorithm in algorithms:
-        algorithm.policy_aliases = {**algorithm.policy_aliases, "UnmaskPolicy": UnmaskPolicy}
-
-
-_register((PPO, A2C))
+for _algorithm in (PPO, A2C):
+    _algorithm.policy_aliases = {**_algorithm.policy_aliases, "UnmaskPolicy": UnmaskPolicy}

@@ -1,4 +1,4 @@
-"""PPO and GRPO on the same task, one after the other on the same machine: what they reach, against wall time.
+"""PPO and GRPO on the same task and reward, one after the other on one machine: what they reach, by wall time.
 
     python benchmarks/trainers.py --out runs/trainers
 
@@ -39,7 +39,9 @@ class Settings:
 
 Trainer = Callable[[Path, int, bool], Path]
 TRAINERS: dict[str, Trainer] = {
-    "GRPO": lambda folder, seed, resume: train_grpo(replace(PRESETS["demo"], seed=seed), folder, resume),
+    "GRPO": lambda folder, seed, resume: train_grpo(
+        replace(PRESETS["demo"], alpha=PPO().alpha, seed=seed), folder, resume
+    ),
     "PPO": lambda folder, seed, resume: train_ppo(PPO(seed=seed), folder, resume),
 }
 COLOURS = {"GRPO": "#D55E00", "PPO": "#0072B2"}

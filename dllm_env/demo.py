@@ -76,7 +76,7 @@ def run_demo(config: DemoConfig, folder: Path, resume: bool = False) -> Path:
 def demo_evaluations(config: DemoConfig, training: GRPO, policy: str) -> list[Evaluation]:
     """The learned policy and the fast heuristics on all problems, the slow ones on the first of them.
 
-    In blocks the policy waits for positions that it may not choose yet, so there it is made to go on.
+    In blocks a Bernoulli policy waits for positions that it may not choose yet, so there it is made to go on.
     """
     settings = EvaluationConfig(
         task=training.task,
@@ -117,7 +117,7 @@ def summary(rows: Sequence[Row], folder: Path, training: GRPO) -> str:
         f"  dllm-env generate {task} --policy {name} --index 3          # watch it write",
         f"  dllm-env generate {task} --policy threshold:0.9 --index 3   # and watch a heuristic",
         f"  dllm-env train grpo {task} --alpha 1                        # a policy that cares more for speed",
-        f"  dllm-env train grpo {task} --block-length 8 --bias -0.5     # one for semi-autoregressive use",
+        f"  dllm-env train grpo {task} --block-length 8                 # one for semi-autoregressive use",
         f"  dllm-env eval {task} --policies {name} threshold:0.9 --seeds 3   # more problems",
     ]
     return "\n".join(lines)

@@ -156,7 +156,9 @@ class PolicyNetwork(nn.Module, abc.ABC):
         # A row has few conditions, one for each kind of position.
         conditions = self.activation(self.kind_embedding.weight + progress[:, None]).flatten(0, 1)
         modulation = self.modulation(fill_rows(conditions))[: self.kinds * batch].view(batch, self.kinds, -1)
-        modulation = self._spread(modulation, self.kind(observation))
+        # Each position its kind's. The other kinds' zeros make the product exact, and its gradient is cheap.
+        kind = F.one_hot(self.kind(observation), self.kinds).float()
+        modulation = kind @ modulation
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = modulation.chunk(6, -1)
 
         h = F.layer_norm(x, (config.width,)) * (1 + scale_1) + shift_1
@@ -168,14 +170,6 @@ class PolicyNetwork(nn.Module, abc.ABC):
         h = F.layer_norm(x, (config.width,)) * (1 + scale_2) + shift_2
         x = x + gate_2 * self.feed_forward(h)
         return self.norm(x)
-
-    @staticmethod
-    def _spread(modulation: Tensor, kind: Tensor) -> Tensor:
-        """(B, kinds, n) and (B, W) to (B, W, n): each position its kind's."""
-        spread = modulation[:, None, 0]
-        for i in range(1, modulation.shape[1]):
-            spread = torch.where((kind == i)[..., None], modulation[:, None, i], spread)
-        return spread
 
     def forward(self, observation: Observation) -> Tensor:
         """(B, W) float32 scores."""

@@ -17,11 +17,11 @@ from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 
 SMALL = [
     *("--updates", "2", "--prompts", "2", "--group", "2", "--width", "8", "--validation-problems", "2"),
-    *("--imitation", "1", "--imitation-problems", "2"),
+    *("--imitation", "1", "--imitation-problems", "2", "--imitation-batch", "8"),
 ]
 SMALL_PPO = [
     *("--updates", "2", "--rows", "4", "--steps", "8", "--width", "8", "--validation-problems", "2"),
-    *("--imitation", "1", "--imitation-problems", "2"),
+    *("--imitation", "1", "--imitation-problems", "2", "--imitation-batch", "8"),
 ]
 REQUIRED = {
     *("policy", "learned", "task", "denoiser", "block_length", "seed", "problems", "accuracy"),
@@ -63,7 +63,7 @@ def files(folder):
 
 def test_eval_of_heuristics_and_a_trained_policy(toy, run, tmp_path, capsys):
     out = tmp_path / "out"
-    policies = ["threshold:0.2", "top_k:8", "random:8", "leftmost:8", str(run), f"{run}:force_progress=1"]
+    policies = ["threshold:0.2", "top_k:8", "random:8", "leftmost:8", str(run), f"{run}:temperature=0.5"]
     arguments = ["eval", "--policies", *policies, "--task", "trace", "--problems", "4", "--seeds", "3"]
     status = main([*arguments, "--block-length", "40", "--denoiser", str(toy), "--out", str(out)])
     printed = capsys.readouterr()

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pairs import LENGTH, enter
+from pairs import LENGTH, Never, enter
 
+from dllm_env import tasks
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, DynamicPlackettLuce, PlackettLuce
 from dllm_env.train import expert
-from dllm_env.train.expert import expert_draws, expert_rule, expert_rules, imitate, play_expert
+from dllm_env.train.expert import expert_draws, expert_rule, expert_rules, imitate, own_accuracy
 from dllm_env.train.grpo import GRPO
 from dllm_env.train.setting import Setting, validate
 
@@ -31,7 +32,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
         expert_block_length=2,
         imitation=40,
         imitation_target=2.0,
-        imitation_problems=8,
+        imitation_problems=64,
+        imitation_batch=32,
     )
 
 
@@ -49,14 +51,25 @@ def test_imitation_is_as_good_as_the_expert(toy: GRPO, head: str, network: str) 
 
 
 def test_imitation_ends_at_its_target(toy: GRPO, monkeypatch: pytest.MonkeyPatch) -> None:
-    played = []
-    monkeypatch.setattr(expert, "play_expert", lambda *a: played.append(a[-1]) or play_expert(*a))
+    looks = []
+    monkeypatch.setattr(expert, "own_accuracy", lambda *a: looks.append(own_accuracy(*a)) or looks[-1])
     settings = replace(toy, imitation=200, imitation_target=0.5)
+    imitate(Setting(settings), settings)
+    assert len(looks) < 200 // expert.CHECK_EVERY
+    assert looks[-1] >= 0.5
+    assert all(accuracy < 0.5 for accuracy in looks[:-1])
+
+
+def test_an_expert_that_is_never_right_teaches_nothing(
+    toy: GRPO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(tasks.TASKS, "never", lambda: Never())
+    settings = replace(toy, task="never")
     setting = Setting(settings)
+    before = setting.policy.network.score.weight.clone()
     imitate(setting, settings)
-    assert len(played) < 200
-    assert len(played) % expert.CHECK_EVERY == 0
-    assert expert.own_accuracy(setting, setting.policy.network, settings, len(played) - 1) >= 0.5
+    assert "the expert solves none of 64" in capsys.readouterr().out
+    assert torch.equal(setting.policy.network.score.weight, before)
 
 
 def test_a_head_of_k_positions_imitates_k_positions(toy: GRPO) -> None:

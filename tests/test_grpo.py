@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dllm_env.dynamics import Context
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
 from dllm_env.train import grpo
-from dllm_env.train.grpo import GRPO, PRESETS, Learner, alpha_at, mixture, train_grpo
+from dllm_env.train.grpo import GRPO, PRESETS, Learner, alpha_at, mixture, step_within, train_grpo
 from dllm_env.train.setting import Score, Setting, learning_rate, validate
 
 
@@ -135,7 +136,28 @@ def test_old_log_prob_is_that_of_the_policy_that_acted(toy: GRPO, tmp_path: Path
     train_grpo(replace(toy, updates=1, gradient_steps=1), tmp_path / "run")
     (row,) = logged(tmp_path / "run")
     assert float(row["train/ratio_mean"]) == pytest.approx(1.0, abs=1e-6)
-    assert float(row["train/approximate_kl"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(row["train/ratio_max"]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_an_update_stays_within_the_trust_region(toy: GRPO, tmp_path: Path) -> None:
+    wide, bound = replace(toy, updates=1, rate=0.1, warmup=0, trust_region=0.0), 0.002
+    train_grpo(wide, tmp_path / "wide")
+    train_grpo(replace(wide, trust_region=bound), tmp_path / "bound")
+    (free,), (held,) = logged(tmp_path / "wide"), logged(tmp_path / "bound")
+    divergence = float(free["train/approximate_kl"])
+    assert free["train/step"] == "1.0"
+    assert divergence > 10 * bound
+    assert float(held["train/step"]) == pytest.approx(math.sqrt(bound / divergence), rel=1e-3)
+    start = Setting(toy).policy.network.state_dict()
+    moves = [weights(tmp_path / name) for name in ("wide", "bound")]
+    for name, value in start.items():
+        whole, part = (move[f"network.{name}"] - value for move in moves)
+        assert torch.allclose(part, whole * float(held["train/step"]), atol=1e-6)
+
+
+def test_step_within() -> None:
+    assert [step_within(0.02, d) for d in (0.0, 0.01, 0.02, 0.08, math.inf)] == [1.0, 1.0, 1.0, 0.5, 0.0]
+    assert step_within(0.0, 5.0) == 1.0
 
 
 def test_learning_rate() -> None:
@@ -189,6 +211,7 @@ def test_damaged_checkpoint_is_refused(toy: GRPO, tmp_path: Path) -> None:
         ({"reward": "other"}, "unknown reward"),
         ({"width": 15}, "even multiple"),
         ({"averaging": 1.0}, "averaging"),
+        ({"trust_region": -1.0}, "trust_region"),
         ({"nfe_budget": 0.0}, "nfe_budget"),
         ({"experts": 1, "expert_block_length": 3}, "the expert's block length 3 does not divide"),
         ({"response_length": 36}, "exceed the context"),
@@ -226,4 +249,6 @@ def test_paper_preset_has_the_papers_values() -> None:
     assert (paper.rate, paper.clip, paper.gradient_norm, paper.weight_decay) == (3e-5, 0.5, 0.2, 0.1)
     assert (paper.group, paper.gradient_steps, paper.warmup, paper.updates) == (8, 2, 100, 938)
     assert paper.betas == (0.9, 0.99)
+    assert paper.head == "bernoulli"
     assert not paper.divide_by_deviation
+    assert (paper.trust_region, paper.averaging, paper.imitation, paper.alpha_warmup) == (0, 0, 0, 0)

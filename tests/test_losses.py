@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dllm_env.train.losses import clipped_loss, group_advantages
+from dllm_env.train.losses import approximate_kl, clipped_loss, group_advantages
 
 
 def test_advantages_by_hand() -> None:
@@ -63,3 +63,11 @@ def test_first_step_is_the_policy_gradient() -> None:
 def test_clipped_loss_refuses_other_shapes() -> None:
     with pytest.raises(ValueError, match=r"\(M,\)"):
         clipped_loss(torch.zeros(3), torch.zeros(3), torch.zeros(2), torch.zeros(3), 0.2)
+
+
+def test_approximate_kl_is_the_divergence_on_average() -> None:
+    old, new = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.4, 0.4, 0.2])
+    counts = (old * 10).round().long()  # a sample that has every outcome as often as the old policy draws it
+    ratio = (new / old).repeat_interleave(counts)
+    assert approximate_kl(ratio) == pytest.approx((old * (old / new).log()).sum().item(), abs=1e-6)
+    assert approximate_kl(torch.ones(5)) == 0.0

@@ -91,6 +91,7 @@ def test_logs_what_a_researcher_looks_at(toy: PPO, tmp_path: Path) -> None:
         ({"rows": 0}, "rows"),
         ({"discount": 0.0}, "discount"),
         ({"updates": 0}, "updates"),
+        ({"trust_region": -0.1}, "trust_region"),
     ],
 )
 def test_bad_settings_leave_nothing_behind(toy: PPO, tmp_path: Path, changes: dict, message: str) -> None:
@@ -101,5 +102,5 @@ def test_bad_settings_leave_nothing_behind(toy: PPO, tmp_path: Path, changes: di
 
 def test_a_checkpoint_of_another_head_is_refused(toy: PPO, tmp_path: Path) -> None:
     train_ppo(replace(toy, updates=1), tmp_path / "run")
-    with pytest.raises(UsageError, match="another head: the run has 'bernoulli'"):
-        train_ppo(replace(toy, updates=1, head="dynamic_plackett_luce"), tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match="another head: the run has 'dynamic_plackett_luce'"):
+        train_ppo(replace(toy, updates=1, head="bernoulli"), tmp_path / "run", resume=True)

@@ -8,7 +8,6 @@ start for any trainer.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -21,13 +20,14 @@ from dllm_env.policies.heads import Head, PlackettLuce
 from dllm_env.policies.heuristics import Heuristic, Recorded, load_heuristic
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.random import torch_generator
 from dllm_env.tasks import Problem
 from dllm_env.train.run import progress_bar
 from dllm_env.train.setting import PolicyTraining, Setting
 
 CHECK_EVERY = 20
 """Gradient steps between two looks at the policy's own accuracy."""
-OWN_PROBLEMS = 128
+OWN_PROBLEMS = 64
 """Problems of such a look."""
 PIECE = 128
 """Steps per backward pass; small ones stay in the processor's cache."""
@@ -35,7 +35,7 @@ PIECE = 128
 
 def expert_rule(head: Head, settings: PolicyTraining) -> Heuristic:
     """The rule that the expert follows."""
-    usual = f"top_k:{head.k}" if isinstance(head, PlackettLuce) else "threshold:0.9"
+    usual = f"top_k:{head.k}" if isinstance(head, PlackettLuce) else "threshold:0.7"
     return load_heuristic(settings.expert or usual)
 
 
@@ -81,25 +81,28 @@ def expert_draws(seen: Observation, draw: Tensor, head: Head) -> Tensor:
 
 
 def imitate(setting: Setting, settings: PolicyTraining) -> None:
-    """At most ``imitation`` steps of maximum likelihood on the expert's right answers, to new problems each.
+    """At most ``imitation`` steps of maximum likelihood on what the expert got right on some problems.
 
     What remains is the running average of the weights: as right as the weights after a slow end, and earlier.
     """
     if not settings.imitation:
         return
+    problems = [setting.task.problem(index, "train", settings.seed) for index in range(settings.imitation_problems)]
+    played = play_expert(setting, settings, problems, "imitation")
+    seen, draw = right_decisions(setting.policy, played)
     network = setting.policy.network
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.imitation_rate)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     network.train()
-    accuracy = 0.0
+    generator, accuracy = torch_generator("imitation", settings.seed), 0.0
     with progress_bar() as bar:
         shown = bar.add_task("imitation", total=settings.imitation, figures="")
+        if not len(draw):
+            bar.update(shown, figures=f"nothing to imitate: the expert solves none of {len(problems)} problems")
+            return
         for update in range(settings.imitation):
-            first = update * settings.imitation_problems
-            indices = range(first, first + settings.imitation_problems)
-            problems = [setting.task.problem(index, "train", settings.seed) for index in indices]
-            played = play_expert(setting, settings, problems, "imitation", update)
-            likelihood = _imitate_once(setting.policy, optimizer, played)
+            rows = torch.randint(len(draw), (settings.imitation_batch,), generator=generator).to(draw.device)
+            likelihood = _imitate_once(setting.policy, optimizer, seen, draw, rows)
             average.update_parameters(network)
             if update % CHECK_EVERY == CHECK_EVERY - 1:
                 accuracy = own_accuracy(setting, average.module, settings, update)
@@ -110,9 +113,18 @@ def imitate(setting: Setting, settings: PolicyTraining) -> None:
     network.load_state_dict(average.module.state_dict())
 
 
+def right_decisions(policy: LearnedPolicy, played: Attempt) -> tuple[Observation, Tensor]:
+    """What the expert saw and drew on the way to right answers, as draws of the policy's head."""
+    steps = played.rollout.trajectories
+    assert steps is not None
+    right = (played.correct[steps.row] == 1).nonzero()[:, 0]
+    seen = steps.observation[right]
+    return seen, expert_draws(seen, steps.draw[right], policy.head)
+
+
 def own_accuracy(setting: Setting, network: nn.Module, settings: PolicyTraining, update: int) -> float:
     """How often the policy itself, as it trains, is right on new problems."""
-    first = settings.imitation * settings.imitation_problems + update * OWN_PROBLEMS
+    first = settings.imitation_problems + update * OWN_PROBLEMS
     problems = [setting.task.problem(index, "train", settings.seed) for index in range(first, first + OWN_PROBLEMS)]
     policy = LearnedPolicy(network.eval(), setting.policy.head, setting.policy.context)  # type: ignore[arg-type]
     seeds = row_seeds(OWN_PROBLEMS, "imitation", settings.seed, update)
@@ -121,21 +133,16 @@ def own_accuracy(setting: Setting, network: nn.Module, settings: PolicyTraining,
     return tried.correct.mean().item()
 
 
-def _imitate_once(policy: LearnedPolicy, optimizer: torch.optim.Optimizer, played: Attempt) -> float:
-    """One gradient step; returns the mean log-likelihood of the expert's draws before it."""
-    steps = played.rollout.trajectories
-    assert steps is not None
-    right = (played.correct[steps.row] == 1).nonzero()[:, 0]
-    if not len(right):
-        return math.nan
-    seen, draw = steps.observation[right], steps.draw[right]
-    draw = expert_draws(seen, draw, policy.head)
+def _imitate_once(
+    policy: LearnedPolicy, optimizer: torch.optim.Optimizer, seen: Observation, draw: Tensor, rows: Tensor
+) -> float:
+    """One gradient step on these rows; returns their mean log-likelihood before it."""
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    for piece in torch.arange(len(right), device=right.device).split(PIECE):
+    for piece in rows.split(PIECE):
         log_prob, _ = policy.evaluate(seen[piece], draw[piece])
         possible = log_prob.isfinite()  # a head of K positions cannot draw the last block's rest, for example
-        likelihood = log_prob[possible].sum() / len(right)
+        likelihood = log_prob[possible].sum() / len(rows)
         (-likelihood).backward()
         total += likelihood.item()
     nn.utils.clip_grad_norm_(policy.network.parameters(), 1.0)

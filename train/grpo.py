@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.rewards import Reward, load_reward
 from dllm_env.tasks import Problem
 from dllm_env.train.expert import check_expert, expert_draws, imitate, play_expert
-from dllm_env.train.losses import clipped_loss, group_advantages
+from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, group_advantages
 from dllm_env.train.run import Run, is_due, progress_bar
 from dllm_env.train.setting import Keeper, PolicyTraining, Setting, learning_rate
 
@@ -35,7 +36,7 @@ from dllm_env.train.setting import Keeper, PolicyTraining, Setting, learning_rat
 class GRPO(PolicyTraining):
     """Settings of ``dllm-env train grpo``; the defaults suit the bundled denoiser."""
 
-    alpha_warmup: int = 60
+    alpha_warmup: int = 40
     """Updates during which α rises from 0 to its value: first right, then fast."""
     prompts: int = 16
     """Prompts per update."""
@@ -51,9 +52,11 @@ class GRPO(PolicyTraining):
     """Gradients are clipped to this norm."""
     clip: float = 0.2
     """ε of the probability ratio."""
+    trust_region: float = 0.02
+    """Largest KL divergence, in nats a step, of the policy after an update from that before it; 0 for no limit."""
     divide_by_deviation: bool = True
     """Divide advantages by the group's standard deviation + deviation_floor."""
-    deviation_floor: float = 0.005
+    deviation_floor: float = 0.03
     """Keeps small differences in speed among right answers from weighing as much as right against wrong."""
     averaging: float = 0.9
     """Decay of the running average of the weights that is evaluated and saved; 0 takes the weights themselves."""
@@ -73,6 +76,8 @@ class GRPO(PolicyTraining):
             raise UsageError(f"group must be at least 2 (advantages compare its trajectories), got {self.group}")
         if not (self.clip > 0 and self.gradient_norm > 0):
             raise UsageError("clip and gradient_norm must be above 0")
+        if not self.trust_region >= 0:
+            raise UsageError(f"trust_region must be at least 0, got {self.trust_region}")
         if self.experts < 0:
             raise UsageError(f"experts must be at least 0, got {self.experts}")
         if not 0 <= self.averaging < 1:
@@ -81,7 +86,7 @@ class GRPO(PolicyTraining):
 
 PRESETS: dict[str, GRPO] = {
     "bundled": GRPO(),
-    "demo": GRPO(nfe_budget=0.24),
+    "demo": GRPO(alpha=0.2, nfe_budget=0.24),
     "paper": GRPO(
         updates=938,
         prompts=128,
@@ -90,8 +95,10 @@ PRESETS: dict[str, GRPO] = {
         warmup=100,
         gradient_norm=0.2,
         clip=0.5,
+        trust_region=0.0,
         divide_by_deviation=False,
         averaging=0.0,
+        head="bernoulli",
         test_temperatures=(1.0,),
         width=128,
         bias=-2.0,
@@ -238,28 +245,49 @@ def learn(
     """Takes the update's gradient steps, each over the whole batch in pieces of ``microbatch`` steps."""
     if not len(batch.weight):
         return
-    policy.network.train()
+    network = policy.network.train()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
     for _ in range(settings.gradient_steps):
         optimizer.zero_grad(set_to_none=True)
-        ratios, clipped = [], []
-        for piece in torch.arange(len(batch.weight), device=batch.weight.device).split(settings.microbatch):
-            log_prob, _ = policy.evaluate(batch.observation[piece], batch.draw[piece])
-            if settings.experts:
-                log_prob = torch.where(batch.expert[piece], mixture(log_prob, settings), log_prob)
-            part = clipped_loss(
-                log_prob, batch.old_log_prob[piece], batch.advantage[piece], batch.weight[piece], settings.clip
-            )
+        parts = []
+        for piece in pieces(batch, settings):
+            part = loss_of(policy, piece, settings)
             part.loss.backward()
-            ratios.append(part.ratio)
-            clipped.append(part.clipped)
-        norm = nn.utils.clip_grad_norm_(policy.network.parameters(), settings.gradient_norm)
+            parts.append(part)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_norm)
         optimizer.step()
-    ratio = torch.cat(ratios)
+    ratio = torch.cat([part.ratio for part in parts])
     log.record("train/gradient_norm", norm.item())
     log.record("train/ratio_mean", ratio.mean().item())
     log.record("train/ratio_max", ratio.max().item())
-    log.record("train/clip_share", torch.cat(clipped).float().mean().item())
-    log.record("train/approximate_kl", (ratio - 1 - ratio.log()).mean().item())
+    log.record("train/clip_share", torch.cat([part.clipped for part in parts]).float().mean().item())
+    with torch.no_grad():
+        ratio = torch.cat([loss_of(policy, piece, settings).ratio for piece in pieces(batch, settings)])
+        divergence = approximate_kl(ratio)
+        step = step_within(settings.trust_region, divergence)
+        for parameter, start in zip(network.parameters(), before, strict=True):
+            parameter.copy_(start.lerp(parameter, step))
+    log.record("train/approximate_kl", divergence)
+    log.record("train/step", step)
+
+
+def step_within(trust_region: float, divergence: float) -> float:
+    """Share of an update that its divergence leaves to it: divergence grows with the square of the step."""
+    return math.sqrt(trust_region / max(divergence, trust_region)) if trust_region else 1.0
+
+
+def pieces(batch: Batch, settings: GRPO) -> Iterator[Batch]:
+    """The batch in pieces of ``microbatch`` steps."""
+    for rows in torch.arange(len(batch.weight), device=batch.weight.device).split(settings.microbatch):
+        yield Batch(**{field.name: getattr(batch, field.name)[rows] for field in fields(Batch)})
+
+
+def loss_of(policy: LearnedPolicy, batch: Batch, settings: GRPO) -> ClippedLoss:
+    """The clipped loss of these steps under the policy as it is now."""
+    log_prob, _ = policy.evaluate(batch.observation, batch.draw)
+    if settings.experts:
+        log_prob = torch.where(batch.expert, mixture(log_prob, settings), log_prob)
+    return clipped_loss(log_prob, batch.old_log_prob, batch.advantage, batch.weight, settings.clip)
 
 
 # -------------------------------------------------------------------------------------------- the loop

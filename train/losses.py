@@ -69,3 +69,14 @@ def clipped_loss(
     free, bound = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
     loss = -(weight * torch.minimum(free, bound)).sum()
     return ClippedLoss(loss, ratio.detach(), bound.detach() < free.detach())
+
+
+def approximate_kl(ratio: Tensor) -> float:
+    """Mean of ρ − 1 − log ρ: an unbiased estimate of the divergence KL(old ‖ new) from steps of the old policy.
+
+    Unlike −log ρ, whose mean is the same, it is never negative and varies less.
+
+    Args:
+        ratio: (M,) probability ratios, new to old.
+    """
+    return (ratio - 1 - ratio.log()).mean().item()

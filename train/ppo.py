@@ -32,8 +32,14 @@ from dllm_env.vector_env import UnmaskVectorEnv
 class PPO(PolicyTraining):
     """Settings of ``dllm-env train ppo``; the defaults suit the bundled denoiser."""
 
+    alpha: float = 0.5
+    """Weight of speed in the reward; more than in GRPO, whose groups compare right answers with each other."""
+    updates: int = 60
+    """Number of policy updates."""
     rate: float = 7e-4
     """Peak learning rate of Adam; linear warm-up, then cosine to 0."""
+    evaluate_every: int = 10
+    """Updates between evaluations; 0 evaluates at the end only."""
     rows: int = 128
     """Environments that play at the same time."""
     steps: int = 32
@@ -44,6 +50,8 @@ class PPO(PolicyTraining):
     """Passes over the steps of an update."""
     clip: float = 0.2
     """ε of the probability ratio."""
+    trust_region: float = 0.03
+    """Target KL divergence of an update, in nats a step: its epochs end beyond 1.5 times this; 0 for no limit."""
     discount: float = 1.0
     """γ; 1 because the reward itself counts evaluations."""
     trace: float = 0.95
@@ -64,6 +72,8 @@ class PPO(PolicyTraining):
             raise UsageError("rows times steps must be at least 2")
         if not (self.clip > 0 and self.gradient_norm > 0):
             raise UsageError("clip and gradient_norm must be above 0")
+        if not self.trust_region >= 0:
+            raise UsageError(f"trust_region must be at least 0, got {self.trust_region}")
         if not (0 < self.discount <= 1 and 0 <= self.trace <= 1):
             raise UsageError("discount must be in (0, 1] and trace in [0, 1]")
 
@@ -85,6 +95,7 @@ def make_algorithm(setting: Setting, settings: PPO) -> StablePPO:
         gamma=settings.discount,
         gae_lambda=settings.trace,
         clip_range=settings.clip,
+        target_kl=settings.trust_region or None,
         ent_coef=settings.entropy_weight,
         vf_coef=settings.value_weight,
         max_grad_norm=settings.gradient_norm,

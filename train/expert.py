@@ -108,7 +108,7 @@ def imitate(setting: Setting, settings: PolicyTraining) -> None:
                 accuracy = own_accuracy(setting, average.module, settings, update)
             figures = f"accuracy {accuracy:.0%} expert {played.correct.mean():.0%} log-likelihood {likelihood:.2f}"
             bar.update(shown, advance=1, figures=figures)
-            if accuracy >= settings.imitation_target:
+            if accuracy >= settings.imitation_target * played.correct.mean():
                 break
     network.load_state_dict(average.module.state_dict())
 

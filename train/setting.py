@@ -70,7 +70,7 @@ class PolicyTraining:
     """Temperatures of the head that each validation tries; the policy is saved with the better one."""
     batch_size: int = 128
     """Rows that the denoiser sees at a time."""
-    updates: int = 100
+    updates: int = 120
     """Number of policy updates."""
     rate: float = 1e-3
     """Peak learning rate; linear warm-up, then cosine to 0."""
@@ -82,8 +82,8 @@ class PolicyTraining:
     """The expert's block length."""
     imitation: int = 200
     """Gradient steps of imitating the expert before the training itself, at most."""
-    imitation_target: float = 0.6
-    """Imitate no longer once the policy itself is right so often: more costs the variety that training needs."""
+    imitation_target: float = 0.95
+    """Imitate no longer once the policy itself is right so often, as a share of the expert's accuracy."""
     imitation_problems: int = 1024
     """Problems that the expert plays for that."""
     imitation_batch: int = 1024

@@ -86,7 +86,7 @@ class GRPO(PolicyTraining):
 
 PRESETS: dict[str, GRPO] = {
     "bundled": GRPO(),
-    "demo": GRPO(alpha=0.3, nfe_budget=0.24),
+    "demo": GRPO(alpha=0.3, nfe_budget=0.245),
     "paper": GRPO(
         updates=938,
         prompts=128,

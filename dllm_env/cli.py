@@ -141,7 +141,8 @@ def train_grpo(arguments: list[str]) -> None:
     class Arguments:
         settings: tyro.conf.OmitArgPrefixes[GRPO]
         preset: str = "bundled"
-        """Where the defaults come from: bundled suits the bundled denoiser, paper has arXiv 2512.09106's values."""
+        """Where the defaults come from: bundled suits the bundled denoiser, demo is the demo's training, paper
+        has arXiv 2512.09106's values."""
         out: Path | None = None
         """Folder of the run; by default one named by date under runs/."""
         resume: bool = False

@@ -242,7 +242,10 @@ def mixture(log_prob: Tensor, settings: GRPO) -> Tensor:
 def learn(
     policy: LearnedPolicy, optimizer: torch.optim.Optimizer, batch: Batch, settings: GRPO, log: Logger
 ) -> None:
-    """Takes the update's gradient steps, each over the whole batch in pieces of ``microbatch`` steps."""
+    """Takes the update's gradient steps, each over the whole batch, then shortens the update to the trust region.
+
+    ``train/approximate_kl`` is the divergence of the whole update, ``train/step`` the share of it that is taken.
+    """
     if not len(batch.weight):
         return
     network = policy.network.train()

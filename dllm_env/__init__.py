@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from dllm_env.tasks import load_task as load_task
     from dllm_env.vector_env import UnmaskVectorEnv as UnmaskVectorEnv
 
+__version__ = "0.1.0"
+
 ENVIRONMENT = "dllm_env/Unmask-v0"
 """The id that ``gymnasium.make`` and ``gymnasium.make_vec`` take."""
 

@@ -11,6 +11,7 @@ import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,14 +20,19 @@ from dllm_env.errors import UsageError
 from dllm_env.numerics import fill_rows
 from dllm_env.random import RowRandom
 
+NoiseType = Literal["float64", "float32"]
+NOISE_TYPES: tuple[str, ...] = get_args(NoiseType)
+
 
 @dataclass(frozen=True)
 class Extras:
-    """Which optional features a prediction carries besides ``token`` and ``confidence``."""
+    """Which optional features a prediction carries besides ``token`` and ``confidence``; see ``Prediction``."""
 
     entropy: bool = False
     margin: bool = False
     hidden: bool = False
+    log_probability: bool = False
+    support: bool = False
 
 
 NO_EXTRAS = Extras()
@@ -42,6 +48,9 @@ class Prediction:
         entropy: (B, L) float32 in nats, or None.
         margin: (B, L) float32, largest minus second largest probability, or None.
         hidden: (B, L, d) float32, the denoiser's last hidden states, or None.
+        log_probability: (B, L, V) float32 in nats, −inf at the mask token, or None; large for large vocabularies.
+        support: (B, L) float32, of committed positions: how probable the rest of the response makes the token that
+            stands there (see ``Denoiser.shadow_features``), or None.
     """
 
     token: Tensor
@@ -49,6 +58,8 @@ class Prediction:
     entropy: Tensor | None = None
     margin: Tensor | None = None
     hidden: Tensor | None = None
+    log_probability: Tensor | None = None
+    support: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Prediction:
         """The chosen rows, as a copy."""
@@ -99,9 +110,28 @@ class Denoiser(abc.ABC):
         A row depends on its own tokens only.
         """
 
+    def shadow_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        """``features``, and the same for positions that see a mask in their own place: (B, last, d) each.
+
+        What stands at a position then tells it nothing directly, as in the shadow block of WINO (arXiv 2507.18578):
+        queries of a second stream, which starts from masks, look at the keys and values of all other positions. At
+        masked positions both are equal. One evaluation, of up to twice the work.
+
+        Raises:
+            UsageError: a denoiser that cannot.
+        """
+        raise UsageError(f"denoiser {self.name!r} cannot say how well a token is supported by the others")
+
     @abc.abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
         """(n, d) hidden states to (n, V) logits."""
+
+    def fingerprint(self) -> str:
+        """A digest of what its predictions follow from, so that results of different weights are told apart.
+
+        Empty where a subclass does not say.
+        """
+        return ""
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -130,6 +160,8 @@ class Denoiser(abc.ABC):
         temperature: float = 0.0,
         random: RowRandom | None = None,
         extras: Extras = NO_EXTRAS,
+        noise: NoiseType = "float64",
+        judged: Tensor | None = None,
     ) -> Prediction:
         """Predicts the needed response positions.
 
@@ -141,6 +173,8 @@ class Denoiser(abc.ABC):
                 (arXiv 2409.02908 shows that float32 lowers the effective temperature).
             random: (B,) streams; required, and moved on by L·V numbers a row, if temperature > 0.
             extras: optional features.
+            noise: precision of that noise.
+            judged: (B, L) bool, the committed positions whose ``support`` to tell; needs ``extras.support``.
 
         Returns:
             The prediction. ``confidence`` is that of the model itself, at temperature 1.
@@ -148,7 +182,10 @@ class Denoiser(abc.ABC):
         batch, length = needed.shape
         if tokens.shape[0] != batch or tokens.shape[1] < length:
             raise ValueError(f"tokens {tuple(tokens.shape)} do not fit needed {tuple(needed.shape)}")
-        hidden = self.features(tokens, length)
+        if extras.support:
+            hidden, shadow = self.shadow_features(tokens, length)
+        else:
+            hidden = self.features(tokens, length)
         selected = hidden[needed]
         count = len(selected)
         logits = self.head(fill_rows(selected)).float()
@@ -166,17 +203,32 @@ class Denoiser(abc.ABC):
         if temperature > 0:
             if random is None:
                 raise ValueError("temperature > 0 needs the rows' random streams")
-            noise = random.gumbel(length * self.vocabulary).view(batch, length, -1)[needed]
-            prediction.token[needed] = (logits[:count].double() / temperature + noise).argmax(-1)
+            drawn = random.gumbel(length * self.vocabulary, noise).view(batch, length, -1)[needed]
+            prediction.token[needed] = (logits[:count].to(drawn.dtype) / temperature + drawn).argmax(-1)
+        log_probability = logits - log_total if extras.entropy or extras.log_probability else logits
+        if extras.log_probability:
+            prediction.log_probability = place(log_probability)
         if extras.entropy:
-            log_probability = logits - log_total
             terms = torch.where(log_probability == -torch.inf, 0.0, log_probability.exp() * log_probability)
             prediction.entropy = place(-terms.sum(-1))
         if extras.margin:
             prediction.margin = place(probability[:, 0] - probability[:, 1])
         if extras.hidden:
             prediction.hidden = place(selected.float())
+        if extras.support:
+            prediction.support = self._support(
+                tokens, shadow, torch.zeros_like(needed) if judged is None else judged
+            )
         return prediction
+
+    def _support(self, tokens: Tensor, shadow: Tensor, judged: Tensor) -> Tensor:
+        """(B, L) probability of the tokens at the judged positions, 0 elsewhere."""
+        support = torch.zeros(judged.shape, device=judged.device)
+        written = tokens[:, -judged.shape[1] :][judged]
+        logits = self.head(fill_rows(shadow[judged])).float()[: len(written)]
+        logits[:, self.mask_id] = -torch.inf
+        support[judged] = logits.log_softmax(-1).gather(1, written[:, None])[:, 0].exp()
+        return support
 
 
 ASSETS = Path(__file__).parent / "assets"

@@ -6,19 +6,22 @@ Everything about masks, blocks and ends of rows is here and nowhere else. ``env.
 A row's response starts as all masks. An action is a set of positions; those that are masked and in the row's
 active block (the block of its first mask) get the denoiser's token. The row ends when nothing is masked, or after
 ``max_steps`` steps. Rows never look at each other.
+
+With ``allow_remask`` an action may also put committed positions of the active block back to mask, as long as the
+row's budget lasts; that budget is why such a row ends, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_env.denoisers import NO_EXTRAS, Denoiser, Extras, Prediction
+from dllm_env.denoisers import NO_EXTRAS, NOISE_TYPES, Denoiser, Extras, NoiseType, Prediction
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
 
@@ -41,8 +44,14 @@ class Rules:
     """What a policy sees: the whole response (W = L) or its active block only (W = BL)."""
     temperature: float = 0.0
     """Of the denoiser's tokens; 0 takes the most probable."""
+    noise: NoiseType = "float64"
+    """Precision of the noise that tokens are drawn with at temperature > 0; float32 distorts (arXiv 2409.02908)."""
     max_steps: int = 0
-    """Steps after which a row is cut off; 0 means L."""
+    """Steps after which a row is cut off; 0 means L, and with ``allow_remask`` L plus the budget."""
+    allow_remask: bool = False
+    """Let actions put committed positions of the active block back to mask."""
+    remask_budget: int = 0
+    """How often a row may do so, positions of all steps together; 0 means L."""
     stop_at_eot: bool = False
     """End a row as soon as an end-of-text is committed and everything before it is."""
     top: int = 1
@@ -65,6 +74,10 @@ class Rules:
             raise UsageError(f"maximum steps must be at least 1 (or 0 for L), got {self.max_steps}")
         if self.top < 1:
             raise UsageError(f"top must be at least 1, got {self.top}")
+        if self.noise not in NOISE_TYPES:
+            raise UsageError(f"unknown noise {self.noise!r}; choose {' or '.join(NOISE_TYPES)}")
+        if self.remask_budget < 0:
+            raise UsageError(f"the remask budget must be at least 1 (or 0 for L), got {self.remask_budget}")
 
     @property
     def width(self) -> int:
@@ -74,7 +87,12 @@ class Rules:
     @property
     def step_limit(self) -> int:
         """Steps after which a row is cut off."""
-        return self.max_steps or self.response_length
+        return self.max_steps or self.response_length + self.remasks_allowed
+
+    @property
+    def remasks_allowed(self) -> int:
+        """How many positions a row may put back to mask."""
+        return (self.remask_budget or self.response_length) if self.allow_remask else 0
 
 
 @dataclass
@@ -87,8 +105,14 @@ class Observation:
         selectable: (B, W) bool, masked and in the active block.
         progress: (B,) float32, steps taken / L.
         masked_total: (B,) int64, masks left in the whole response.
+        step: (B,) int64, steps taken.
         entropy, margin: (B, W) float32 or None.
         hidden: (B, W, d) float32 or None.
+        log_probability: (B, W, V) float32 or None.
+        support: (B, W) float32 or None, see ``Prediction``.
+        remaskable: (B, W) bool, what an action may put back to mask; None without ``allow_remask``.
+        memory: what this row's last decision left in ``Decision.memory``: tensors with B rows, zeros in a row's
+            first step, and nothing at all before the first decision.
     """
 
     confidence: Tensor
@@ -96,23 +120,37 @@ class Observation:
     selectable: Tensor
     progress: Tensor
     masked_total: Tensor
+    step: Tensor
     entropy: Tensor | None = None
     margin: Tensor | None = None
     hidden: Tensor | None = None
+    log_probability: Tensor | None = None
+    support: Tensor | None = None
+    remaskable: Tensor | None = None
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, rows: Tensor) -> Observation:
         """The chosen rows, as a copy."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return Observation(*(None if value is None else value[rows] for value in values))  # type: ignore[arg-type]
+        return self.map(lambda value: value[rows])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Observation:
+        """An observation with ``function`` applied to every tensor that is there."""
+        values = {name: getattr(self, name) for name in _SEEN}
+        shown = {name: None if value is None else function(value) for name, value in values.items()}
+        memory = {name: function(value) for name, value in self.memory.items()}
+        return Observation(**shown, memory=memory)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.masked)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Observation]) -> Observation:
-        """All rows of the parts, in order."""
-        columns = ([getattr(part, field.name) for part in parts] for field in fields(cls))
+        """All rows of the parts, in order, without memory."""
+        columns = ([getattr(part, name) for part in parts] for name in _SEEN)
         return cls(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+
+_SEEN = [column.name for column in fields(Observation) if column.name != "memory"]
 
 
 @dataclass
@@ -125,6 +163,8 @@ class State:
         step: (B,) int64, steps taken.
         nfe: (B,) int64, denoiser evaluations used.
         revealed_at: (B, L) int64, the step (from 0) in which a position was unmasked, −1 before.
+        sureness: (B, L) float32, the confidence with which it was, 0 before.
+        remasks: (B,) int64, positions put back to mask.
         ignored: (B,) int64, positions asked for that could not be selected.
         stale: (B,) bool, the prediction does not belong to the tokens any more.
         prediction: of the masked positions that the context shows, (B, W) wide.
@@ -136,6 +176,8 @@ class State:
     step: Tensor
     nfe: Tensor
     revealed_at: Tensor
+    sureness: Tensor
+    remasks: Tensor
     ignored: Tensor
     stale: Tensor
     prediction: Prediction
@@ -146,12 +188,12 @@ class State:
 
     def __getitem__(self, rows: Tensor) -> State:
         """The chosen rows, as a copy."""
-        return State(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return State(*(getattr(self, column.name)[rows] for column in fields(self)))
 
     def write(self, rows: Tensor, other: State) -> None:
         """Puts the rows of ``other`` in the places ``rows``; both need the same prompt width."""
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+        for column in fields(self):
+            mine, theirs = getattr(self, column.name), getattr(other, column.name)
             if isinstance(mine, Tensor):
                 mine[rows] = theirs
             else:
@@ -204,6 +246,8 @@ class Dynamics:
             step=zeros(),
             nfe=zeros(),
             revealed_at=torch.full(shape, -1, device=device),
+            sureness=torch.zeros(shape, device=device),
+            remasks=zeros(),
             ignored=zeros(),
             stale=torch.ones(count, dtype=torch.bool, device=device),
             prediction=self._empty_prediction(count),
@@ -223,6 +267,8 @@ class Dynamics:
             entropy=zeros() if extras.entropy else None,
             margin=zeros() if extras.margin else None,
             hidden=zeros(self.denoiser.hidden_size) if extras.hidden else None,
+            log_probability=zeros(self.denoiser.vocabulary) if extras.log_probability else None,
+            support=zeros() if extras.support else None,
         )
 
     def block_start(self, state: State) -> Tensor:
@@ -232,11 +278,17 @@ class Dynamics:
 
     def selectable(self, state: State) -> Tensor:
         """(B, L) bool: masked and inside the active block."""
-        block, position = (
-            self.rules.block_length,
-            torch.arange(self.rules.response_length, device=state.masked.device),
-        )
-        return state.masked & (position // block == self.block_start(state)[:, None] // block)
+        return state.masked & self._in_block(state)
+
+    def remaskable(self, state: State) -> Tensor:
+        """(B, L) bool: committed, inside the active block, and within the row's budget."""
+        left = state.remasks < self.rules.remasks_allowed
+        return ~state.masked & self._in_block(state) & left[:, None]
+
+    def _in_block(self, state: State) -> Tensor:
+        block = self.rules.block_length
+        position = torch.arange(self.rules.response_length, device=state.masked.device)
+        return position // block == self.block_start(state)[:, None] // block
 
     def predict(self, state: State) -> None:
         """Renews the prediction of all stale rows with one denoiser call, and counts it."""
@@ -253,7 +305,14 @@ class Dynamics:
         rules = self.rules
         needed = state.masked if rules.context == "full" else self.selectable(state)
         prediction = self.denoiser.predict(
-            state.tokens, needed, rules.top, rules.temperature, state.random, rules.extras
+            state.tokens,
+            needed,
+            rules.top,
+            rules.temperature,
+            state.random,
+            rules.extras,
+            rules.noise,
+            judged=~state.masked & self._in_block(state) if rules.extras.support else None,
         )
         if rules.context == "block":
             prediction = prediction.map(lambda values: self._window(state, values))
@@ -277,32 +336,71 @@ class Dynamics:
             selectable=self._window(state, self.selectable(state)),
             progress=state.step.float() / self.rules.response_length,
             masked_total=state.masked.sum(-1),
+            step=state.step.clone(),
             entropy=state.prediction.entropy,
             margin=state.prediction.margin,
             hidden=state.prediction.hidden,
+            log_probability=state.prediction.log_probability,
+            support=state.prediction.support,
+            remaskable=self._window(state, self.remaskable(state)) if self.rules.allow_remask else None,
         )
 
-    def apply(self, state: State, unmask: Tensor) -> None:
+    def apply(self, state: State, unmask: Tensor, remask: Tensor | None = None) -> None:
         """Takes one step in place: writes the predicted tokens at the selectable positions of ``unmask`` (B, W).
 
-        Positions that cannot be selected are ignored and counted in ``state.ignored``. A step that unmasks
+        Positions that cannot be selected are ignored and counted in ``state.ignored``. A step that changes
         nothing leaves the prediction valid, so that the row's next step costs no denoiser call.
+
+        Args:
+            state: B rows.
+            unmask: (B, W) bool, positions to write.
+            remask: (B, W) bool, committed positions to put back to mask, where the rules allow it; beyond the row's
+                budget the leftmost ones are.
+
+        Raises:
+            ValueError: another shape or type.
+            UsageError: positions to remask, and rules that do not allow it.
         """
-        if unmask.shape != (len(state), self.rules.width) or unmask.dtype != torch.bool:
-            expected = (len(state), self.rules.width)
-            raise ValueError(f"unmask must be {expected} bool, got {tuple(unmask.shape)} {unmask.dtype}")
+        self._check_action(state, unmask)
         selectable = self._window(state, self.selectable(state))
         chosen = unmask & selectable
         state.ignored += (unmask & ~selectable).sum(-1)
         row, column = chosen.nonzero(as_tuple=True)
-        position = column if self.rules.context == "full" else column + self.block_start(state)[row]
+        start = None if self.rules.context == "full" else self.block_start(state)
+        position = column if start is None else column + start[row]
+        if remask is not None:
+            self._remask(state, remask, start)
         state.tokens[row, self.prompt_length + position] = state.prediction.token[row, column]
         state.masked[row, position] = False
         state.revealed_at[row, position] = state.step[row]
+        state.sureness[row, position] = state.prediction.confidence[row, column, 0]
         state.stale |= chosen.any(-1)
         state.step += 1
         if self.rules.stop_at_eot:
             self._stop_at_eot(state)
+
+    def _check_action(self, state: State, action: Tensor) -> None:
+        expected = (len(state), self.rules.width)
+        if action.shape != expected or action.dtype != torch.bool:
+            raise ValueError(f"an action must be {expected} bool, got {tuple(action.shape)} {action.dtype}")
+
+    def _remask(self, state: State, remask: Tensor, start: Tensor | None) -> None:
+        """Puts positions back to mask, from the left while the row's budget lasts."""
+        self._check_action(state, remask)
+        if not self.rules.allow_remask:
+            raise UsageError("this policy puts tokens back to mask; set allow_remask")
+        possible = remask & self._window(state, self.remaskable(state))
+        left = self.rules.remasks_allowed - state.remasks
+        chosen = possible & (possible.cumsum(-1) <= left[:, None])
+        state.ignored += (remask & ~chosen).sum(-1)
+        state.remasks += chosen.sum(-1)
+        row, column = chosen.nonzero(as_tuple=True)
+        position = column if start is None else column + start[row]
+        state.tokens[row, self.prompt_length + position] = self.denoiser.mask_id
+        state.masked[row, position] = True
+        state.revealed_at[row, position] = -1
+        state.sureness[row, position] = 0
+        state.stale |= chosen.any(-1)
 
     def _stop_at_eot(self, state: State) -> None:
         """Fills what follows a committed end-of-text, once nothing before it is masked."""

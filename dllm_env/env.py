@@ -31,6 +31,10 @@ PROBLEMS = 1 << 31
 RENDER_MODES = ("ansi",)
 
 
+EXTRAS = ("entropy", "margin", "hidden")
+"""The optional features that an environment can show."""
+
+
 @dataclass(frozen=True)
 class EnvConfig:
     """Arguments of ``gymnasium.make("dllm_env/Unmask-v0", ...)`` and ``make_vec``.
@@ -81,9 +85,8 @@ class EnvConfig:
                 raise UsageError(f"{name} must be a number, got {value!r}")
         if self.split not in SPLITS:
             raise UsageError(f"unknown split {self.split!r}; choose one of {', '.join(SPLITS)}")
-        known = [field.name for field in fields(Extras)]
-        if isinstance(self.extras, str) or not set(self.extras) <= set(known):
-            raise UsageError(f"extras must be a list of names out of {', '.join(known)}, got {self.extras!r}")
+        if isinstance(self.extras, str) or not set(self.extras) <= set(EXTRAS):
+            raise UsageError(f"extras must be a list of names out of {', '.join(EXTRAS)}, got {self.extras!r}")
 
     @classmethod
     def build(cls, config: EnvConfig | None, settings: dict[str, Any]) -> EnvConfig:

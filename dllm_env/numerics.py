@@ -1,4 +1,4 @@
-"""Matrix products whose rows do not depend on how many rows there are.
+"""Numbers that come out the same: products whose rows do not depend on each other, and digests of weights.
 
 A matrix library picks another kernel for few rows, which adds up in another order: the same row alone and in a
 batch would differ in the last bit, and a sampled or thresholded decision can turn on that bit. From a dozen rows
@@ -7,6 +7,10 @@ on, the kernels agree row by row, so products of fewer rows are filled up with z
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,3 +26,12 @@ def fill_rows(x: Tensor) -> Tensor:
 def steady_batch(length: int) -> int:
     """How many sequences of this length have at least ``STEADY_ROWS`` positions."""
     return -(-STEADY_ROWS // length)
+
+
+def digest(weights: Mapping[str, Tensor], about: str = "") -> str:
+    """Eight letters that stand for these weights and what is said about them."""
+    total = hashlib.blake2b(about.encode(), digest_size=4)
+    for name, value in sorted(weights.items()):
+        total.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

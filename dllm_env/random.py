@@ -83,6 +83,13 @@ class RowRandom:
         self.counters = self.counters + count
         return (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
 
-    def gumbel(self, count: int) -> Tensor:
-        """(B, count) float64 standard Gumbel noise, −log(−log U)."""
-        return -torch.log(-torch.log(self.rand(count)))
+    def gumbel(self, count: int, dtype: str = "float64") -> Tensor:
+        """(B, count) standard Gumbel noise, −log(−log U), in float64 or float32.
+
+        In float32 U has 24 bits, as in common implementations: no noise is above 16.7, so that unlikely outcomes
+        are drawn too rarely (arXiv 2409.02908). Both move the streams on equally.
+        """
+        uniform = self.rand(count)
+        if dtype == "float32":
+            uniform = ((uniform * 2.0**24).floor() * 2.0**-24).float()
+        return -torch.log(-torch.log(uniform))

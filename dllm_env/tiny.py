@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dllm_env.denoisers import Denoiser
 from dllm_env.errors import UsageError
-from dllm_env.numerics import steady_batch
+from dllm_env.numerics import digest, steady_batch
 from dllm_env.tasks import BLANK, FILLERS, OPERATIONS
 
 PAD, MASK, END = "<pad>", "<mask>", "<eot>"
@@ -77,19 +77,49 @@ class TinyBlock(nn.Module):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], real: Tensor, last: int) -> Tensor:
         """x (B, S, d), rotation of RoPE, real (B, S) bool: not padding; (B, last, d) of the last positions."""
-        batch, length, width = x.shape
         h = self.attention_norm(x) * real[..., None]
         h = h + self.convolution(h.transpose(1, 2)).transpose(1, 2)
-        if last == length:
+        if last == x.shape[1]:
             query, key, value = self.query_key_value(h).chunk(3, -1)
         else:
-            query = F.linear(h[:, -last:], self.query_key_value.weight[:width])
-            key, value = F.linear(h, self.query_key_value.weight[width:]).chunk(2, -1)
-        query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (query, key, value))
-        query = rotate(self.query_norm(query), rotation)
-        key = rotate(self.key_norm(key), rotation)
+            query = F.linear(h[:, -last:], self.query_key_value.weight[: x.shape[-1]])
+            key, value = F.linear(h, self.query_key_value.weight[x.shape[-1] :]).chunk(2, -1)
+        query, key, value = self._heads(query, key, value, rotation)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :])
-        x = x[:, -last:] + self.attention_out(mixed.transpose(1, 2).reshape(batch, last, width))
+        return self._finish(x[:, -last:], mixed)
+
+    def shadow(self, x: Tensor, shadow: Tensor, rotation: tuple[Tensor, Tensor], real: Tensor) -> Tensor:
+        """The second stream after this block, (B, n, d), of the last n positions; x (B, S, d): the first before it.
+
+        A shadow looks at itself in its own place, and at the first stream everywhere else.
+        """
+        n, width = shadow.shape[1:]
+        h = self.attention_norm(x) * real[..., None]
+        own = self.attention_norm(shadow) * real[:, -n:, None]
+        near = self.convolution(h.transpose(1, 2)).transpose(1, 2)
+        center = self.convolution.weight[:, 0, self.convolution.kernel_size[0] // 2]
+        own = own + near[:, -n:] + center * (own - h[:, -n:])
+        key, value = F.linear(h + near, self.query_key_value.weight[width:]).chunk(2, -1)
+        query, own_key, own_value = self.query_key_value(own).chunk(3, -1)
+        query, key, value = self._heads(query, key, value, rotation)
+        _, own_key, own_value = self._heads(own_key, own_key, own_value, rotation)
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        own_scores = (query * own_key).sum(-1, keepdim=True) / query.shape[-1] ** 0.5
+        places = torch.arange(x.shape[1], device=x.device)
+        hidden = ~real[:, None, None, :] | (places[-n:, None] == places)
+        weights = torch.cat([scores.masked_fill(hidden, -torch.inf), own_scores], -1).softmax(-1)
+        return self._finish(shadow, weights[..., :-1] @ value + weights[..., -1:] * own_value)
+
+    def _heads(
+        self, query: Tensor, key: Tensor, value: Tensor, rotation: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, n, d) each to (B, heads, n, d / heads), queries and keys normalised and rotated."""
+        query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (query, key, value))
+        return rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation), value
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Adds what attention mixed, (B, heads, n, d / heads), and the feed-forward to x (B, n, d)."""
+        x = x + self.attention_out(mixed.transpose(1, 2).flatten(2))
         return x + self.feed_forward_out(F.gelu(self.feed_forward_in(self.feed_forward_norm(x))))
 
 
@@ -147,6 +177,22 @@ class TinyTransformer(nn.Module):
         x = self.blocks[-1](x, rotation, real, last or length)
         return self.norm(x)
 
+    def shadow(self, tokens: Tensor, pad_id: int, mask_id: int, last: int) -> tuple[Tensor, Tensor]:
+        """Features of the last positions and of their shadows, (B, last, d) each.
+
+        See ``Denoiser.shadow_features``.
+        """
+        config = self.config
+        real = tokens != pad_id
+        rotation = rotation_angles(tokens.shape[1], config.width // config.heads, tokens.device)
+        x = self.embedding(tokens) * real[..., None]
+        shadow = self.embedding.weight[mask_id].expand(len(tokens), last, -1)
+        for i, block in enumerate(self.blocks, 1):
+            kept = last if i == len(self.blocks) else tokens.shape[1]
+            assert isinstance(block, TinyBlock)
+            x, shadow = block(x, rotation, real, kept), block.shadow(x, shadow, rotation, real)
+        return self.norm(x), self.norm(shadow)
+
 
 class TinyDenoiser(Denoiser):
     """The bundled transformer behind the ``Denoiser`` interface, saved as safetensors and JSON.
@@ -173,13 +219,27 @@ class TinyDenoiser(Denoiser):
         return torch.cat([self._features(part, last) for part in parts])
 
     def _features(self, tokens: Tensor, last: int) -> Tensor:
-        batch = len(tokens)
-        if batch < steady_batch(last):
-            tokens = tokens.repeat(steady_batch(last), 1)
-        return self.network(tokens, self.pad_id, last)[:batch]
+        return self.network(self._steady(tokens, last), self.pad_id, last)[: len(tokens)]
+
+    def _steady(self, tokens: Tensor, last: int) -> Tensor:
+        """The rows, repeated where they are so few that they might come out another way than in a batch."""
+        return tokens if len(tokens) >= steady_batch(last) else tokens.repeat(steady_batch(last), 1)
+
+    def shadow_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        parts = tokens.split(CACHED_ROWS) if tokens.device.type == "cpu" else (tokens,)
+        streams = [self._shadow_features(part, last) for part in parts]
+        return torch.cat([x for x, _ in streams]), torch.cat([shadow for _, shadow in streams])
+
+    def _shadow_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        x, shadow = self.network.shadow(self._steady(tokens, last), self.pad_id, self.mask_id, last)
+        return x[: len(tokens)], shadow[: len(tokens)]
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.network.head(hidden)
+
+    def fingerprint(self) -> str:
+        about = json.dumps([asdict(self.network.config), self.words])
+        return digest(self.network.state_dict(), about)
 
     def encode(self, text: str) -> list[int]:
         unknown = [word for word in text.split() if word not in self._ids]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -22,12 +23,16 @@ class Decision:
         entropy: (B,) float32 in nats of the distribution it was drawn from, or None.
         draw: (B, W), what ``log_prob`` is that of, where an order belongs to it (see ``heads``); above 0 where
             ``unmask`` is.
+        remask: (B, W) bool, committed positions to put back to mask, or None for none.
+        memory: tensors with B rows that come back as ``Observation.memory`` in these rows' next step.
     """
 
     unmask: Tensor
     log_prob: Tensor | None = None
     entropy: Tensor | None = None
     draw: Tensor | None = None
+    remask: Tensor | None = None
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Policy(Protocol):

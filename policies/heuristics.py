@@ -1,15 +1,20 @@
 """Published unmasking rules. Each scores the selectable positions of a row and unmasks a set of them.
 
-c is the top-1 probability of a position. Ties go to the position further left. "+top-1" means that the best
-selectable position of that very row is always unmasked, so that every row makes progress whatever its neighbours
-do.
+c is the top-1 probability of a position, H the entropy of its distribution in nats, M the number of masks in the
+row. Ties go to the position further left. Comparisons include equality. "+top-1" means that the best selectable
+position of that very row is always unmasked, so that every row makes progress whatever its neighbours do.
+
+A rule of your own is a class like these in a file of yours: ``--policies my_rules.py:MyRule(k=2)``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_env.denoisers import Extras
@@ -21,36 +26,31 @@ from dllm_env.random import RowRandom
 
 @dataclass(frozen=True)
 class Heuristic:
-    """Base of the rules: they see the active block and read the top-1 probability only."""
+    """Base of the rules: they see the active block, and of it the top-1 probability unless they say otherwise."""
+
+    rule: ClassVar[str] = ""
+    """Its name on the command line."""
+    extras: ClassVar[Extras] = Extras()
+    """Optional features that it reads."""
+    context: ClassVar[Context] = "block"
+    top: ClassVar[int] = 1
+    remasks: ClassVar[bool] = False
+    """Whether it puts tokens back to mask."""
 
     @property
     def name(self) -> str:
-        """``rule:parameter``, several parameters with their names."""
-        values = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        if len(values) == 1:
-            return f"{self._rule()}:{_number(values[0][1])}"
-        settings = ",".join(f"{name}={_number(value)}" for name, value in values)
-        return f"{self._rule()}:{settings}" if settings else self._rule()
-
-    @classmethod
-    def _rule(cls) -> str:
-        return next(name for name, rule in HEURISTICS.items() if rule is cls)
-
-    @property
-    def context(self) -> Context:
-        return "block"
-
-    @property
-    def top(self) -> int:
-        return 1
-
-    @property
-    def extras(self) -> Extras:
-        return Extras()
+        """``rule:parameters``: what differs from the defaults, or the first parameter where nothing does."""
+        known = fields(self)
+        shown = [field for field in known if getattr(self, field.name) != field.default] or list(known[:1])
+        if shown == list(known[:1]):
+            settings = [_number(getattr(self, field.name)) for field in shown]
+        else:
+            settings = [f"{field.name}={_number(getattr(self, field.name))}" for field in shown]
+        return ":".join([self.rule or type(self).__name__, *filter(None, [",".join(settings)])])
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         """Decides for B rows; see the class."""
-        raise AssertionError("a rule defines act")
+        raise NotImplementedError(f"{type(self).__name__} has to define act")
 
 
 def _number(value: float) -> str:
@@ -59,26 +59,76 @@ def _number(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
-def best_k(scores: Tensor, selectable: Tensor, k: int) -> Tensor:
-    """(B, W) bool: the k selectable positions of highest score, all where fewer than k are selectable."""
+# ------------------------------------------------------------------------------- what the rules have in common
+
+
+def best_k(scores: Tensor, selectable: Tensor, k: int | Tensor) -> Tensor:
+    """(B, W) bool: the k selectable positions of highest score, all where fewer than k are selectable.
+
+    Args:
+        scores: (B, W).
+        selectable: (B, W) bool.
+        k: for all rows, or (B,) one for each.
+    """
     ranked = scores.masked_fill(~selectable, -torch.inf)
-    order = ranked.argsort(dim=-1, descending=True, stable=True)[:, :k]
-    return torch.zeros_like(selectable).scatter_(1, order, True) & selectable
+    order = ranked.argsort(dim=-1, descending=True, stable=True)
+    count = torch.as_tensor(k, device=scores.device).expand(len(scores))[:, None]
+    first = torch.arange(scores.shape[1], device=scores.device) < count
+    return torch.zeros_like(selectable).scatter_(1, order, first) & selectable
 
 
-def _check_k(k: int) -> None:
-    if not isinstance(k, int) or k < 1:
-        raise UsageError(f"k must be a whole number of at least 1, got {k}")
+def scheduled(observation: Observation, steps: int) -> Tensor:
+    """(B,) positions to unmask now so that a row takes ``steps`` steps: M over the steps left, rounded up.
+
+    Rounding up gives the remainder to the early steps. A block's end cuts a step short; later ones make up for it.
+    """
+    left = (steps - observation.step).clamp(min=1)
+    return -(-observation.masked_total // left)
+
+
+def new_block(observation: Observation) -> tuple[Tensor, Tensor]:
+    """(B,) bool: first step in the active block; and (B,) int64, to be kept in the memory as ``outside``."""
+    outside = observation.masked_total - observation.masked.sum(-1) + 1  # 0 is what a new row finds in its memory
+    before = observation.memory.get("outside")
+    return torch.ones_like(outside, dtype=torch.bool) if before is None else outside != before, outside
+
+
+def at_least(rule: str, lowest: float, **values: float) -> None:
+    """Checks parameters.
+
+    Raises:
+        UsageError: one of them is below ``lowest``, or not a whole number where ``lowest`` is one.
+    """
+    for name, value in values.items():
+        if isinstance(lowest, int) and not isinstance(value, int):
+            raise UsageError(f"{rule}: {name} must be a whole number, got {value}")
+        if not value >= lowest:
+            raise UsageError(f"{rule}: {name} must be at least {lowest}, got {value}")
+
+
+def probabilities(rule: str, **values: float) -> None:
+    """Checks parameters.
+
+    Raises:
+        UsageError: one of them is no probability.
+    """
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise UsageError(f"{rule}: {name} must be between 0 and 1, got {value}")
+
+
+# -------------------------------------------------------------------------------------------- k at a time
 
 
 @dataclass(frozen=True)
 class Random(Heuristic):
     """k selectable positions, uniformly."""
 
+    rule = "random"
     k: int = 1
 
     def __post_init__(self) -> None:
-        _check_k(self.k)
+        at_least(self.rule, 1, k=self.k)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         noise = random.rand(observation.selectable.shape[1])
@@ -86,27 +136,132 @@ class Random(Heuristic):
 
 
 @dataclass(frozen=True)
-class TopK(Heuristic):
+class Ranked(Heuristic):
+    """Base of the rules that unmask the k best, or as many as a number of steps asks for."""
+
+    k: int = 1
+    """Positions a step."""
+    steps: int = 0
+    """Steps that a row shall take instead: M // steps left positions a step, the remainder to the early ones."""
+
+    def __post_init__(self) -> None:
+        at_least(self.rule, 1, k=self.k)
+        at_least(self.rule, 0, steps=self.steps)
+        if self.steps and self.k != 1:
+            raise UsageError(f"{self.rule}: give k or steps, not both")
+
+    def scores(self, observation: Observation) -> Tensor:
+        """(B, W), the higher the better."""
+        raise NotImplementedError
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        count = scheduled(observation, self.steps) if self.steps else self.k
+        return Decision(best_k(self.scores(observation), observation.selectable, count))
+
+
+@dataclass(frozen=True)
+class TopK(Ranked):
     """The k positions of highest c (LLaDA's "low confidence" remasking, arXiv 2502.09992)."""
 
+    rule = "top_k"
+
+    def scores(self, observation: Observation) -> Tensor:
+        return observation.confidence[..., 0]
+
+
+@dataclass(frozen=True)
+class Margin(Ranked):
+    """The k positions of highest p1 − p2, the two largest probabilities (Dream, arXiv 2508.15487)."""
+
+    rule = "margin"
+    extras = Extras(margin=True)
+
+    def scores(self, observation: Observation) -> Tensor:
+        assert observation.margin is not None
+        return observation.margin
+
+
+@dataclass(frozen=True)
+class Entropy(Ranked):
+    """The k positions of lowest entropy H (Dream, arXiv 2508.15487)."""
+
+    rule = "entropy"
+    extras = Extras(entropy=True)
+
+    def scores(self, observation: Observation) -> Tensor:
+        assert observation.entropy is not None
+        return -observation.entropy
+
+
+@dataclass(frozen=True)
+class Leftmost(Heuristic):
+    """The k leftmost selectable positions; k = 1 is left-to-right decoding."""
+
+    rule = "leftmost"
     k: int = 1
 
     def __post_init__(self) -> None:
-        _check_k(self.k)
+        at_least(self.rule, 1, k=self.k)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
-        return Decision(best_k(observation.confidence[..., 0], observation.selectable, self.k))
+        selectable = observation.selectable
+        return Decision(selectable & (selectable.cumsum(-1) <= self.k))
+
+
+@dataclass(frozen=True)
+class Dilated(Heuristic):
+    """Positions a stride apart, then those between them, and so on (DUS, arXiv 2506.19037; published base 2).
+
+    In round r all positions with (i − block start) mod s = 0, s = max(1, BL // base^r), r = 1, 2, …: neighbours,
+    which depend on each other most, come in different rounds. A row is in the first round that it has not finished.
+    """
+
+    rule = "dilated"
+    base: int = 2
+
+    def __post_init__(self) -> None:
+        at_least(self.rule, 2, base=self.base)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        selectable = observation.selectable
+        stride, offset = selectable.shape[1], torch.arange(selectable.shape[1], device=selectable.device)
+        unmask = torch.zeros_like(selectable)
+        while stride > 1:
+            stride = max(1, stride // self.base)
+            unmask |= selectable & (offset % stride == 0) & ~unmask.any(-1, keepdim=True)
+        return Decision(unmask if selectable.shape[1] > 1 else selectable)
+
+
+@dataclass(frozen=True)
+class FirstHitting(Heuristic):
+    """One uniform position per event, at the times at which masked diffusion has them (FHS, arXiv 2409.02908).
+
+    With n positions left the next event is at τ ← τ·U^(1/n). The memory keeps ``elapsed`` = −log τ for denoisers
+    that take the time as an input; those here take none, so that the rule unmasks as ``random:1`` does.
+    """
+
+    rule = "first_hitting"
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        selectable = observation.selectable
+        drawn = random.rand(1 + selectable.shape[1])
+        waited = -drawn[:, 0].log() / selectable.sum(-1).clamp(min=1)
+        elapsed = observation.memory.get("elapsed", torch.zeros_like(waited)) + waited
+        return Decision(best_k(drawn[:, 1:], selectable, 1), memory={"elapsed": elapsed})
+
+
+# --------------------------------------------------------------------------------------- as many as are sure
 
 
 @dataclass(frozen=True)
 class Threshold(Heuristic):
-    """Every position with c ≥ threshold, +top-1 (Fast-dLLM, arXiv 2505.22618; published default 0.9)."""
+    """Every position with c ≥ threshold, +top-1 (Fast-dLLM, arXiv 2505.22618; published 0.9)."""
 
+    rule = "threshold"
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise UsageError(f"the threshold must be between 0 and 1, got {self.threshold}")
+        probabilities(self.rule, threshold=self.threshold)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         confidence, selectable = observation.confidence[..., 0], observation.selectable
@@ -115,65 +270,186 @@ class Threshold(Heuristic):
 
 
 @dataclass(frozen=True)
-class Leftmost(Heuristic):
-    """The k leftmost selectable positions; k = 1 is left-to-right decoding."""
+class Factor(Heuristic):
+    """The n highest c, the largest n with c₍ₙ₎ ≥ 1 − f/(n+1), +top-1 (Fast-dLLM, arXiv 2505.22618; published 1)."""
 
-    k: int = 1
+    rule = "factor"
+    f: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_k(self.k)
+        at_least(self.rule, 0.0, f=self.f)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
-        selectable = observation.selectable
-        return Decision(selectable & (selectable.cumsum(-1) <= self.k))
+        confidence, selectable = observation.confidence[..., 0], observation.selectable
+        ordered = confidence.masked_fill(~selectable, -torch.inf).sort(-1, descending=True).values
+        n = torch.arange(1, selectable.shape[1] + 1, device=confidence.device)
+        enough = ordered >= 1 - self.f / (n + 1)
+        return Decision(best_k(confidence, selectable, (enough * n).amax(-1).clamp(min=1)))
+
+
+@dataclass(frozen=True)
+class EntropyBound(Heuristic):
+    """The k lowest H, the largest k with ΣH − max H ≤ gamma (EB-Sampler, arXiv 2505.24857; published 0.1).
+
+    Sum and maximum are over the k chosen; k = 1 always satisfies it.
+    """
+
+    rule = "entropy_bound"
+    extras = Extras(entropy=True)
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        at_least(self.rule, 0.0, gamma=self.gamma)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        assert observation.entropy is not None
+        entropy, selectable = observation.entropy.clamp(min=0), observation.selectable
+        ordered = entropy.double().masked_fill(~selectable, torch.inf).sort(-1).values
+        before = F.pad(ordered.cumsum(-1)[:, :-1], (1, 0))  # of k in ascending order, the last is the maximum
+        count = ((before <= self.gamma) & ordered.isfinite()).sum(-1)
+        return Decision(best_k(-entropy, selectable, count))
+
+
+@dataclass(frozen=True)
+class Klass(Heuristic):
+    """Positions that are sure and steady; if none, the best k (KLASS, arXiv 2511.05664; published 0.6, 0.015, 2).
+
+    Sure: c ≥ tau. Steady: KL(p_t ‖ p_{t−1}) ≤ kappa in each of the last ``history`` steps, all within the active
+    block. The rule keeps the last distributions, (B, W, V), in its memory.
+    """
+
+    rule = "klass"
+    extras = Extras(log_probability=True)
+    tau: float = 0.6
+    kappa: float = 0.015
+    history: int = 2
+    k: int = 1
+    """Positions a step where none is sure and steady."""
+    steps: int = 0
+    """Steps that a row shall take at most, instead of k; see ``top_k``."""
+
+    def __post_init__(self) -> None:
+        probabilities(self.rule, tau=self.tau)
+        at_least(self.rule, 0.0, kappa=self.kappa)
+        at_least(self.rule, 1, history=self.history)
+        TopK(self.k, self.steps)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        assert observation.log_probability is not None
+        now, memory = observation.log_probability, observation.memory
+        new, outside = new_block(observation)
+        before = memory.get("log_probability", now)
+        terms = torch.where(now == -torch.inf, 0.0, now.exp() * (now - before))
+        calm = (terms.sum(-1) <= self.kappa) & ~new[:, None]
+        steady = torch.where(calm, memory.get("steady", torch.zeros_like(calm, dtype=torch.int64)) + 1, 0)
+        sure = observation.selectable & (observation.confidence[..., 0] >= self.tau) & (steady >= self.history)
+        usual = TopK(self.k, self.steps).act(observation, random).unmask
+        unmask = torch.where(sure.any(-1, keepdim=True), sure, usual)
+        # A copy: the loop writes the next prediction in the place of this one.
+        kept: Mapping[str, Tensor] = {"log_probability": now.clone(), "steady": steady, "outside": outside}
+        return Decision(unmask, memory=kept)
+
+
+@dataclass(frozen=True)
+class LocalLeap(Heuristic):
+    """c ≥ threshold, and near such an anchor c ≥ relaxed, +top-1 (LocalLeap, arXiv 2510.07081; 0.9, 0.75, 4).
+
+    Near means at most ``radius`` positions away.
+    """
+
+    rule = "local_leap"
+    threshold: float = 0.9
+    relaxed: float = 0.75
+    radius: int = 4
+
+    def __post_init__(self) -> None:
+        probabilities(self.rule, threshold=self.threshold, relaxed=self.relaxed)
+        at_least(self.rule, 0, radius=self.radius)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        confidence, selectable = observation.confidence[..., 0], observation.selectable
+        anchor = (confidence >= self.threshold) & selectable
+        near = F.max_pool1d(anchor.float()[:, None], 2 * self.radius + 1, stride=1, padding=self.radius)[:, 0] > 0
+        leap = near & (confidence >= self.relaxed) & selectable
+        return Decision(anchor | leap | best_k(confidence, selectable, 1))
+
+
+@dataclass(frozen=True)
+class Hierarchy(Heuristic):
+    """The best of every masked run if c ≥ low, all with c ≥ high, +top-1 (dInfer, arXiv 2510.08666; 0.4, 0.9).
+
+    Runs lie within the active block; unmasking inside a run splits it, so that work proceeds by halves.
+    """
+
+    rule = "hierarchy"
+    low: float = 0.4
+    high: float = 0.9
+
+    def __post_init__(self) -> None:
+        probabilities(self.rule, low=self.low, high=self.high)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        confidence, selectable = observation.confidence[..., 0], observation.selectable
+        width = selectable.shape[1]
+        run = (selectable & ~F.pad(selectable[:, :-1], (1, 0))).cumsum(-1)  # the number of the run, from 1
+        score = confidence.masked_fill(~selectable, -1.0)
+        best = score.new_full((len(run), width + 1), -1.0).scatter_reduce(1, run, score, "amax").gather(1, run)
+        place = torch.arange(width, device=run.device).expand_as(run).masked_fill(score < best, width)
+        first = place.new_full((len(run), width + 1), width).scatter_reduce(1, run, place, "amin").gather(1, run)
+        leads = selectable & (place == first) & (confidence >= self.low)
+        sure = selectable & (confidence >= self.high)
+        return Decision(leads | sure | best_k(confidence, selectable, 1))
+
+
+# ------------------------------------------------------------------------------------------ for trainers
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A rule shown what a learned policy would see, for trainers that learn from its decisions."""
+    """A rule that decides by its block while what is recorded is what a learned policy would see.
+
+    Attributes:
+        rule: decides.
+        context: what is recorded.
+        top, extras: what the learned policy reads.
+        block_length: of the rule's blocks, where the whole response is recorded.
+    """
 
     rule: Heuristic
     context: Context
-    top: int
-    extras: Extras
+    policy_top: int
+    policy_extras: Extras
+    block_length: int
 
     @property
     def name(self) -> str:
         """The rule's."""
         return self.rule.name
 
+    @property
+    def top(self) -> int:
+        """What either of the two reads."""
+        return max(self.policy_top, self.rule.top)
+
+    @property
+    def extras(self) -> Extras:
+        """What either of the two reads."""
+        both = (self.policy_extras, self.rule.extras)
+        return Extras(**{field.name: any(getattr(one, field.name) for one in both) for field in fields(Extras)})
+
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         """The rule's own decision."""
-        return self.rule.act(observation, random)
+        if self.context == "block":
+            return self.rule.act(observation, random)
+        block = self.block_length
+        start = observation.selectable.to(torch.uint8).argmax(-1, keepdim=True) // block * block
+        places = start + torch.arange(block, device=start.device)
+        rows = torch.arange(len(start), device=start.device)[:, None]
 
+        def inside(values: Tensor) -> Tensor:
+            return values[rows, places] if values.ndim > 1 else values
 
-HEURISTICS: dict[str, type[Heuristic]] = {
-    "random": Random,
-    "top_k": TopK,
-    "threshold": Threshold,
-    "leftmost": Leftmost,
-}
-"""The rules by name."""
-
-
-def load_heuristic(text: str) -> Heuristic:
-    """A rule by name with its parameters: ``threshold:0.9``, ``top_k:k=2``, ``random``.
-
-    Raises:
-        UsageError: no such rule or parameter, or a value out of range.
-    """
-    from dllm_env.tasks import parse_number, parse_settings
-
-    name, _, settings = text.partition(":")
-    if name not in HEURISTICS:
-        raise UsageError(f"unknown heuristic {name!r}; choose one of {', '.join(HEURISTICS)}")
-    rule = HEURISTICS[name]
-    known = [field.name for field in fields(rule)]
-    values = parse_settings(settings) if "=" in settings else {known[0]: parse_number(settings)} if settings else {}
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise UsageError(f"{name} has no parameter {unknown[0]!r}; it has {', '.join(known)}")
-    for key, value in values.items():
-        if isinstance(value, str):
-            raise UsageError(f"{name}: {key} must be a number, got {value!r}")
-    return rule(**values)
+        seen = Observation(**{**vars(observation.map(inside)), "memory": observation.memory})
+        decision = self.rule.act(seen, random)
+        unmask = torch.zeros_like(observation.selectable).scatter_(1, places, decision.unmask)
+        return Decision(unmask, memory=decision.memory)

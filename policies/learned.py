@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from dllm_env.denoisers import Extras
 from dllm_env.dynamics import Context, Observation
 from dllm_env.errors import UsageError
+from dllm_env.numerics import digest
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import HEADS, Head, head_name, make_head
-from dllm_env.policies.heuristics import HEURISTICS, load_heuristic
 from dllm_env.policies.networks import NETWORKS, NetworkConfig, PolicyNetwork, make_network, network_name
+from dllm_env.policies.registry import HEURISTICS, is_file_rule, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.tasks import parse_settings
 
@@ -81,6 +82,11 @@ class LearnedPolicy:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         selectable = observation.selectable
         return self.head.log_prob(scores, selectable, draw), self.head.entropy(scores, selectable, draw)
+
+    def fingerprint(self) -> str:
+        """A digest of what its decisions follow from, so that results of different weights are told apart."""
+        about = (network_name(self.network), self.network.config, self.head, self.context, self.greedy)
+        return digest(self.network.state_dict(), repr(about))
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes ``policy.safetensors`` and ``policy.json`` and returns the folder."""
@@ -155,8 +161,8 @@ def _find(name: str) -> Path:
             return folder
     if name.count("/") != 1 or Path(name).parent.exists():  # a Hub name is owner/name; this is a place on the disk
         raise UsageError(
-            f"no policy {name!r}: neither a heuristic ({', '.join(HEURISTICS)}) "
-            f"nor a folder with {CONFIG} and {WEIGHTS}"
+            f"no policy {name!r}: neither a heuristic ({', '.join(HEURISTICS)}), nor a class in a file "
+            f"(my_rules.py:MyRule), nor a folder with {CONFIG} and {WEIGHTS}"
         )
     return _download(name)
 
@@ -174,7 +180,7 @@ def _download(name: str) -> Path:
 
 
 def load_policy(text: str | Policy, device: str | torch.device = "cpu") -> Policy:
-    """A policy by text: a heuristic (``threshold:0.9``), or a folder or Hub name of a learned one.
+    """A policy by text: ``threshold:0.9``, ``my_rules.py:MyRule(k=2)``, or folder or Hub name of a learned one.
 
     A learned policy takes settings behind a colon: ``runs/x:temperature=0.5,force_progress=1``.
 
@@ -183,6 +189,8 @@ def load_policy(text: str | Policy, device: str | torch.device = "cpu") -> Polic
     """
     if not isinstance(text, str):
         return text
+    if is_file_rule(text):
+        return load_file_rule(text)
     name, _, settings = text.partition(":")
     if name in HEURISTICS:
         return load_heuristic(text)

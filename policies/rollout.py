@@ -8,7 +8,7 @@ takes its place; when none waits, the batch shrinks. What a row generates depend
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,6 +50,8 @@ class Rollout:
         nfe: (N,) int64, denoiser evaluations of each row.
         steps: (N,) int64, steps of each row.
         revealed_at: (N, L) int64, the step that revealed a position, −1 where none did.
+        sureness: (N, L) float32, the confidence of a token when it was written, 0 where none was.
+        remasks: (N,) int64, positions that were put back to mask.
         denoiser_calls: batched calls made for all rows together.
         seconds, denoiser_seconds: wall time in all, and of that within the denoiser.
         trajectories: every step, where it was asked for.
@@ -60,6 +62,8 @@ class Rollout:
     nfe: Tensor
     steps: Tensor
     revealed_at: Tensor
+    sureness: Tensor
+    remasks: Tensor
     denoiser_calls: int = 0
     seconds: float = 0.0
     denoiser_seconds: float = 0.0
@@ -107,11 +111,14 @@ def rollout(
         state = slots.state
         _predict(dynamics, state, result)
         observation = dynamics.observe(state)
+        observation.memory = slots.memory
         decision = policy.act(observation, slots.random)
+        slots.memory = decision.memory
         if record:
             everything = torch.ones_like(slots.rows, dtype=torch.bool)
-            steps.append((slots.rows, observation[everything], decision))  # a copy: the state is written in place
-        dynamics.apply(state, decision.unmask)
+            seen = replace(observation, memory={})[everything]  # a copy: the state is written in place
+            steps.append((slots.rows, seen, replace(decision, memory={})))
+        dynamics.apply(state, decision.unmask, decision.remask)
 
         ended = dynamics.terminated(state) | dynamics.truncated(state)
         if ended.any():
@@ -143,7 +150,7 @@ def _predict(dynamics: Dynamics, state: State, result: Rollout) -> None:
 
 
 class _Slots:
-    """The rows in the batch: which prompt each belongs to, its state, and its policy's random stream."""
+    """The rows in the batch: which prompt each belongs to, its state, its policy's random stream and memory."""
 
     def __init__(
         self, dynamics: Dynamics, prompts: Sequence[Sequence[int]], seeds: Sequence[int], batch_size: int
@@ -153,6 +160,7 @@ class _Slots:
         self.waiting = min(batch_size, len(prompts))  # the first prompt that has no slot yet
         self.rows = torch.arange(self.waiting, device=self.device)
         self.state, self.random = self._begin(0, self.waiting)
+        self.memory: Mapping[str, Tensor] = {}
 
     def _begin(self, first: int, last: int) -> tuple[State, RowRandom]:
         seeds = list(self.seeds[first:last])
@@ -168,6 +176,7 @@ class _Slots:
             state, random = self._begin(self.waiting, last)
             self.state.write(slots[:count], state)
             self.random.write(slots[:count], random)
+            self.memory = {name: value.index_fill(0, slots[:count], 0) for name, value in self.memory.items()}
             new = torch.arange(self.waiting, last, device=self.device)
             self.rows = self.rows.index_copy(0, slots[:count], new)
             self.waiting = last
@@ -175,6 +184,7 @@ class _Slots:
             keep = torch.ones_like(ended)
             keep[slots[count:]] = False
             self.rows, self.state, self.random = self.rows[keep], self.state[keep], self.random[keep]
+            self.memory = {name: value[keep] for name, value in self.memory.items()}
 
 
 def _empty_result(count: int, rules: Rules, denoiser: Denoiser) -> Rollout:
@@ -185,6 +195,8 @@ def _empty_result(count: int, rules: Rules, denoiser: Denoiser) -> Rollout:
         nfe=torch.zeros(count, dtype=torch.int64, device=denoiser.device),
         steps=torch.zeros(count, dtype=torch.int64, device=denoiser.device),
         revealed_at=torch.full(shape, -1, device=denoiser.device),
+        sureness=torch.zeros(shape, device=denoiser.device),
+        remasks=torch.zeros(count, dtype=torch.int64, device=denoiser.device),
     )
 
 
@@ -196,6 +208,8 @@ def _collect(result: Rollout, dynamics: Dynamics, state: State, rows: Tensor, en
     result.nfe[place] = state.nfe[ended]
     result.steps[place] = state.step[ended]
     result.revealed_at[place] = state.revealed_at[ended]
+    result.sureness[place] = state.sureness[ended]
+    result.remasks[place] = state.remasks[ended]
 
 
 def _join(steps: list[tuple[Tensor, Observation, Decision]]) -> Trajectories:

@@ -180,13 +180,13 @@ def test_a_wrong_action_is_refused() -> None:
     dynamics, _ = process([3, 4], block=2)
     state = dynamics.reset([[]], [0])
     for action in (torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 2)):
-        with pytest.raises(ValueError, match="unmask must be"):
+        with pytest.raises(ValueError, match="an action must be"):
             dynamics.apply(state, action)
 
 
 # ------------------------------------------------------------------------------------------- predictions
 
-ALL = Extras(entropy=True, margin=True, hidden=True)
+ALL = Extras(entropy=True, margin=True, hidden=True, log_probability=True, support=True)
 
 
 def example(toy: TinyDenoiser, rows: int = 24, prompt: int = 6, length: int = 10) -> tuple[Tensor, Tensor]:
@@ -204,7 +204,7 @@ def example(toy: TinyDenoiser, rows: int = 24, prompt: int = 6, length: int = 10
 
 def test_features_against_brute_force(toy: TinyDenoiser) -> None:
     tokens, needed = example(toy)
-    prediction = toy.predict(tokens, needed, top=3, extras=ALL)
+    prediction = toy.predict(tokens, needed, top=3, extras=ALL, judged=~needed)
     hidden = toy.features(tokens, tokens.shape[1])[:, 6:]
     logits = toy.head(hidden).double()
     logits[..., toy.mask_id] = -torch.inf
@@ -214,11 +214,13 @@ def test_features_against_brute_force(toy: TinyDenoiser) -> None:
     assert prediction.entropy is not None
     assert prediction.margin is not None
     assert prediction.hidden is not None
+    assert prediction.log_probability is not None
     for got, expected in (
         (prediction.confidence, largest[..., :3]),
         (prediction.entropy, entropy),
         (prediction.margin, largest[..., 0] - largest[..., 1]),
         (prediction.hidden, hidden.double()),
+        (prediction.log_probability, logits.log_softmax(-1)),
     ):
         torch.testing.assert_close(got[needed].double(), expected[needed], rtol=1e-4, atol=1e-6)
         assert not got[~needed].any()
@@ -237,7 +239,8 @@ def test_a_row_alone_is_the_row_in_a_batch_bit_for_bit(toy: TinyDenoiser, temper
             rows: slice, tokens: Tensor = tokens, needed: Tensor = needed, seeds: Any = seeds
         ) -> Prediction:
             random = RowRandom.from_seeds(seeds[rows], "tokens")
-            return toy.predict(tokens[rows].clone(), needed[rows], 2, temperature, random, ALL)
+            part = tokens[rows].clone(), needed[rows]
+            return toy.predict(*part, 2, temperature, random, ALL, judged=~part[1])
 
         together = predict(slice(None))
         for rows in [slice(row, row + 1) for row in range(20)] + [slice(3, 5), slice(1, 4), slice(0, 11)]:
@@ -251,12 +254,12 @@ def test_any_number_of_needed_positions_gives_the_same_bits(toy: TinyDenoiser) -
     """Few rows take another path through a matrix library than many; the results may not show it."""
     tokens, _ = example(toy, 1, 24, 40)
     everything = torch.ones(1, 40, dtype=torch.bool)
-    reference = toy.predict(tokens, everything, 2, extras=ALL)
+    reference = toy.predict(tokens, everything, 2, extras=ALL, judged=everything)
     for count in range(1, 40):
         for first in (0, 40 - count):
             needed = torch.zeros_like(everything)
             needed[:, first : first + count] = True
-            prediction = toy.predict(tokens, needed, 2, extras=ALL)
+            prediction = toy.predict(tokens, needed, 2, extras=ALL, judged=needed)
             for got, expected in zip(prediction.values(), reference.values(), strict=True):
                 assert got is not None
                 assert expected is not None

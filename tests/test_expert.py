@@ -42,9 +42,9 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
 def test_imitation_is_as_good_as_the_expert(toy: GRPO, head: str, network: str) -> None:
     setting = Setting(replace(toy, head=head, network=network))
     (sharp,) = setting.test_policies(setting.policy.network, replace(toy, test_temperatures=(0.5,)))
-    before = validate(setting, sharp, toy)
+    before = validate(setting, sharp, toy)[0]
     imitate(setting, toy)
-    after = validate(setting, sharp, toy)
+    after = validate(setting, sharp, toy)[0]
     assert before.accuracy < 0.5
     assert after.accuracy > 0.9
     assert after.nfe < 3.0
@@ -77,7 +77,7 @@ def test_a_head_of_k_positions_imitates_k_positions(toy: GRPO) -> None:
     setting = Setting(settings)
     assert expert_rule(setting.policy.head, settings).name == "top_k:2"
     imitate(setting, settings)
-    assert validate(setting, setting.policy, settings).accuracy > 0.9
+    assert validate(setting, setting.policy, settings)[0].accuracy > 0.9
 
 
 def test_draws_by_hand() -> None:
@@ -88,6 +88,7 @@ def test_draws_by_hand() -> None:
         selectable=torch.tensor([[False, True, True, False]]),
         progress=torch.zeros(1),
         masked_total=torch.tensor([3]),
+        step=torch.tensor([0]),
     )
     chosen = torch.tensor([[False, True, True, True]])  # the last is not selectable
     assert expert_draws(seen, chosen, DynamicPlackettLuce()).tolist() == [[0, 2, 1, 0]]

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
-from dllm_env.denoisers import NO_EXTRAS
+from dllm_env.denoisers import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heuristics import (
-    HEURISTICS,
+    Dilated,
+    Entropy,
+    EntropyBound,
+    Factor,
+    FirstHitting,
     Heuristic,
+    Hierarchy,
+    Klass,
     Leftmost,
+    LocalLeap,
+    Margin,
     Random,
     Recorded,
     Threshold,
     TopK,
-    load_heuristic,
 )
 from dllm_env.policies.learned import load_policy
-from dllm_env.random import RowRandom
+from dllm_env.policies.registry import HEURISTICS, load_heuristic
+from dllm_env.random import RowRandom, torch_generator
 
 
 def observe(confidence: list[list[float]], selectable: list[list[int]]) -> Observation:
@@ -30,6 +43,7 @@ def observe(confidence: list[list[float]], selectable: list[list[int]]) -> Obser
         selectable=allowed,
         progress=torch.zeros(len(allowed)),
         masked_total=allowed.sum(-1),
+        step=torch.zeros(len(allowed), dtype=torch.int64),
     )
 
 
@@ -116,6 +130,215 @@ def test_random_follows_from_the_row_alone() -> None:
     assert decide(Random(9), confidence[:1], [[1, 0, 1, 0, 0, 1]]) == [[1, 0, 1, 0, 0, 1]]
 
 
+def seen(selectable: list[int], step: int = 0, outside: int = 0, **columns: list[float]) -> Observation:
+    """One row; ``outside`` masks lie outside the block."""
+    row = observe([columns.pop("confidence", [0.0] * len(selectable))], [selectable])
+    shown = {name: torch.tensor([values]) for name, values in columns.items()}
+    return replace(row, step=torch.tensor([step]), masked_total=row.masked_total + outside, **shown)
+
+
+def act(rule: Heuristic, row: Observation, key: int = 1) -> list[int]:
+    return rule.act(row, RowRandom(torch.tensor([key]))).unmask[0].int().tolist()
+
+
+def test_steps_spread_the_remainder_over_the_early_ones() -> None:
+    """40 positions in 16 steps: 40 = 8·3 + 8·2. And 10 in 4: 3, 3, 2, 2."""
+    for length, steps, expected in ((40, 16, [3] * 8 + [2] * 8), (10, 4, [3, 3, 2, 2]), (4, 9, [1, 1, 1, 1])):
+        left, counts = [1] * length, []
+        while sum(left):
+            unmask = act(TopK(steps=steps), seen(left, step=len(counts)))
+            counts.append(sum(unmask))
+            left = [a - b for a, b in zip(left, unmask, strict=True)]
+        assert counts == expected
+
+
+def test_steps_over_blocks() -> None:
+    """6 of 10 masks lie outside this block of 4: ceil(10 / 2) = 5 are due, the block has 4; then ceil(6 / 1)."""
+    assert act(TopK(steps=2), seen([1, 1, 1, 1], outside=6)) == [1, 1, 1, 1]
+    assert act(TopK(steps=5), seen([1, 1, 1, 1], outside=6, confidence=[0.1, 0.3, 0.2, 0.3])) == [0, 1, 0, 1]
+    assert act(TopK(steps=5), seen([1, 1, 1, 1], step=9, outside=6)) == [1, 1, 1, 1]  # late: all that there are
+
+
+@pytest.mark.parametrize(
+    ("k", "margin", "unmask"),
+    [(1, [0.3, 0.1, 0.3, 0.2], [1, 0, 0, 0]), (2, [0.2, 0.1, 0.3, 0.2], [1, 0, 1, 0])],
+)
+def test_margin(k: int, margin: list[float], unmask: list[int]) -> None:
+    row = seen([1, 1, 1, 1], margin=margin, confidence=[0.1, 0.9, 0.1, 0.8])
+    assert act(Margin(k), row) == unmask
+
+
+@pytest.mark.parametrize(
+    ("k", "entropy", "selectable", "unmask"),
+    [
+        (1, [0.3, 0.1, 0.1, 0.2], [1, 1, 1, 1], [0, 1, 0, 0]),
+        (2, [0.3, 0.1, 0.3, 0.0], [1, 1, 1, 0], [1, 1, 0, 0]),
+    ],
+)
+def test_entropy(k: int, entropy: list[float], selectable: list[int], unmask: list[int]) -> None:
+    assert act(Entropy(k), seen(selectable, entropy=entropy)) == unmask
+
+
+@pytest.mark.parametrize(
+    ("f", "confidence", "selectable", "unmask"),
+    [
+        # Sorted down 0.875, 0.75, 0.5, against 1 - 1/(n+1) = 1/2, 2/3, 3/4: n = 2.
+        (1, [0.75, 0.5, 0.875], [1, 1, 1], [1, 0, 1]),
+        # Only the third bound holds, 0.75 >= 1 - 1/4, beside the first: the largest n counts.
+        (1, [0.75, 0.75, 0.75], [1, 1, 1], [1, 1, 1]),
+        (1, [0.4, 0.3, 0.45], [1, 1, 1], [0, 0, 1]),  # none holds: the best
+        (1, [0.5, 0.3, 0.2], [1, 1, 1], [1, 0, 0]),  # equal is enough
+        (2, [0.4, 0.375, 0.2], [1, 1, 1], [1, 1, 0]),  # bounds 0, 1/3, 1/2
+        (0, [1.0, 0.9, 1.0], [1, 1, 1], [1, 0, 1]),  # only certainty
+        (1, [0.9, 0.9, 0.9], [0, 1, 0], [0, 1, 0]),
+        (1, [0.9, 0.9, 0.9], [0, 0, 0], [0, 0, 0]),
+    ],
+)
+def test_factor(f: float, confidence: list[float], selectable: list[int], unmask: list[int]) -> None:
+    assert act(Factor(f), seen(selectable, confidence=confidence)) == unmask
+
+
+@pytest.mark.parametrize(
+    ("gamma", "entropy", "selectable", "unmask"),
+    [
+        # Ascending 0, 0.25, 0.5, 1: sums without the largest are 0, 0, 0.25, 0.75.
+        (0.25, [1.0, 0.25, 0.0, 0.5], [1, 1, 1, 1], [0, 1, 1, 1]),
+        (0.2, [1.0, 0.25, 0.0, 0.5], [1, 1, 1, 1], [0, 1, 1, 0]),
+        (0.75, [1.0, 0.25, 0.0, 0.5], [1, 1, 1, 1], [1, 1, 1, 1]),
+        (0.0, [1.0, 0.5, 2.0, 0.5], [1, 1, 1, 1], [0, 1, 0, 0]),  # always one; the leftmost of equals
+        (0.5, [0.0, 0.5, 2.0, 0.5], [0, 1, 1, 1], [0, 1, 0, 1]),
+        (0.1, [0.0, 0.5], [0, 0], [0, 0]),
+    ],
+)
+def test_entropy_bound(gamma: float, entropy: list[float], selectable: list[int], unmask: list[int]) -> None:
+    assert act(EntropyBound(gamma), seen(selectable, entropy=entropy)) == unmask
+
+
+def test_entropy_bound_against_enumeration() -> None:
+    entropy = torch.rand(50, 6, generator=torch_generator("bound"))
+    allowed = torch.rand(50, 6, generator=torch_generator("allowed")) < 0.7
+    row = replace(observe([[0.0] * 6] * 50, allowed.int().tolist()), entropy=entropy)
+    unmask = EntropyBound(0.6).act(row, RowRandom(torch.arange(50))).unmask
+    for h, some, got in zip(entropy.tolist(), allowed.tolist(), unmask.tolist(), strict=True):
+        order = sorted((i for i in range(6) if some[i]), key=lambda i: h[i])
+        fit = [k for k in range(1, len(order) + 1) if sum(h[i] for i in order[:k]) - h[order[k - 1]] <= 0.6]
+        assert {i for i in range(6) if got[i]} == set(order[: max(fit, default=0)])
+
+
+def test_dilated_halves_its_stride() -> None:
+    left, rounds = [1] * 8, []
+    while sum(left):
+        unmask = act(Dilated(), seen(left))
+        rounds.append([i for i, chosen in enumerate(unmask) if chosen])
+        left = [a - b for a, b in zip(left, unmask, strict=True)]
+    assert rounds == [[0, 4], [2, 6], [1, 3, 5, 7]]
+
+
+@pytest.mark.parametrize(
+    ("base", "selectable", "unmask"),
+    [
+        (2, [1] * 5, [1, 0, 1, 0, 1]),  # 5 // 2 = 2
+        (2, [0, 1, 0, 1, 0], [0, 1, 0, 1, 0]),
+        (3, [1] * 6, [1, 0, 1, 0, 1, 0]),
+        (9, [1] * 6, [1] * 6),  # the first stride is 1 already
+        (2, [1], [1]),
+        (2, [0, 0, 0], [0, 0, 0]),
+    ],
+)
+def test_dilated(base: int, selectable: list[int], unmask: list[int]) -> None:
+    assert act(Dilated(base), seen(selectable)) == unmask
+
+
+@pytest.mark.parametrize(
+    ("confidence", "selectable", "unmask"),
+    [
+        ([0.95, 0.8, 0.7, 0.8, 0.1, 0.8], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]),  # radius 2 around position 0
+        ([0.8, 0.7, 0.8, 0.9, 0.75, 0.8], [1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]),  # equal is enough, both times
+        ([0.95, 0.8, 0.8, 0.1, 0.1, 0.1], [0, 1, 1, 1, 1, 1], [0, 1, 0, 0, 0, 0]),  # an anchor has to be selectable
+        ([0.1, 0.3, 0.2, 0.3, 0.1, 0.1], [1, 1, 1, 1, 1, 1], [0, 1, 0, 0, 0, 0]),
+    ],
+)
+def test_local_leap(confidence: list[float], selectable: list[int], unmask: list[int]) -> None:
+    assert act(LocalLeap(radius=2), seen(selectable, confidence=confidence)) == unmask
+
+
+@pytest.mark.parametrize(
+    ("confidence", "selectable", "unmask"),
+    [
+        # Runs 0-1 and 3-5: their best, of equals the leftmost.
+        ([0.5, 0.6, 0.0, 0.5, 0.5, 0.3], [1, 1, 0, 1, 1, 1], [0, 1, 0, 1, 0, 0]),
+        ([0.3, 0.2, 0.0, 0.4, 0.3, 0.3], [1, 1, 0, 1, 1, 1], [0, 0, 0, 1, 0, 0]),  # the first run's is below 0.4
+        ([0.3, 0.2, 0.0, 0.35, 0.3, 0.3], [1, 1, 0, 1, 1, 1], [0, 0, 0, 1, 0, 0]),  # none is above: the best of all
+        ([0.9, 0.95, 0.0, 0.5, 0.9, 0.3], [1, 1, 0, 1, 1, 1], [1, 1, 0, 0, 1, 0]),
+        ([0.9, 0.95, 0.9], [0, 0, 0], [0, 0, 0]),
+    ],
+)
+def test_hierarchy(confidence: list[float], selectable: list[int], unmask: list[int]) -> None:
+    assert act(Hierarchy(), seen(selectable, confidence=confidence)) == unmask
+
+
+def distribution(*rows: list[float]) -> torch.Tensor:
+    return torch.tensor([rows]).log()
+
+
+def test_klass_wants_two_steady_steps() -> None:
+    """Position 0 is sure and steady, 1 sure and restless, 2 steady and unsure; a mask token never counts."""
+    rule = Klass(tau=0.6, kappa=0.015)
+    steady, unsure = [0.8, 0.2, 0.0], [0.5, 0.5, 0.0]
+    memory: dict[str, torch.Tensor] = {}
+    restless = [[0.7, 0.3, 0.0], [0.3, 0.7, 0.0], [0.7, 0.3, 0.0], [0.72, 0.28, 0.0], [0.71, 0.29, 0.0]]
+    chosen = []
+    for step, moving in enumerate(restless):
+        row = seen([1, 1, 1], step=step, confidence=[0.8, max(moving), 0.5])
+        row.log_probability, row.memory = distribution(steady, moving, unsure), memory
+        decision = rule.act(row, RowRandom(torch.tensor([1])))
+        memory = dict(decision.memory)
+        chosen.append(decision.unmask[0].int().tolist())
+    # Two comparisons are needed, so that the first two steps fall back on the best one.
+    assert chosen == [[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 0]]
+
+
+def test_klass_divergence_by_hand() -> None:
+    """KL((3/4, 1/4) ‖ (1/2, 1/2)) = 3/4 ln 3/2 + 1/4 ln 1/2; just above it is steady, just below it is not."""
+    divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    for kappa, expected in ((divergence * 1.001, [0, 1]), (divergence * 0.999, [1, 0])):
+        rule, memory = Klass(tau=0.7, kappa=kappa, history=1), {}
+        for probabilities in ([0.5, 0.5], [0.75, 0.25]):
+            row = seen([1, 1], confidence=[0.9, max(probabilities)])
+            row.log_probability = distribution([1.0 if len(memory) else 0.1, 0.0], probabilities)
+            row.memory = memory
+            decision = rule.act(row, RowRandom(torch.tensor([1])))
+            memory = dict(decision.memory)
+        assert decision.unmask[0].int().tolist() == expected
+
+
+def test_klass_begins_again_in_a_new_block() -> None:
+    """Also where a block was finished in one step, so that the masks of the block look the same."""
+    rule, memory, chosen = Klass(history=1), {}, []
+    for outside in (4, 4, 2, 2):
+        row = seen([1, 1], outside=outside, confidence=[0.7, 0.9])
+        row.log_probability, row.memory = distribution([0.7, 0.3], [0.9, 0.1]), memory
+        decision = rule.act(row, RowRandom(torch.tensor([1])))
+        memory = dict(decision.memory)
+        chosen.append(decision.unmask[0].int().tolist())
+    assert chosen == [[0, 1], [1, 1], [0, 1], [1, 1]]
+
+
+def test_first_hitting_times_are_those_of_the_largest_uniform() -> None:
+    """With n positions left, τ'/τ = U^(1/n) is the largest of n uniforms: mean n/(n+1). Positions are uniform."""
+    count = 4000
+    row = observe([[0.5] * 4] * count, [[1, 1, 0, 1]] * count)
+    decision = FirstHitting().act(row, RowRandom(torch.arange(count)))
+    assert decision.unmask.sum(-1).eq(1).all()
+    share = decision.unmask.double().mean(0)
+    assert share[2] == 0
+    assert share[[0, 1, 3]].sub(1 / 3).abs().max() < 4 * math.sqrt(2 / 9 / count)
+    time = (-decision.memory["elapsed"]).exp()
+    assert abs(time.mean() - 3 / 4) < 4 * math.sqrt(3 / 80 / count)
+    later = FirstHitting().act(replace(row, memory=decision.memory), RowRandom(torch.arange(count)))
+    assert (later.memory["elapsed"] > decision.memory["elapsed"]).all()
+
+
 @pytest.mark.parametrize(
     ("text", "rule", "name"),
     [
@@ -127,6 +350,12 @@ def test_random_follows_from_the_row_alone() -> None:
         ("threshold:0.75", Threshold(0.75), "threshold:0.75"),
         ("threshold:threshold=1", Threshold(1), "threshold:1"),
         ("leftmost:2", Leftmost(2), "leftmost:2"),
+        ("top_k:steps=20", TopK(steps=20), "top_k:steps=20"),
+        ("factor:1", Factor(1.0), "factor:1"),
+        ("klass:kappa=0.01", Klass(kappa=0.01), "klass:kappa=0.01"),
+        ("klass:tau=0.5,history=3", Klass(0.5, history=3), "klass:tau=0.5,history=3"),
+        ("local_leap", LocalLeap(), "local_leap:0.9"),
+        ("first_hitting", FirstHitting(), "first_hitting"),
     ],
 )
 def test_names_round_trip(text: str, rule: Heuristic, name: str) -> None:
@@ -149,35 +378,112 @@ def test_an_object_passes_through() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(HEURISTICS))
-def test_rules_see_their_block_and_one_number_per_position(name: str) -> None:
+def test_rules_see_their_block_and_say_what_it_is_about(name: str) -> None:
     rule = load_heuristic(name)
     assert (rule.context, rule.top) == ("block", 1)
-    assert not any((rule.extras.entropy, rule.extras.margin, rule.extras.hidden))
+    assert rule.name.partition(":")[0] == name
+    assert not rule.extras.hidden
+    assert (type(rule).__doc__ or "").partition("\n")[0].endswith(".")
 
 
-def test_full_context_decides_as_its_rule() -> None:
-    rule, row = Threshold(0.9), observe([[0.95, 0.1, 0.99]], [[1, 1, 0]])
-    shown = Recorded(rule, "full", 1, NO_EXTRAS)
-    assert (shown.context, shown.name) == ("full", rule.name)
+def test_full_context_decides_as_its_rule_does_in_the_block() -> None:
+    """Blocks of 3, the second one active: the rule sees that block, whose first column is dilated's origin."""
+    row = observe([[0.0, 0.0, 0.0, 0.95, 0.1, 0.99, 0.99]], [[0, 0, 0, 1, 1, 1, 0]])
+    row = replace(row, margin=torch.zeros(1, 7))
     streams = RowRandom(torch.tensor([1]))
-    assert (
-        shown.act(row, streams).unmask.tolist() == rule.act(row, streams).unmask.tolist() == [[True, False, False]]
-    )
+    for rule, expected in ((Threshold(0.9), [3, 5]), (Dilated(3), [3, 4, 5]), (TopK(1), [5]), (Margin(2), [3, 4])):
+        shown = Recorded(rule, "full", 1, Extras(hidden=True), block_length=3)
+        assert (shown.context, shown.name, shown.top) == ("full", rule.name, 1)
+        assert shown.extras == Extras(hidden=True, margin=isinstance(rule, Margin))
+        assert shown.act(row, streams).unmask[0].nonzero()[:, 0].tolist() == expected
+        same = Recorded(rule, "block", 1, NO_EXTRAS, block_length=7)
+        assert torch.equal(same.act(row, streams).unmask, rule.act(row, streams).unmask)
+
+
+RULES_FILE = """
+from dataclasses import dataclass
+
+from dllm_env.policies.base import Decision
+from dllm_env.policies.heuristics import Heuristic
+
+
+@dataclass(frozen=True)
+class Rightmost(Heuristic):
+    k: int = 1
+
+    def act(self, observation, random):
+        left = observation.selectable.flip(-1).cumsum(-1).flip(-1)
+        return Decision(observation.selectable & (left <= self.k))
+
+
+class Plain:
+    def act(self, observation, random):
+        return Decision(observation.selectable)
+
+
+class Fails:
+    def __init__(self, k=1):
+        raise RuntimeError("no")
+    def act(self, observation, random): ...
+
+
+class NoAct: ...
+"""
+
+
+def test_a_rule_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "my_rules.py"
+    file.write_text(RULES_FILE)
+    rule = load_policy(f"{file}:Rightmost(k=2)")
+    assert (rule.name, rule.context, rule.top) == (f"{file}:Rightmost(k=2)", "block", 1)
+    row = observe([[0.5] * 4], [[1, 1, 1, 0]])
+    assert rule.act(row, RowRandom(torch.tensor([1]))).unmask.tolist() == [[False, True, True, False]]
+    plain = load_policy(f"{file}:Plain")
+    assert plain.extras == NO_EXTRAS
+    assert plain.act(row, RowRandom(torch.tensor([1]))).unmask.tolist() == [[True, True, True, False]]
+    for text, message in (
+        (f"{file}:Rightmost(j=2)", "has no parameter 'j'; it has k"),
+        (f"{file}:Rightmost(2)", "write file.py:Class or"),
+        (f"{file}:Rightmost(k=open('x'))", "write file.py:Class or"),
+        (f"{file}:Rightmost(k=", "write file.py:Class or"),
+        (f"{file}:Absent", "has no class 'Absent' with a method act"),
+        (f"{file}:NoAct", "has no class 'NoAct' with a method act"),
+        (f"{file}:Fails", "RuntimeError: no"),
+        (f"{tmp_path / 'other.py'}:Rightmost", "no file"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(message)):
+            load_policy(text)
+    file.write_text("1 / 0")
+    with pytest.raises(UsageError, match="fails when it is loaded: ZeroDivisionError"):
+        load_policy(f"{file}:Rightmost")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("best", "unknown heuristic 'best'; choose one of random, top_k, threshold, leftmost"),
-        ("top_k:0", "k must be a whole number of at least 1, got 0"),
-        ("top_k:-1", "k must be a whole number of at least 1, got -1"),
-        ("leftmost:1.5", "k must be a whole number of at least 1, got 1.5"),
-        ("random:2.0", "k must be a whole number of at least 1, got 2.0"),
-        ("random:inf", "k must be a whole number of at least 1, got inf"),
-        ("random:nan", "k must be a whole number of at least 1, got nan"),
-        ("threshold:1.5", "the threshold must be between 0 and 1, got 1.5"),
-        ("threshold:-0.1", "the threshold must be between 0 and 1, got -0.1"),
-        ("threshold:nan", "the threshold must be between 0 and 1, got nan"),
+        ("best", "unknown heuristic 'best'; choose one of random, top_k, margin, entropy, leftmost"),
+        ("top_k:0", "top_k: k must be at least 1, got 0"),
+        ("top_k:-1", "top_k: k must be at least 1, got -1"),
+        ("leftmost:1.5", "leftmost: k must be a whole number, got 1.5"),
+        ("random:2.0", "random: k must be a whole number, got 2.0"),
+        ("random:inf", "random: k must be a whole number, got inf"),
+        ("random:nan", "random: k must be a whole number, got nan"),
+        ("threshold:1.5", "threshold: threshold must be between 0 and 1, got 1.5"),
+        ("threshold:-0.1", "threshold: threshold must be between 0 and 1, got -0.1"),
+        ("threshold:nan", "threshold: threshold must be between 0 and 1, got nan"),
+        ("top_k:k=2,steps=5", "top_k: give k or steps, not both"),
+        ("margin:steps=-1", "margin: steps must be at least 0, got -1"),
+        ("factor:-1", "factor: f must be at least 0.0, got -1.0"),
+        ("factor:nan", "factor: f must be at least 0.0, got nan"),
+        ("entropy_bound:gamma=-0.1", "entropy_bound: gamma must be at least 0.0, got -0.1"),
+        ("klass:history=0", "klass: history must be at least 1, got 0"),
+        ("klass:tau=2", "klass: tau must be between 0 and 1, got 2.0"),
+        ("dilated:1", "dilated: base must be at least 2, got 1"),
+        ("local_leap:radius=-1", "local_leap: radius must be at least 0, got -1"),
+        ("hierarchy:low=7", "hierarchy: low must be between 0 and 1, got 7.0"),
+        ("first_hitting:2", "first_hitting has no parameters, got '2'"),
+        ("klass:0.6,k=2", "cannot read the setting '0.6'; write name=value"),
+        ("factor:g=1,h=2", "factor has no parameter 'g'; it has f"),
         ("threshold:high", "threshold: threshold must be a number, got 'high'"),
         ("threshold:k=2", "threshold has no parameter 'k'; it has threshold"),
         ("top_k:k=", "top_k: k must be a number, got ''"),

@@ -42,6 +42,7 @@ def observation() -> Observation:
         selectable=selectable,
         progress=torch.rand(20, generator=generator),
         masked_total=selectable.sum(-1),
+        step=torch.zeros(len(selectable), dtype=torch.int64),
     )
 
 
@@ -153,7 +154,7 @@ def test_damaged_files_are_refused_in_one_line(folder: Path, damage: str) -> Non
 @pytest.mark.parametrize("missing", [CONFIG, WEIGHTS])
 def test_missing_files_are_refused(folder: Path, missing: str) -> None:
     (folder / missing).unlink()
-    with pytest.raises(UsageError, match=r"neither a heuristic \(.*\) nor a folder with"):
+    with pytest.raises(UsageError, match=r"neither a heuristic \(.*\), nor a class .*, nor a folder with"):
         load_policy(str(folder))
 
 

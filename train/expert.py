@@ -17,8 +17,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dllm_env.dynamics import Observation, Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Head, PlackettLuce
-from dllm_env.policies.heuristics import Heuristic, Recorded, load_heuristic
+from dllm_env.policies.heuristics import Heuristic, Recorded
 from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.tasks import Problem
@@ -57,17 +58,24 @@ def check_expert(setting: Setting, settings: PolicyTraining) -> None:
         UsageError: an expert that cannot work.
     """
     expert_rules(setting.rules, settings)
-    expert_rule(setting.policy.head, settings)
+    rule = expert_rule(setting.policy.head, settings)
+    if rule.remasks:
+        raise UsageError(f"the expert {rule.name} puts tokens back to mask, which a policy cannot imitate")
 
 
 def play_expert(setting: Setting, settings: PolicyTraining, problems: list[Problem], *key: object) -> Attempt:
     """The expert on these problems, recorded with what the policy would see; ``key`` tells its random streams."""
-    policy = setting.policy
-    rule = Recorded(expert_rule(policy.head, settings), policy.context, policy.top, policy.extras)
-    rules, seeds = expert_rules(setting.rules, settings), row_seeds(len(problems), "expert", settings.seed, *key)
-    return attempt(
+    policy, rules = setting.policy, expert_rules(setting.rules, settings)
+    expert = expert_rule(policy.head, settings)
+    rule = Recorded(expert, policy.context, policy.top, policy.extras, rules.block_length)
+    seeds = row_seeds(len(problems), "expert", settings.seed, *key)
+    played = attempt(
         setting.denoiser, rule, rules, setting.task, problems, seeds, batch_size=settings.batch_size, record=True
     )
+    assert played.rollout.trajectories is not None
+    seen = played.rollout.trajectories.observation
+    seen.confidence = seen.confidence[..., : policy.top]
+    return played
 
 
 def expert_draws(seen: Observation, draw: Tensor, head: Head) -> Tensor:

@@ -126,7 +126,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         action_space: spaces.Space,
         lr_schedule: Schedule,
         network: str = "confidence",
-        head: str | Head = "bernoulli",
+        head: str | Head = "dynamic_plackett_luce",
         width: int = 64,
         attention_heads: int = 2,
         bias: float = -1.5,
@@ -204,13 +204,14 @@ class UnmaskPolicy(ActorCriticPolicy):
         """The environment's dictionary of flat arrays as the networks read it."""
         masked = obs["masked"] > 0.5
         batch, positions = masked.shape
-        hidden = obs.get("hidden")
+        hidden, progress = obs.get("hidden"), obs["progress"].float()[:, 0]
         return Observation(
             confidence=obs["confidence"].float().view(batch, positions, -1),
             masked=masked,
             selectable=obs["selectable"] > 0.5,
-            progress=obs["progress"].float()[:, 0],
+            progress=progress,
             masked_total=masked.sum(-1),
+            step=(progress * positions).round().long(),
             hidden=None if hidden is None else hidden.float().view(batch, positions, -1),
         )
 

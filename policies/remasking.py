@@ -1,0 +1,88 @@
+"""Published rules that also put committed positions back to mask; the dynamics have to allow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dllm_env.denoisers import Extras
+from dllm_env.dynamics import Observation
+from dllm_env.errors import UsageError
+from dllm_env.policies.base import Decision
+from dllm_env.policies.heuristics import Heuristic, Threshold, at_least, best_k, new_block, probabilities
+from dllm_env.random import RowRandom
+
+
+@dataclass(frozen=True)
+class Remasking(Heuristic):
+    """Base of the rules that put tokens back to mask."""
+
+    remasks: ClassVar[bool] = True
+
+    def remaskable(self, observation: Observation) -> Tensor:
+        """(B, W) bool.
+
+        Raises:
+            UsageError: the dynamics do not allow it.
+        """
+        if observation.remaskable is None:
+            raise UsageError(f"{self.name} puts tokens back to mask; allow it (--allow-remask)")
+        return observation.remaskable
+
+
+@dataclass(frozen=True)
+class Wino(Remasking):
+    """Draft c ≥ draft, +top-1; remask what the rest supports below verify (WINO, arXiv 2507.18578; 0.6, 0.9).
+
+    Support is the probability of a committed token where its position sees a mask instead of it. A step puts back
+    fewer positions than it drafts, those of least support, so that every step makes progress.
+    """
+
+    rule = "wino"
+    extras = Extras(support=True)
+    draft: float = 0.6
+    verify: float = 0.9
+
+    def __post_init__(self) -> None:
+        probabilities(self.rule, draft=self.draft, verify=self.verify)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        assert observation.support is not None
+        unmask = Threshold(self.draft).act(observation, random).unmask
+        weak = self.remaskable(observation) & (observation.support < self.verify)
+        return Decision(unmask, remask=best_k(-observation.support, weak, unmask.sum(-1) - 1))
+
+
+@dataclass(frozen=True)
+class ReMDM(Remasking):
+    """Random unmasking and remasking on a schedule, capped (ReMDM-cap, arXiv 2503.00307).
+
+    A block takes at most ``steps`` steps. In step j = 0, 1, … of it, with α = j/steps and α' = (j+1)/steps, a
+    committed position goes back to mask with probability σ = min(cap, (1 − α')/α), and a masked one is unmasked
+    with probability (α' − (1 − σ)·α)/(1 − α): the share of committed positions is α as it is without remasking.
+    """
+
+    rule = "remdm"
+    steps: int = 20
+    cap: float = 0.02
+
+    def __post_init__(self) -> None:
+        at_least(self.rule, 1, steps=self.steps)
+        probabilities(self.rule, cap=self.cap)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        new, outside = new_block(observation)
+        step = observation.memory.get("step", torch.zeros_like(outside)).masked_fill(new, 0)
+        now, later = (step / self.steps).clamp(max=1).double(), ((step + 1) / self.steps).clamp(max=1).double()
+        back = ((1 - later) / now).clamp(max=self.cap)  # x / 0 is infinity
+        unmask = ((later - (1 - back) * now) / (1 - now)).nan_to_num(1.0)
+        width = observation.selectable.shape[1]
+        drawn = random.rand(2 * width)
+        return Decision(
+            observation.selectable & (drawn[:, :width] < unmask[:, None]),
+            remask=self.remaskable(observation) & (drawn[:, width:] < back[:, None]),
+            memory={"outside": outside, "step": step + 1},
+        )

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 from dllm_env.errors import UsageError
 
 if TYPE_CHECKING:
-    from dllm_env.eval.evaluate import Evaluation, Result
+    from dllm_env.eval.compare import Row
+    from dllm_env.eval.evaluate import Evaluation
     from dllm_env.train.setting import PolicyTraining
 
 
@@ -242,11 +243,15 @@ def _resumable(name: str, arguments: list[str], folder: Path, work: Callable[[],
 
         if not (folder / CHECKPOINT).is_file():
             raise Interrupted(f"interrupted before the first checkpoint; remove {folder} to start again") from None
-        rest = [argument for argument in arguments if argument != "--resume"]
-        if not any(argument.split("=")[0] == "--out" for argument in rest):
-            rest += ["--out", str(folder)]
-        command = shlex.join(["dllm-env", *name.split(), *rest, "--resume"])
+        command = shlex.join(["dllm-env", *name.split(), *_with_out(arguments, folder), "--resume"])
         raise Interrupted(f"interrupted; continue with: {command}") from None
+
+
+def _with_out(arguments: list[str], folder: Path) -> list[str]:
+    """The arguments to continue with, but for ``--resume``."""
+    rest = [argument for argument in arguments if argument != "--resume"]
+    given = any(argument.split("=")[0] == "--out" for argument in rest)
+    return rest if given else [*rest, "--out", str(folder)]
 
 
 # ------------------------------------------------------------------------------------------ evaluation
@@ -256,93 +261,189 @@ def evaluate(arguments: list[str]) -> None:
     """``dllm-env eval``."""
     import tyro
 
-    from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
+    from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, default_workers
+    from dllm_env.eval.suite import load_suite
 
     @dataclass(frozen=True)
     class Arguments:
-        policies: tuple[str, ...]
-        """Heuristics with their parameter (threshold:0.9, top_k:1, random:1, leftmost:2) and folders of learned
-        policies, which take settings too: runs/x:temperature=0.5."""
+        policies: tuple[str, ...] = ()
+        """Heuristics with their parameters (threshold:0.9, klass:tau=0.6; see dllm-env policies), classes in files
+        (my_rules.py:MyRule(k=2)), and folders of learned policies, with settings too: runs/x:temperature=0.5."""
+        suite: Path | None = None
+        """A YAML file that says what to evaluate, instead of --policies and the flags below."""
         config: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
         out: Path | None = None
         """Folder for the results; by default one named by date under runs/."""
+        resume: bool = False
+        """Go on in --out: only what is missing is evaluated. Another policy, task, … is added to what is there."""
+        baseline: str = ""
+        """Compare all policies with this one, problem by problem, instead of each learned one with its rivals."""
+        workers: int = field(default_factory=default_workers)
+        """Processes, of two threads each where there are several; by default half as many as there are cores."""
 
     given = _parse(Arguments, arguments, "dllm-env eval", COMMANDS["eval"].summary)
-    folder = results_folder(given.out)
-    evaluation = Evaluation(given.config, given.policies)
-    results: list[Result] = []
+    if given.suite and given.policies:
+        raise UsageError("give --suite or --policies, not both")
+    folder = results_folder(given.out, given.resume)
+    plans = load_suite(given.suite) if given.suite else [(given.config, given.policies)]
+    evaluations = [Evaluation(config, policies) for config, policies in plans]
     try:
-        play([evaluation], folder, results)
+        play(evaluations, folder, given.workers)
     except KeyboardInterrupt:
-        finish(results, folder)
-        raise Interrupted(f"interrupted; {folder} has the {len(results)} results that were finished") from None
-    finish(results, folder)
+        rest = shlex.join(["dllm-env", "eval", *_with_out(arguments, folder), "--resume"])
+        raise Interrupted(f"interrupted; continue with: {rest}") from None
+    finish(folder, given.baseline)
 
 
-def results_folder(out: Path | None) -> Path:
+def results_folder(out: Path | None, resume: bool = False) -> Path:
     """Where results go: ``out``, or a folder named by date.
 
     Raises:
-        UsageError: it cannot be written to, or has results already.
+        UsageError: it cannot be written to, has results already, or has none to go on with.
     """
     import datetime
 
-    from dllm_env.eval.evaluate import PROBLEMS
+    from dllm_env.eval.results import PROBLEMS
 
+    if resume and out is None:
+        raise UsageError("--resume needs --out, the folder of the results to go on with")
     folder = check_folder(out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}-eval")
-    if (folder / PROBLEMS).exists():
-        raise UsageError(f"{folder} holds results already; give another --out, or remove {folder / PROBLEMS}")
+    if (folder / PROBLEMS).exists() and not resume:
+        raise UsageError(f"{folder} holds results already; give --resume to add what is missing, or another --out")
     return folder
 
 
-def play(evaluations: "Sequence[Evaluation]", folder: Path, results: "list[Result]") -> None:
-    """Plays evaluations with a progress bar, adding to ``results`` and to the folder as each result is there."""
+def play(evaluations: "Sequence[Evaluation]", folder: Path, workers: int = 1) -> None:
+    """Plays what the folder does not have yet, with a progress bar; every piece is written as soon as it is there.
+
+    Raises:
+        UsageError: the folder's results are from other versions of what is to be played.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Remaining
 
-    from dllm_env.eval.evaluate import append_problems
+    from dllm_env.eval.evaluate import pieces, play_pieces
+    from dllm_env.eval.results import PROBLEMS, append, check_versions, read
 
     folder.mkdir(parents=True, exist_ok=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    there = read([folder]) if (folder / PROBLEMS).exists() else []
+    check_versions([r.setting for r in there] + [job.setting for e in evaluations for job in e.jobs])
+    done = {(result.setting.key, (o.index, o.sample)) for result in there for o in result.outcomes}
+    todo = pieces(evaluations, done)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        Remaining(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("", total=sum(evaluation.total for evaluation in evaluations))
-        before = 0
-        for evaluation in evaluations:
+        shown = bar.add_task("", total=sum(len(piece.places) for piece in todo))
 
-            def report(label: str, done: int, before: int = before) -> None:
-                bar.update(shown, description=label, completed=before + done)
+        def report(label: str, more: int) -> None:
+            bar.update(shown, description=label, advance=more)
 
-            for result in evaluation.run(report):
-                append_problems(folder, result)
-                results.append(result)
-            before += evaluation.total
+        for setting, outcomes in play_pieces(evaluations, todo, workers, report):
+            append(folder, setting, outcomes)
 
 
-def finish(results: "Sequence[Result]", folder: Path) -> None:
-    """Writes all files of the results and prints the table."""
+def finish(folder: Path, baseline: str = "") -> "list[Row]":
+    """Writes all files that follow from a folder's results, prints the tables, and returns the rows."""
     from rich.console import Console
 
-    from dllm_env.eval.compare import FRONT, draw_front, pool, table
-    from dllm_env.eval.evaluate import write_results
+    from dllm_env.eval.compare import comparison_table, comparisons, front_table, fronts, pool, table
+    from dllm_env.eval.front import FRONT, draw_front
+    from dllm_env.eval.results import read, write_tables
 
-    if not results:
-        return
+    results = read([folder])
     rows = pool(results)
-    write_results(folder, results)
-    draw_front(rows, folder / FRONT, title(results))
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    pairs = comparisons(rows, baseline)
+    write_tables(folder, results)
+    draw_front(rows, folder / FRONT, title(rows))
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(table(rows))
+    if pairs:
+        console.print(comparison_table(pairs))
+    if len(rows) > 1:
+        console.print(front_table(fronts(rows)))
     print(f"results: {folder} (results.json, results.csv, problems.jsonl, {FRONT})")
+    return rows
 
 
-def title(results: "Sequence[Result]") -> str:
-    """What the results are about, for the picture."""
-    first, counts = results[0], sorted({result.problems for result in results})
-    seeds = len({result.seed for result in results})
+def title(rows: "Sequence[Row]") -> str:
+    """What the rows are about, for the picture."""
+    settings = [row.setting for row in rows]
+
+    def said(name: str) -> str:
+        return " or ".join(dict.fromkeys(Path(str(getattr(setting, name))).name for setting in settings))
+
+    counts = sorted({row.figures.problems // row.seeds for row in rows})
+    seeds = max(row.seeds for row in rows)
     problems = " or ".join(f"{count:,}" for count in counts)
     return (
-        f"task {first.task}, denoiser {Path(first.denoiser).name}, {first.response_length} tokens, "
-        f"{problems} {first.split} problems{f' for each of {seeds} seeds' if seeds > 1 else ''}"
+        f"task {said('task')}, denoiser {said('denoiser')}, {said('response_length')} tokens, "
+        f"{problems} {said('split')} problems{f' for each of {seeds} seeds' if seeds > 1 else ''}"
+    )
+
+
+def report(arguments: list[str]) -> None:
+    """``dllm-env report``."""
+    import tyro
+
+    from dllm_env.eval.compare import comparisons, pool
+    from dllm_env.eval.report import REPORT, write_report
+    from dllm_env.eval.results import read
+
+    @dataclass(frozen=True)
+    class Arguments:
+        folders: tyro.conf.Positional[tuple[Path, ...]]
+        """Folders of results; those of several are merged."""
+        out: Path | None = None
+        """The page to write; by default report.html in the first folder."""
+        baseline: str = ""
+        """Compare all policies with this one, instead of each learned one with its rivals."""
+        skip_broken: bool = False
+        """Go on without lines that cannot be read."""
+        mix_versions: bool = False
+        """Show results of different versions of policies, denoisers or code side by side."""
+
+    given = _parse(Arguments, arguments, "dllm-env report", COMMANDS["report"].summary)
+    if not given.folders:
+        raise UsageError("give one or more folders of results")
+    rows = pool(read(given.folders, given.skip_broken, given.mix_versions))
+    page = given.out or given.folders[0] / REPORT
+    check_folder(page.parent)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_report(rows, comparisons(rows, given.baseline), page, title(rows))
+    print(f"report: {page}")
+
+
+def list_policies(arguments: list[str]) -> None:
+    """``dllm-env policies``."""
+    from dataclasses import fields
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from dllm_env.policies.registry import HEURISTICS
+
+    @dataclass(frozen=True)
+    class Arguments:
+        pass
+
+    _parse(Arguments, arguments, "dllm-env policies", COMMANDS["policies"].summary)
+    shown = Table(title="unmasking rules: --policies NAME, NAME:VALUE or NAME:PARAMETER=VALUE,…")
+    for name in ("name", "parameters and defaults", "what it unmasks"):
+        shown.add_column(name)
+    for name, rule in HEURISTICS.items():
+        settings = ", ".join(f"{field.name}={field.default}" for field in fields(rule))
+        shown.add_row(name, settings, (rule.__doc__ or "").partition("\n")[0])
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(shown)
+    print(
+        "A rule of your own is a class in a file: --policies 'my_rules.py:MyRule(k=2)'. A learned policy is its "
+        "run's folder: --policies runs/x, or with settings runs/x:temperature=0.5."
     )
 
 
@@ -410,7 +511,11 @@ COMMANDS = {
     "train ppo": Command("Train an unmasking policy with PPO, by Stable-Baselines3.", train_ppo),
     "train denoiser": Command("Train the bundled denoiser.", train_denoiser),
     "ablate heads": Command("Train every head on every network, and compare them.", ablate_heads),
-    "eval": Command("Compare policies: a table, files, and accuracy against speed as a picture.", evaluate),
+    "eval": Command("Compare policies: tables, files, and accuracy against speed as a picture.", evaluate),
+    "report": Command(
+        "Make one HTML page of results: fronts, tables, and a viewer of how responses came about.", report
+    ),
+    "policies": Command("List the unmasking rules with their parameters.", list_policies),
     "generate": Command("Show in the terminal how a response is unmasked, step by step.", generate),
 }
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from dllm_env.cli import finish, play
 from dllm_env.errors import UsageError
-from dllm_env.eval.compare import Row, best_heuristic, pool
-from dllm_env.eval.evaluate import PROBLEMS, Evaluation, EvaluationConfig, Result
+from dllm_env.eval.compare import Row, best_heuristic
+from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
+from dllm_env.eval.results import PROBLEMS
 from dllm_env.tasks import load_task
 from dllm_env.train.grpo import GRPO, PRESETS, train_grpo
 from dllm_env.train.run import CHECKPOINT, default_folder
@@ -58,18 +59,14 @@ def run_demo(config: DemoConfig, folder: Path, resume: bool = False) -> Path:
         UsageError: the folder holds a run or results already.
     """
     if (folder / PROBLEMS).exists() and not resume:
-        raise UsageError(f"{folder} holds results already; give --resume to redo them, or another --out")
+        raise UsageError(f"{folder} holds results already; give --resume to add what is missing, or another --out")
     training = replace(config.training, block_length=0)
     print(f"1/2  training a policy on {training.task} in full diffusion, into {folder}")
     trained = train_grpo(training, folder, resume and (folder / CHECKPOINT).exists())
     evaluations = demo_evaluations(config, training, str(trained))
     print("2/2  comparing it with the heuristics")
-    (folder / PROBLEMS).unlink(missing_ok=True)
-    results: list[Result] = []
-    play(evaluations, folder, results)
-    results.sort(key=lambda result: (-result.block_length, not result.learned))
-    finish(results, folder)
-    print(summary(pool(results), folder, training))
+    play(evaluations, folder)
+    print(summary(finish(folder), folder, training))
     return folder
 
 

@@ -1,271 +1,387 @@
-"""Sets results side by side: a table, and the picture of accuracy against speed."""
+"""Sets results side by side: rows, paired tests, gains, fronts, and their tables for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from rich.table import Table
 
-from dllm_env.eval.evaluate import Outcome, Result, accuracy_interval, tokens_per_nfe
-from dllm_env.eval.metrics import Point, best_at_most, mean, pareto_front
-
-FRONT = "front.png"
+from dllm_env.errors import UsageError
+from dllm_env.eval.metrics import (
+    area_under_front,
+    best_at_most,
+    bootstrap_interval,
+    front_interval,
+    mcnemar,
+    mean,
+    pass_at_k,
+)
+from dllm_env.eval.results import Figures, Outcome, Result, Setting, by_problem, summarise
+from dllm_env.front import Point, Spot
+from dllm_env.random import derive_key
 
 
 @dataclass(frozen=True)
 class Row:
-    """A policy at a block length, all evaluation seeds pooled.
+    """A policy in a scene, all evaluation seeds pooled.
 
     Attributes:
-        policy, learned, block_length: what was evaluated.
-        seeds, problems: how many; problems of all seeds together.
-        accuracy, low, high: with the 95% bootstrap interval over all problems.
-        nfe, tokens_per_nfe, seconds: as in ``Result``, over all problems.
+        setting: what was played, of the first seed.
+        label: the policy's name; with its version where several are shown.
+        seeds: how many.
+        figures: of all outcomes together.
+        outcomes: of all seeds.
     """
 
-    policy: str
-    learned: bool
-    block_length: int
+    setting: Setting
+    label: str
     seeds: int
-    problems: int
-    accuracy: float
-    low: float
-    high: float
-    nfe: float
-    tokens_per_nfe: float
-    seconds: float
+    figures: Figures
+    outcomes: list[Outcome] = field(repr=False)
+
+    @property
+    def policy(self) -> str:
+        """Text for ``load_policy``."""
+        return self.setting.policy
+
+    @property
+    def learned(self) -> bool:
+        """Whether it was trained."""
+        return self.setting.learned
+
+    @property
+    def block_length(self) -> int:
+        """BL."""
+        return self.setting.block_length
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over problems."""
+        return self.figures.accuracy
+
+    @property
+    def nfe(self) -> float:
+        """Mean over rows."""
+        return self.figures.nfe
 
     @property
     def point(self) -> Point:
         """(NFE, accuracy)."""
         return self.nfe, self.accuracy
 
+    @property
+    def spot(self) -> Spot:
+        """In the picture."""
+        f = self.figures
+        return Spot(self.label, self.learned, f.nfe, f.accuracy, f.accuracy_low, f.accuracy_high)
+
 
 def pool(results: Sequence[Result]) -> list[Row]:
-    """One row for each policy and block length, in order of appearance."""
-    groups: dict[tuple[int, str], list[Result]] = {}
+    """One row for each policy and scene, in order of appearance."""
+    groups: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
-        groups.setdefault((result.block_length, result.policy), []).append(result)
-    return [_row(group) for group in groups.values()]
+        groups.setdefault(result.setting.part("seed"), []).append(result)
+    shown: dict[tuple[object, ...], int] = {}
+    for group in groups.values():
+        place = (group[0].setting.scene, group[0].setting.policy)
+        shown[place] = shown.get(place, 0) + 1
+    rows = []
+    for group in groups.values():
+        setting, outcomes = group[0].setting, [outcome for result in group for outcome in result.outcomes]
+        several = shown[setting.scene, setting.policy] > 1
+        label = f"{setting.policy} [{' '.join(filter(None, setting.versions))}]" if several else setting.policy
+        rows.append(Row(setting, label, len(group), summarise(outcomes), outcomes))
+    return rows
 
 
-def _row(group: Sequence[Result]) -> Row:
-    outcomes: list[Outcome] = [outcome for result in group for outcome in result.outcomes]
-    low, high = accuracy_interval(outcomes)
-    return Row(
-        policy=group[0].policy,
-        learned=group[0].learned,
-        block_length=group[0].block_length,
-        seeds=len(group),
-        problems=len(outcomes),
-        accuracy=mean([outcome.correct for outcome in outcomes]),
-        low=low,
-        high=high,
-        nfe=mean([outcome.nfe for outcome in outcomes]),
-        tokens_per_nfe=tokens_per_nfe(outcomes),
-        seconds=sum(result.seconds for result in group),
-    )
+def scenes(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows by what they have to share to be compared; longest blocks first."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.setting.scene, []).append(row)
+    return sorted(groups.values(), key=lambda group: -group[0].block_length)
+
+
+def scene_titles(groups: Sequence[Sequence[Row]]) -> list[str]:
+    """What tells the scenes apart; their block length in any case."""
+    firsts = [group[0].setting for group in groups]
+    names = [column.name for column in fields(Setting) if column.name in _SCENE]
+    varied = [name for name in names if len({getattr(first, name) for first in firsts}) > 1]
+    titles = []
+    for first in firsts:
+        said = [f"{name.replace('_', ' ')} {getattr(first, name)}" for name in varied if name not in _PLAIN]
+        plain = [_short_path(getattr(first, name)) for name in _PLAIN if name in varied]
+        if "block_length" not in varied:
+            said.append(f"block length {first.block_length}")
+        titles.append(", ".join(plain + said))
+    return titles
+
+
+_PLAIN = ("denoiser", "task")
+_SCENE = (
+    *("task", "denoiser", "split", "response_length", "block_length", "temperature", "noise"),
+    *("max_steps", "stop_at_eot", "allow_remask", "remask_budget"),
+)
+
+
+def _short_path(name: str) -> str:
+    return Path(name).name or name
+
+
+# ---------------------------------------------------------------------------------------- comparisons
 
 
 def best_heuristic(rows: Sequence[Row], learned: Row) -> Row | None:
-    """The most accurate heuristic that needs at most as many NFE as this policy, at the same block length."""
-    rivals = [row for row in rows if not row.learned and row.block_length == learned.block_length]
+    """The most accurate heuristic that needs at most as many NFE as this policy, in the same scene."""
+    rivals = [row for row in rows if not row.learned and row.setting.scene == learned.setting.scene]
     best = best_at_most([row.point for row in rivals], learned.nfe)
     return None if best is None else rivals[best]
 
 
+def fastest_heuristic(rows: Sequence[Row], learned: Row) -> Row | None:
+    """The heuristic of fewest NFE that is at least as accurate as this policy, in the same scene."""
+    rivals = [
+        row
+        for row in rows
+        if not row.learned and row.setting.scene == learned.setting.scene and row.accuracy >= learned.accuracy
+    ]
+    return min(rivals, key=lambda row: row.nfe, default=None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two policies on the problems that both were given.
+
+    Attributes:
+        first, second: labels of the policies.
+        title: of their scene.
+        why: what the second was chosen for.
+        problems: how many both have.
+        difference, low, high: of accuracies, first minus second, with the 95% interval of a paired bootstrap.
+        first_only, second_only: problems that only the one solved, where each was tried once.
+        p: of McNemar's exact test, where each was tried once.
+        nfe_ratio, nfe_low, nfe_high: NFE of the second over that of the first, with the interval of the same kind.
+    """
+
+    first: str
+    second: str
+    title: str
+    why: str
+    problems: int
+    difference: float
+    low: float
+    high: float
+    first_only: int | None
+    second_only: int | None
+    p: float | None
+    nfe_ratio: float
+    nfe_low: float
+    nfe_high: float
+
+
+def compare(first: Row, second: Row, title: str = "", why: str = "") -> Comparison:
+    """Two rows of a scene, problem by problem.
+
+    Raises:
+        UsageError: they have no problem in common.
+    """
+    mine, theirs = by_problem(first.outcomes), by_problem(second.outcomes)
+    common = [problem for problem in mine if problem in theirs]
+    if not common:
+        raise UsageError(f"{first.label} and {second.label} have no problem in common")
+    difference = np.array([mean(mine[problem]) - mean(theirs[problem]) for problem in common])
+    low, high = bootstrap_interval(difference, _generator("paired", len(common)))
+    once = all(len(mine[problem]) == len(theirs[problem]) == 1 for problem in common)
+    first_only, second_only = int((difference > 0).sum()), int((difference < 0).sum())
+    ratio, nfe_low, nfe_high = _nfe_ratio(first, second, common)
+    return Comparison(
+        first.label,
+        second.label,
+        title,
+        why,
+        len(common),
+        float(difference.mean()),
+        low,
+        high,
+        first_only if once else None,
+        second_only if once else None,
+        mcnemar(first_only, second_only) if once else None,
+        ratio,
+        nfe_low,
+        nfe_high,
+    )
+
+
+def _generator(*key: object) -> np.random.Generator:
+    return np.random.default_rng(derive_key(*key) % 2**63)
+
+
+def _nfe(row: Row, problems: Sequence[tuple[int, int]]) -> np.ndarray:
+    """(N,) mean NFE of each problem."""
+    spent: dict[tuple[int, int], list[int]] = {}
+    for outcome in row.outcomes:
+        spent.setdefault((outcome.seed, outcome.index), []).append(outcome.nfe)
+    return np.array([mean(spent[problem]) for problem in problems])
+
+
+def _nfe_ratio(first: Row, second: Row, problems: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+    mine, theirs = _nfe(first, problems), _nfe(second, problems)
+    generator = _generator("ratio", len(problems))
+    drawn = [generator.integers(len(problems), size=len(problems)) for _ in range(1000)]
+    low, high = np.quantile([theirs[rows].mean() / mine[rows].mean() for rows in drawn], [0.025, 0.975])
+    return float(theirs.mean() / mine.mean()), float(low), float(high)
+
+
+def comparisons(rows: Sequence[Row], baseline: str = "") -> list[Comparison]:
+    """The pairs that matter.
+
+    Each learned policy against the best heuristic as fast, and against the fastest heuristic as accurate (or, where
+    none is, the most accurate one). With a baseline, all others of its scene against it instead.
+
+    Raises:
+        UsageError: no row has the baseline's label.
+    """
+    if baseline and baseline not in [row.label for row in rows]:
+        raise UsageError(
+            f"no results of the baseline {baseline!r}; there are {', '.join(row.label for row in rows)}"
+        )
+    made: list[Comparison] = []
+    groups = scenes(rows)
+    for group, title in zip(groups, scene_titles(groups), strict=True):
+        if baseline:
+            against = [row for row in group if row.label == baseline]
+            made += [compare(row, a, title, "baseline") for a in against for row in group if row is not a]
+            continue
+        for row in (row for row in group if row.learned):
+            as_fast, as_accurate = best_heuristic(group, row), fastest_heuristic(group, row)
+            most_accurate = max((r for r in group if not r.learned), key=lambda r: r.accuracy, default=None)
+            if as_fast is not None:
+                made.append(compare(row, as_fast, title, "best heuristic as fast"))
+            if as_accurate is not None:
+                made.append(compare(row, as_accurate, title, "fastest heuristic as accurate"))
+            elif most_accurate is not None and most_accurate is not as_fast:
+                made.append(compare(row, most_accurate, title, "most accurate heuristic"))
+    return made
+
+
+@dataclass(frozen=True)
+class Front:
+    """The area under a front over [1, L] evaluations, with its 95% interval, on the problems that all have.
+
+    Attributes:
+        title: of the scene.
+        who: heuristics, learned, or all.
+        policies, problems: how many.
+        area, low, high: between 0 and 1.
+    """
+
+    title: str
+    who: str
+    policies: int
+    problems: int
+    area: float
+    low: float
+    high: float
+
+
+def fronts(rows: Sequence[Row]) -> list[Front]:
+    """Of each scene, the front of the heuristics, of the learned policies, and of all together."""
+    made = []
+    groups = scenes(rows)
+    for group, title in zip(groups, scene_titles(groups), strict=True):
+        common = set.intersection(*(set(by_problem(row.outcomes)) for row in group))
+        problems, length = sorted(common), group[0].setting.response_length
+        if not problems or length < 2:
+            continue
+        sides = {"heuristics": [r for r in group if not r.learned], "learned": [r for r in group if r.learned]}
+        sides = {who: side for who, side in sides.items() if side}
+        if len(sides) > 1:
+            sides["all"] = list(group)
+        for who, side in sides.items():
+            scores = [by_problem(row.outcomes) for row in side]
+            correct = np.array([[mean(found[problem]) for problem in problems] for found in scores])
+            nfe = np.array([_nfe(row, problems) for row in side])
+            points = list(zip(nfe.mean(1).tolist(), correct.mean(1).tolist(), strict=True))
+            low, high = front_interval(correct, nfe, 1, length, _generator("front", who))
+            area = area_under_front(points, 1, length)
+            made.append(Front(title, who, len(side), len(problems), area, low, high))
+    return made
+
+
+# --------------------------------------------------------------------------------------------- tables
+
+
+def pass_at(row: Row, k: int) -> float:
+    """Mean over problems of the chance that one of k samples is right; ``metrics.pass_at_k``."""
+    scores = by_problem(row.outcomes).values()
+    return mean([pass_at_k(len(samples), round(sum(samples)), k) for samples in scores])
+
+
+def samples_of(row: Row) -> int:
+    """Samples that every problem of the row has."""
+    return min(len(samples) for samples in by_problem(row.outcomes).values())
+
+
 def table(rows: Sequence[Row], title: str = "") -> Table:
-    """The rows as a table for the terminal; learned policies in bold."""
+    """The rows as a table for the terminal, best accuracy last within a scene; learned policies in bold."""
     shown = Table(title=title or None)
-    for name in ("policy", "BL", "problems", "accuracy", "95% interval", "NFE", "tokens/NFE", "seconds"):
+    ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= min(map(samples_of, rows))]
+    remasked = any(row.figures.remasks for row in rows)
+    columns = ["policy", "BL", "problems", "accuracy", "95% interval", *(f"pass@{k}" for k in ks)]
+    columns += ["NFE", "90%", "tokens/NFE", *(["remasked"] if remasked else []), "seconds"]
+    for name in columns:
         shown.add_column(name, justify="left" if name == "policy" else "right", no_wrap=name != "policy")
-    for row in rows:
+    groups = scenes(rows)
+    for group, about in zip(groups, scene_titles(groups), strict=True):
+        if len(groups) > 1:
+            shown.add_section()
+            shown.add_row(about, style="italic")
+        for row in group:
+            figures = row.figures
+            cells = [row.label, str(row.block_length), f"{figures.problems:,}", f"{figures.accuracy:.1%}"]
+            cells += [f"{figures.accuracy_low:.1%} – {figures.accuracy_high:.1%}"]
+            cells += [f"{pass_at(row, k):.1%}" for k in ks]
+            cells += [f"{figures.nfe:.1f}", f"{figures.nfe_90:.0f}", f"{figures.tokens_per_nfe:.2f}"]
+            cells += [f"{figures.remasks:.1f}"] if remasked else []
+            shown.add_row(*cells, f"{figures.seconds:.1f}", style="bold" if row.learned else None)
+    return shown
+
+
+def comparison_table(found: Sequence[Comparison]) -> Table:
+    """Paired comparisons for the terminal."""
+    shown = Table(title="paired, on the same problems")
+    for name in ("policy", "against", "scene", "accuracy", "95% interval", "only it / only the other", "p", "NFE"):
+        shown.add_column(name, justify="left" if name in ("policy", "against", "scene") else "right")
+    for pair in found:
+        only = "" if pair.p is None else f"{pair.first_only} / {pair.second_only}"
         shown.add_row(
-            row.policy,
-            str(row.block_length),
-            f"{row.problems:,}",
-            f"{row.accuracy:.1%}",
-            f"{row.low:.1%} – {row.high:.1%}",
-            f"{row.nfe:.1f}",
-            f"{row.tokens_per_nfe:.2f}",
-            f"{row.seconds:.1f}",
-            style="bold" if row.learned else None,
+            pair.first,
+            f"{pair.second} ({pair.why})" if pair.why else pair.second,
+            pair.title,
+            f"{100 * pair.difference:+.1f} points",
+            f"{100 * pair.low:+.1f} – {100 * pair.high:+.1f}",
+            only,
+            "" if pair.p is None else f"{pair.p:.2g}",
+            f"{pair.nfe_ratio:.2f}× fewer" if pair.nfe_ratio >= 1 else f"{1 / pair.nfe_ratio:.2f}× more",
         )
     return shown
 
 
-# ------------------------------------------------------------------------------------------- picture
-
-# Colour-blind safe (M. Okabe and K. Ito, 2008); the learned policies have vermilion for themselves.
-_FAMILIES = {
-    "threshold": ("#0072B2", "o"),
-    "top_k": ("#009E73", "s"),
-    "random": ("#999999", "X"),
-    "leftmost": ("#CC79A7", "D"),
-}
-_OTHERS = (("#E69F00", "^"), ("#56B4E9", "v"), ("#8C6D31", "P"), ("#5E4FA2", "<"), ("#332288", ">"))
-_LEARNED = "#D55E00"
-# Right and below first: the lines of a family rise to the right.
-_OFFSETS = ((7, -11), (-7, 5), (7, 5), (-7, -11), (0, 10), (0, -17), (12, 0), (-12, 0))
-
-
-def draw_front(rows: Sequence[Row], path: Path, title: str = "") -> None:
-    """Draws accuracy against NFE with the Pareto fronts of heuristics and of learned policies.
-
-    Args:
-        rows: from ``pool``; one panel for each block length among them.
-        path: the PNG file to write.
-        title: above everything.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    blocks = sorted({row.block_length for row in rows}, reverse=True)
-    figure = Figure(figsize=(1.2 + 5.6 * len(blocks), 5.4), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(blocks), sharex=True, sharey=True, squeeze=False)[0]
-    styles = _styles(rows)
-    for panel, block in zip(panels, blocks, strict=True):
-        inside = [row for row in rows if row.block_length == block]
-        _draw_panel(panel, inside, styles)
-        panel.set_title(f"block length {block}", fontsize=11)
-        panel.set_xlabel("denoiser evaluations per response (NFE)")
-    _scale(panels[0], rows)
-    panels[0].set_ylabel("accuracy")
-    if title:
-        figure.suptitle(title, fontsize=12)
-    named: dict[str, Any] = {}
-    for panel in panels:
-        handles, labels = panel.get_legend_handles_labels()
-        named |= dict(zip(labels, handles, strict=True))
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.draw_without_rendering()  # settles the layout that the labels are fitted into
-    for panel, block in zip(panels, blocks, strict=True):
-        _label(panel, [row for row in rows if row.block_length == block], styles)
-    figure.savefig(path)
-
-
-def _scale(panel: Any, rows: Sequence[Row]) -> None:
-    """Log axis of NFE, where halving the work is one length everywhere, with plain numbers."""
-    from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
-
-    low, high = min(row.nfe for row in rows), max(row.nfe for row in rows)
-    panel.set_xscale("log")
-    panel.set_xlim(low / 1.35, high * 1.35)
-    ticks = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160, 240, 320, 512, 1024)
-    panel.set_xticks([n for n in ticks if low / 1.35 <= n <= high * 1.35])
-    panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.set_ylim(-0.04, 1.06)
-    panel.yaxis.set_major_formatter(PercentFormatter(1.0))
-
-
-def _family(row: Row) -> str:
-    return row.policy if row.learned else row.policy.partition(":")[0]
-
-
-def _styles(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each family."""
-    styles: dict[str, tuple[str, str]] = {}
-    others = 0
-    for row in rows:
-        family = _family(row)
-        if family in styles:
-            continue
-        if row.learned:
-            styles[family] = (_LEARNED, "*")
-        elif family in _FAMILIES:
-            styles[family] = _FAMILIES[family]
-        else:
-            styles[family] = _OTHERS[others % len(_OTHERS)]
-            others += 1
-    return styles
-
-
-def _draw_panel(panel: Any, rows: Sequence[Row], styles: dict[str, tuple[str, str]]) -> None:
-    panel.grid(color="#e6e6e6", linewidth=0.8)
-    panel.set_axisbelow(True)
-    for learned, colour, style in ((False, "#444444", "--"), (True, _LEARNED, "-")):
-        side = [row for row in rows if row.learned == learned]
-        front = [side[i].point for i in pareto_front([row.point for row in side])]
-        if front:
-            label = "Pareto front, learned" if learned else "Pareto front, heuristics"
-            end = (max(max(row.nfe for row in rows) * 1.35, front[-1][0]), front[-1][1])
-            steps = [*front, end]
-            panel.step(
-                [x for x, _ in steps],
-                [y for _, y in steps],
-                where="post",
-                color=colour,
-                linestyle=style,
-                linewidth=1.6,
-                alpha=0.6,
-                label=label,
-                zorder=2,
-            )
-    for family, (colour, marker) in styles.items():
-        members = sorted((row for row in rows if _family(row) == family), key=lambda row: row.nfe)
-        if not members:
-            continue
-        learned = members[0].learned
-        xs, ys = [row.nfe for row in members], [row.accuracy for row in members]
-        errors = [[row.accuracy - row.low for row in members], [row.high - row.accuracy for row in members]]
-        panel.errorbar(
-            xs,
-            ys,
-            yerr=errors,
-            color=colour,
-            marker=marker,
-            markersize=15 if learned else 6.5,
-            markeredgecolor="white",
-            linewidth=0 if learned else 1.0,
-            elinewidth=1.4,
-            capsize=2.5,
-            alpha=0.95,
-            label="learned policy" if learned else family,
-            zorder=4 if learned else 3,
+def front_table(found: Sequence[Front]) -> Table:
+    """Areas under the fronts for the terminal."""
+    shown = Table(title="area under the accuracy–NFE front, 1 to L evaluations")
+    for name in ("scene", "front of", "policies", "problems", "area", "95% interval"):
+        shown.add_column(name, justify="left" if name in ("scene", "front of") else "right")
+    for front in found:
+        shown.add_row(
+            front.title,
+            front.who,
+            str(front.policies),
+            f"{front.problems:,}",
+            f"{front.area:.3f}",
+            f"{front.low:.3f} – {front.high:.3f}",
         )
-
-
-def _label(panel: Any, rows: Sequence[Row], styles: dict[str, tuple[str, str]]) -> None:
-    """Writes each point's parameter, or a learned policy's name, where there is room; best points first."""
-    from matplotlib.patheffects import withStroke
-    from matplotlib.transforms import Bbox
-
-    renderer = panel.figure.canvas.get_renderer()
-    pixels = panel.figure.dpi / 72
-    inside = panel.get_window_extent(renderer)
-    spots = [panel.transData.transform(row.point) for row in rows]
-    taken = [Bbox.from_bounds(x - 4 * pixels, y - 4 * pixels, 8 * pixels, 8 * pixels) for x, y in spots]
-    for row in sorted(rows, key=lambda row: (not row.learned, -row.accuracy)):
-        text = _short(row)
-        for dx, dy in _OFFSETS:
-            label = panel.annotate(
-                text,
-                row.point,
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha="left" if dx > 0 else "right" if dx < 0 else "center",
-                fontsize=8.5 if row.learned else 7.5,
-                fontweight="bold" if row.learned else "normal",
-                color=styles[_family(row)][0],
-                path_effects=[withStroke(linewidth=2.5, foreground="white")],
-                zorder=5,
-            )
-            box = label.get_window_extent(renderer)
-            free = not any(box.overlaps(other) for other in taken)
-            if free and inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 <= box.y1 <= inside.y1:
-                taken.append(box)
-                break
-            label.remove()
-
-
-def _short(row: Row) -> str:
-    if not row.learned:
-        return row.policy.partition(":")[2] or row.policy
-    name, _, settings = row.policy.partition(":")
-    shown = Path(name).name
-    return f"{shown} ({settings})" if settings else shown
+    return shown

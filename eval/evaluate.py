@@ -1,35 +1,35 @@
-"""Plays policies over the same problems and counts what they got right and what it cost.
+"""Plays policies over the same problems, and goes on where it was stopped.
 
 Evaluation seed s stands for the problems (split, seed s, index 0 … N−1) and for the random streams of their rows.
 All policies get the same problems and the same streams; another seed gives other problems, so that the spread
-between seeds is that of a fresh evaluation.
+between seeds is that of a fresh evaluation. Samples of a problem differ in their streams only.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
 
-import numpy as np
+import torch
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers import NoiseType, load_denoiser
 from dllm_env.dynamics import Dynamics, Rules
 from dllm_env.errors import UsageError
-from dllm_env.eval.metrics import bootstrap_interval, mean, tokens_before_eot
+from dllm_env.eval.metrics import tokens_before_eot
+from dllm_env.eval.results import Outcome, Result, Setting, code_version
 from dllm_env.policies.base import Policy
 from dllm_env.policies.learned import LearnedPolicy, load_policy
-from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import derive_key
-from dllm_env.tasks import Problem, Split, load_task
+from dllm_env.tasks import Split, load_task
 
-PROBLEMS, RESULTS_JSON, RESULTS_CSV = "problems.jsonl", "results.json", "results.csv"
-
+Place = tuple[int, int]
+"""A problem's index and which of its samples."""
 OnProgress = Callable[[str, int], None]
-"""Told what is being played and how many problems are done, of all policies together."""
+"""Told what is being played, and how many more rows are done."""
 
 
 @dataclass(frozen=True)
@@ -46,76 +46,36 @@ class EvaluationConfig:
     """Problems per seed."""
     seeds: int = 1
     """Evaluation seeds 0, 1, …: each has problems and random numbers of its own."""
+    samples: int = 1
+    """Responses to each problem; more than one makes sense where something is random."""
     split: Split = "test"
     """Which problems: train, validation, test."""
     response_length: int = 0
     """Tokens to generate; 0 takes the task's."""
     temperature: float = 0.0
     """Of the denoiser's tokens; 0 takes the most probable."""
+    noise: NoiseType = "float64"
+    """Precision of the noise that tokens are drawn with; float32 distorts, see the documentation."""
     max_steps: int = 0
     """Steps after which a row is cut off; 0 takes the response length."""
     stop_at_eot: bool = False
     """End a row as soon as an end-of-text is written and everything before it is."""
+    allow_remask: bool = False
+    """Let policies put written tokens back to mask (wino, remdm)."""
+    remask_budget: int = 0
+    """How often a row may do so; 0 takes the response length."""
     batch_size: int = 128
     """Problems played at a time; changes the speed, not the results."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one problem went: a line of ``problems.jsonl``."""
+class Job:
+    """A policy at a block length under a seed, not yet played."""
 
-    policy: str
-    block_length: int
+    setting: Setting
+    policy: Policy
+    rules: Rules
     seed: int
-    index: int
-    prompt: str
-    response: str
-    correct: float
-    finished: bool
-    nfe: int
-    steps: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """One policy at one block length under one evaluation seed: an entry of ``results.json``.
-
-    Attributes:
-        accuracy_low, accuracy_high: 95% bootstrap interval over the problems.
-        nfe: mean denoiser evaluations per problem.
-        tokens_per_nfe: response tokens before end-of-text over NFE, both summed over the problems.
-        finished: share of the rows that were not cut off.
-        seconds: wall time of all problems together.
-        outcomes: every problem; not in the entry.
-    """
-
-    policy: str
-    learned: bool
-    task: str
-    denoiser: str
-    split: str
-    response_length: int
-    block_length: int
-    temperature: float
-    stop_at_eot: bool
-    seed: int
-    problems: int
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    nfe: float
-    tokens_per_nfe: float
-    finished: float
-    seconds: float
-    outcomes: list[Outcome] = field(repr=False)
-
-    def entry(self) -> dict[str, Any]:
-        """The figures, as ``results.json`` and ``results.csv`` have them."""
-        return {name: getattr(self, name) for name in _COLUMNS}
-
-
-_COLUMNS = [column.name for column in fields(Result) if column.name != "outcomes"]
 
 
 class Evaluation:
@@ -134,70 +94,41 @@ class Evaluation:
         self.config = config
         self.task = load_task(config.task)
         length = config.response_length or self.task.response_length
-        self.rules = [
+        rules = [
             Rules(
                 length,
                 block,
                 temperature=config.temperature,
+                noise=config.noise,
                 max_steps=config.max_steps,
                 stop_at_eot=config.stop_at_eot,
+                allow_remask=config.allow_remask,
+                remask_budget=config.remask_budget,
             )
             for block in config.block_length or (length,)
         ]
         self.denoiser = load_denoiser(config.denoiser)
-        self.policies = [load_policy(policy, self.denoiser.device) for policy in policies]
-        _refuse_repeated([policy.name for policy in self.policies], "policy")
-        self.problems = [
-            [self.task.problem(index, config.split, seed) for index in range(config.problems)]
+        loaded = [load_policy(policy, self.denoiser.device) for policy in policies]
+        _refuse_repeated([policy.name for policy in loaded], "policy")
+        for policy in loaded:
+            if getattr(policy, "remasks", False) and not config.allow_remask:
+                raise UsageError(f"{policy.name} puts tokens back to mask; allow it with --allow-remask")
+        self.jobs = [
+            Job(self._setting(policy, some, seed), policy, some, seed)
+            for some in rules
+            for policy in loaded
             for seed in range(config.seeds)
         ]
-        longest = max(len(self.denoiser.encode(p.prompt)) for problems in self.problems for p in problems)
-        Dynamics(self.denoiser, self.rules[0], max(longest, self.task.prompt_length))
-
-    @property
-    def total(self) -> int:
-        """Problems to play, of all policies, block lengths and seeds together."""
-        return len(self.policies) * len(self.rules) * self.config.seeds * self.config.problems
-
-    def run(self, on_progress: OnProgress | None = None) -> Iterator[Result]:
-        """Plays everything; each result comes as soon as it is there."""
-        before = 0
-        for rules in self.rules:
-            for policy in self.policies:
-                for seed, problems in enumerate(self.problems):
-                    label = f"{policy.name}, BL {rules.block_length}, seed {seed}"
-
-                    def report(done: int, label: str = label, before: int = before) -> None:
-                        if on_progress is not None:
-                            on_progress(label, before + done)
-
-                    report(0)
-                    seeds = row_seeds(len(problems), "evaluation", seed)
-                    played = attempt(
-                        self.denoiser,
-                        policy,
-                        rules,
-                        self.task,
-                        problems,
-                        seeds,
-                        batch_size=self.config.batch_size,
-                        on_progress=report,
-                    )
-                    yield self._result(policy, rules, seed, problems, played)
-                    before += len(problems)
-
-    def _result(self, policy: Policy, rules: Rules, seed: int, problems: list[Problem], played: Attempt) -> Result:
-        rollout = played.rollout
-        tokens = tokens_before_eot(rollout.responses, self.denoiser.eot_id, self.denoiser.mask_id)
-        columns = (played.correct, rollout.finished, rollout.nfe, rollout.steps, tokens)
-        outcomes = [
-            Outcome(policy.name, rules.block_length, seed, problem.index, problem.prompt, text, *figures)
-            for problem, text, *figures in zip(
-                problems, played.texts, *(column.tolist() for column in columns), strict=True
-            )
+        self.places = [(index, sample) for index in range(config.problems) for sample in range(config.samples)]
+        problems = [
+            self.task.problem(i, config.split, s) for s in range(config.seeds) for i in range(config.problems)
         ]
-        low, high = accuracy_interval(outcomes)
-        return Result(
+        longest = max(len(self.denoiser.encode(problem.prompt)) for problem in problems)
+        Dynamics(self.denoiser, rules[0], max(longest, self.task.prompt_length))
+
+    def _setting(self, policy: Policy, rules: Rules, seed: int) -> Setting:
+        fingerprint: Callable[[], str] = getattr(policy, "fingerprint", str)
+        return Setting(
             policy=policy.name,
             learned=isinstance(policy, LearnedPolicy),
             task=self.task.name,
@@ -206,36 +137,99 @@ class Evaluation:
             response_length=rules.response_length,
             block_length=rules.block_length,
             temperature=rules.temperature,
+            noise=rules.noise,
+            max_steps=rules.max_steps,
             stop_at_eot=rules.stop_at_eot,
+            allow_remask=rules.allow_remask,
+            remask_budget=rules.remask_budget,
             seed=seed,
-            problems=len(outcomes),
-            accuracy=mean([outcome.correct for outcome in outcomes]),
-            accuracy_low=low,
-            accuracy_high=high,
-            nfe=mean([outcome.nfe for outcome in outcomes]),
-            tokens_per_nfe=tokens_per_nfe(outcomes),
-            finished=mean([outcome.finished for outcome in outcomes]),
-            seconds=rollout.seconds,
-            outcomes=outcomes,
+            policy_version=fingerprint(),
+            denoiser_version=self.denoiser.fingerprint(),
+            code_version=code_version(),
         )
 
+    def missing(self, job: Job, done: Container[tuple[str, Place]]) -> list[Place]:
+        """What of a job is not done yet."""
+        return [place for place in self.places if (job.setting.key, place) not in done]
 
-def accuracy_interval(outcomes: Sequence[Outcome]) -> tuple[float, float]:
-    """95% bootstrap interval of the accuracy; the same outcomes give the same interval."""
-    correct = [outcome.correct for outcome in outcomes]
-    generator = np.random.default_rng(derive_key("bootstrap", len(correct)) % 2**63)
-    return bootstrap_interval(correct, generator)
+    def play(self, job: Job, places: Sequence[Place], on_progress: OnProgress | None = None) -> list[Outcome]:
+        """Plays some of a job's problems.
+
+        A row depends on its seed, index and sample alone, so that pieces of any size give the same.
+        """
+        config, before = self.config, 0
+        problems = [self.task.problem(index, config.split, job.seed) for index, _ in places]
+
+        def report(done: int) -> None:
+            nonlocal before
+            if on_progress is not None:
+                on_progress(label(job.setting), done - before)
+            before = done
+
+        played = attempt(
+            self.denoiser,
+            job.policy,
+            job.rules,
+            self.task,
+            problems,
+            [_row_seed(job.seed, place) for place in places],
+            batch_size=config.batch_size,
+            on_progress=report,
+        )
+        return self._outcomes(job.setting, places, [problem.prompt for problem in problems], played)
+
+    def _outcomes(
+        self, setting: Setting, places: Sequence[Place], prompts: Sequence[str], played: Attempt
+    ) -> list[Outcome]:
+        rollout, denoiser = played.rollout, self.denoiser
+        tokens = tokens_before_eot(rollout.responses, denoiser.eot_id, denoiser.mask_id).tolist()
+        correct, finished, confidence = (
+            played.correct.tolist(),
+            rollout.finished.tolist(),
+            rollout.sureness.tolist(),
+        )
+        return [
+            Outcome(
+                setting=setting.key,
+                policy=setting.policy,
+                block_length=setting.block_length,
+                seed=setting.seed,
+                index=index,
+                sample=sample,
+                prompt=prompts[row],
+                response=played.texts[row],
+                correct=correct[row],
+                finished=finished[row],
+                nfe=int(rollout.nfe[row]),
+                steps=int(rollout.steps[row]),
+                remasks=int(rollout.remasks[row]),
+                tokens=tokens[row],
+                seconds=rollout.seconds / len(places),
+                words=[
+                    "" if t == denoiser.mask_id else denoiser.decode([t]) for t in rollout.responses[row].tolist()
+                ],
+                revealed_at=rollout.revealed_at[row].tolist(),
+                confidence=[round(value, 4) for value in confidence[row]],
+            )
+            for row, (index, sample) in enumerate(places)
+        ]
 
 
-def tokens_per_nfe(outcomes: Sequence[Outcome]) -> float:
-    """Response tokens before end-of-text per denoiser evaluation, over all problems together."""
-    return sum(outcome.tokens for outcome in outcomes) / sum(outcome.nfe for outcome in outcomes)
+def _row_seed(seed: int, place: Place) -> int:
+    """The first sample's is what it was before there were others."""
+    index, sample = place
+    return derive_key("evaluation", seed, *([f"sample {sample}"] if sample else []), index)
+
+
+def label(setting: Setting) -> str:
+    """A setting in a few words."""
+    return f"{setting.policy}, BL {setting.block_length}, seed {setting.seed}"
 
 
 def _check(config: EvaluationConfig, policies: Sequence[str | Policy]) -> None:
     if not policies:
         raise UsageError("no policies to evaluate; give some, for example --policies threshold:0.9 top_k:1")
-    for name in ("problems", "seeds", "batch_size"):
+    for name in ("problems", "seeds", "samples", "batch_size"):
         if getattr(config, name) < 1:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} must be at least 1, got {getattr(config, name)}")
@@ -256,20 +250,87 @@ def evaluate(
     Raises:
         UsageError: anything that cannot be evaluated as asked, before the denoiser is called.
     """
-    return list(Evaluation(config, policies).run(on_progress))
+    evaluation = Evaluation(config, policies)
+    return [Result(job.setting, evaluation.play(job, evaluation.places, on_progress)) for job in evaluation.jobs]
 
 
-def append_problems(folder: Path, result: Result) -> None:
-    """Adds a result's problems to ``problems.jsonl``, so that an interruption loses nothing that was finished."""
-    with (folder / PROBLEMS).open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(outcome)) + "\n" for outcome in result.outcomes)
+# ------------------------------------------------------------------------------------------ many pieces
+
+PIECE = 4
+"""Batches of a piece: what an interruption loses at most."""
 
 
-def write_results(folder: Path, results: Sequence[Result]) -> None:
-    """Writes ``results.json`` (a list with one object per result) and ``results.csv``."""
-    entries = [result.entry() for result in results]
-    (folder / RESULTS_JSON).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    with (folder / RESULTS_CSV).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS)
-        writer.writeheader()
-        writer.writerows(entries)
+@dataclass(frozen=True)
+class Piece:
+    """Some problems of a job; ``evaluation`` and ``job`` are positions in their lists."""
+
+    evaluation: int
+    job: int
+    places: tuple[Place, ...]
+
+
+def pieces(evaluations: Sequence[Evaluation], done: Container[tuple[str, Place]]) -> list[Piece]:
+    """What is left to play, in pieces."""
+    left = []
+    for e, evaluation in enumerate(evaluations):
+        size = PIECE * evaluation.config.batch_size
+        for j, job in enumerate(evaluation.jobs):
+            places = evaluation.missing(job, done)
+            left += [Piece(e, j, tuple(places[i : i + size])) for i in range(0, len(places), size)]
+    return left
+
+
+def default_workers() -> int:
+    """Processes that keep all cores busy: small models gain nothing from more than two threads each."""
+    return max(1, (os.cpu_count() or 1) // 2)
+
+
+def play_pieces(
+    evaluations: Sequence[Evaluation],
+    todo: Sequence[Piece],
+    workers: int = 1,
+    on_progress: OnProgress | None = None,
+) -> Iterator[tuple[Setting, list[Outcome]]]:
+    """Plays pieces, in this process or in several; each comes as soon as it is there.
+
+    Args:
+        evaluations: to which the pieces belong.
+        todo: the pieces.
+        workers: processes; each has two threads where there are several.
+        on_progress: told after every round, or with several processes after every piece.
+    """
+    if min(workers, len(todo)) <= 1:
+        for piece in todo:
+            evaluation = evaluations[piece.evaluation]
+            job = evaluation.jobs[piece.job]
+            yield job.setting, evaluation.play(job, piece.places, on_progress)
+        return
+    plans = [(evaluation.config, [job.policy.name for job in evaluation.jobs]) for evaluation in evaluations]
+    plans = [(config, list(dict.fromkeys(names))) for config, names in plans]
+    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), _prepare, (plans,)) as pool:
+        running = {pool.submit(_play_there, piece) for piece in todo}
+        try:
+            while running:
+                ready, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    setting, outcomes = future.result()
+                    if on_progress is not None:
+                        on_progress(label(setting), len(outcomes))
+                    yield setting, outcomes
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_prepared: list[Evaluation] = []
+
+
+def _prepare(plans: list[tuple[EvaluationConfig, list[str]]]) -> None:
+    """In a worker: makes the evaluations anew, from their texts."""
+    torch.set_num_threads(2)
+    _prepared[:] = [Evaluation(config, policies) for config, policies in plans]
+
+
+def _play_there(piece: Piece) -> tuple[Setting, list[Outcome]]:
+    evaluation = _prepared[piece.evaluation]
+    job = evaluation.jobs[piece.job]
+    return job.setting, evaluation.play(job, piece.places)

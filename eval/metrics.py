@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-Point = tuple[float, float]
-"""(NFE, accuracy)."""
+from dllm_env.front import Point
 
 
 def bootstrap_interval(
@@ -57,25 +58,6 @@ def tokens_before_eot(responses: Tensor, eot_id: int, mask_id: int) -> Tensor:
     return (before & (responses != mask_id)).sum(-1)
 
 
-def pareto_front(points: Sequence[Point]) -> list[int]:
-    """Which points no other one beats, by rising NFE.
-
-    A point is beaten by one that needs no more NFE and is at least as accurate, and better in one of the two.
-
-    Args:
-        points: (NFE, accuracy) pairs.
-
-    Returns:
-        Their indices; of equal points all or none.
-    """
-    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
-    front: list[int] = []
-    for i in order:
-        if not front or points[i][1] > points[front[-1]][1] or points[i] == points[front[-1]]:
-            front.append(i)
-    return front
-
-
 def best_at_most(points: Sequence[Point], nfe: float) -> int | None:
     """The best that can be had at this speed: the most accurate point with at most ``nfe`` evaluations.
 
@@ -94,3 +76,100 @@ def mean(values: ArrayLike) -> float:
     """Arithmetic mean as a Python float."""
     array: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
     return float(array.mean())
+
+
+def quantile(values: ArrayLike, share: float) -> float:
+    """The value below which this share of the values lies, linear between neighbours."""
+    return float(np.quantile(np.asarray(values, dtype=np.float64), share))
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Chance that of k samples drawn without replacement at least one is right: 1 − C(n−c, k)/C(n, k).
+
+    The unbiased estimate of M. Chen et al., 2021 (arXiv 2107.03374).
+
+    Args:
+        samples: n, drawn for one problem.
+        right: c of them.
+        k: how many one would draw.
+
+    Raises:
+        ValueError: not 1 ≤ k ≤ n, or not 0 ≤ c ≤ n.
+    """
+    if not (1 <= k <= samples and 0 <= right <= samples):
+        raise ValueError(f"needs 1 ≤ k ≤ n and 0 ≤ c ≤ n, got n = {samples}, c = {right}, k = {k}")
+    return 1 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Two-sided exact p-value for two policies being right equally often (Q. McNemar, 1947).
+
+    Of the n problems that exactly one of them solved, each had them by a fair coin: p = min(1, 2·P(X ≤ min)) with
+    X ~ Binomial(n, 1/2).
+
+    Args:
+        first_only, second_only: problems that only the one, only the other solved.
+
+    Raises:
+        ValueError: a negative count.
+    """
+    if min(first_only, second_only) < 0:
+        raise ValueError(f"counts may not be negative, got {first_only} and {second_only}")
+    n, fewer = first_only + second_only, min(first_only, second_only)
+    tail = sum(math.comb(n, i) for i in range(fewer + 1))
+    return float(min(Fraction(1), Fraction(2 * tail, 2**n)))
+
+
+def area_under_front(points: Sequence[Point], low: float, high: float) -> float:
+    """Mean over n in [low, high] of the best accuracy that at most n evaluations give; 0 where none is that fast.
+
+    Args:
+        points: (NFE, accuracy) pairs.
+        low, high: where to look; a front over the whole of [0, 1] × [low, high] has area 1.
+
+    Raises:
+        ValueError: not low < high.
+    """
+    if not low < high:
+        raise ValueError(f"needs low < high, got {low} and {high}")
+    area, reached, best = 0.0, low, 0.0
+    for nfe, accuracy in sorted(points):
+        if nfe >= high:
+            break
+        if accuracy > best:
+            at = max(nfe, low)
+            area += best * (at - reached)
+            reached, best = at, accuracy
+    return (area + best * (high - reached)) / (high - low)
+
+
+def front_interval(
+    correct: NDArray[np.float64],
+    nfe: NDArray[np.float64],
+    low: float,
+    high: float,
+    generator: np.random.Generator,
+    level: float = 0.95,
+    resamples: int = 1000,
+) -> tuple[float, float]:
+    """Bootstrap interval of the area under a front, problems drawn again for all policies together.
+
+    Args:
+        correct, nfe: (policies, problems), of the same problems.
+        low, high: as in ``area_under_front``.
+        generator: the only source of random numbers.
+        level: share of the resampled areas inside the interval.
+        resamples: how often to draw.
+
+    Raises:
+        ValueError: shapes that differ or hold nothing.
+    """
+    if correct.shape != nfe.shape or correct.ndim != 2 or not correct.size:
+        raise ValueError(f"correct and nfe must both be (policies, problems), got {correct.shape}, {nfe.shape}")
+    areas = []
+    for _ in range(resamples):
+        drawn = generator.integers(correct.shape[1], size=correct.shape[1])
+        points = zip(nfe[:, drawn].mean(1).tolist(), correct[:, drawn].mean(1).tolist(), strict=True)
+        areas.append(area_under_front(list(points), low, high))
+    below, above = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
+    return float(below), float(above)

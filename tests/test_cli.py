@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
@@ -90,21 +91,79 @@ def test_eval_names_a_folder_by_date_and_never_overwrites_results(toy, tmp_path,
     assert main([*arguments, "--out", str(folder)]) == 2
     assert "holds results already" in capsys.readouterr().err
     assert (folder / "results.json").read_bytes() == before
+    assert main([*arguments, "--resume"]) == 2
+    assert "--resume needs --out" in capsys.readouterr().err
 
 
-def test_interrupted_eval_keeps_what_was_finished(toy, tmp_path, capsys, monkeypatch):
+def test_interrupted_eval_goes_on_where_it_was(toy, tmp_path, capsys, monkeypatch):
     from dllm_env.policies.heuristics import Random
 
-    def stop(*_):
-        raise KeyboardInterrupt
+    played, act = [], Random.act
+
+    def stop(rule, observation, random):
+        played.append(len(observation))
+        if len(played) == 1:
+            raise KeyboardInterrupt
+        return act(rule, observation, random)
 
     monkeypatch.setattr(Random, "act", stop)
     out = tmp_path / "out"
     arguments = ["eval", "--policies", "leftmost:8", "random:8", "--problems", "2", "--denoiser", str(toy)]
     assert main([*arguments, "--out", str(out)]) == 130
-    assert [entry["policy"] for entry in json.loads((out / "results.json").read_text())] == ["leftmost:8"]
+    command = capsys.readouterr().err.partition("continue with: ")[2].strip()
+    assert command == shlex.join(["dllm-env", *arguments, "--out", str(out), "--resume"])
     assert len((out / "problems.jsonl").read_text().splitlines()) == 2
-    assert "interrupted" in capsys.readouterr().err
+    assert main(shlex.split(command)[1:]) == 0
+    entries = json.loads((out / "results.json").read_text())
+    assert [entry["policy"] for entry in entries] == ["leftmost:8", "random:8"]
+    assert len((out / "problems.jsonl").read_text().splitlines()) == 4
+    before = (out / "problems.jsonl").read_bytes()
+    assert main(shlex.split(command)[1:]) == 0  # nothing is missing
+    assert (out / "problems.jsonl").read_bytes() == before
+    more = [argument.replace("random:8", "random:4") for argument in shlex.split(command)[1:]]
+    assert main([*more, "--baseline", "leftmost:8"]) == 0  # another policy joins
+    assert len(json.loads((out / "results.json").read_text())) == 3
+    assert "(baseline)" in capsys.readouterr().out
+    (out / "settings.jsonl").write_text("")
+    assert main(shlex.split(command)[1:]) == 2
+    assert "problems.jsonl, line 1 cannot be read" in capsys.readouterr().err
+
+
+SUITE = """
+problems: 2
+policies:
+  - leftmost:8
+  - threshold: {threshold: [0.5, 0.25]}
+evaluations:
+  - {task: trace, block_length: [full, 8]}
+  - {task: sudoku, block_length: 4, samples: 2, temperature: 1}
+"""
+
+
+def test_a_suite_and_its_report(toy, tmp_path, capsys):
+    suite, out = tmp_path / "suite.yaml", tmp_path / "out"
+    suite.write_text(f"denoiser: {toy}\n" + SUITE)
+    assert main(["eval", "--suite", str(suite), "--out", str(out)]) == 0
+    entries = json.loads((out / "results.json").read_text())
+    found = {(e["task"], e["block_length"], e["policy"]): e["samples"] for e in entries}
+    policies = ("leftmost:8", "threshold:0.5", "threshold:0.25")
+    scenes = (("trace", 40, 2), ("trace", 8, 2), ("sudoku", 4, 4))
+    assert found == {(task, block, policy): n for task, block, n in scenes for policy in policies}
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.html").is_file()
+    assert main(["report", str(tmp_path)]) == 2
+    assert "no results in" in capsys.readouterr().err
+    assert main(["eval", "--suite", str(suite), "--policies", "random"]) == 2
+    assert "not both" in capsys.readouterr().err
+
+
+def test_policies_are_listed(capsys):
+    from dllm_env.policies.registry import HEURISTICS
+
+    assert main(["policies"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in HEURISTICS)
+    assert "kappa=0.015" in printed
 
 
 def test_train_grpo_leaves_a_run(run):

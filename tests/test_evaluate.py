@@ -1,12 +1,11 @@
-import csv
-import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dllm_env.errors import UsageError
-from dllm_env.eval.compare import Row, best_heuristic, draw_front, pool, table
-from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, append_problems, evaluate, write_results
+from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, evaluate, pieces, play_pieces
+from dllm_env.eval.results import summarise
 from dllm_env.policies.heads import Bernoulli
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
@@ -37,70 +36,98 @@ def learned():
     return LearnedPolicy(network.eval(), Bernoulli(), name="mine")
 
 
-def figures(result):
-    entry = result.entry()
-    del entry["seconds"]
-    return entry
+def played(result):
+    """Setting and outcomes, but for the time that they took."""
+    return result.setting, [replace(outcome, seconds=0.0) for outcome in result.outcomes]
 
 
 def test_results_have_everything_in_order(config, folder):
     results = evaluate(config, ["leftmost:4", "threshold:0.2", learned()])
-    keys = [(result.block_length, result.policy, result.seed) for result in results]
+    keys = [(r.setting.block_length, r.setting.policy, r.setting.seed) for r in results]
     names = ("leftmost:4", "threshold:0.2", "mine")
     assert keys == [(block, name, seed) for block in (40, 8) for name in names for seed in (0, 1)]
-    assert [result.learned for result in results] == [key[1] == "mine" for key in keys]
+    assert [r.setting.learned for r in results] == [key[1] == "mine" for key in keys]
     for result in results:
-        assert (result.task, result.denoiser, result.split) == ("trace", str(folder), "test")
-        assert result.problems == len(result.outcomes) == 6
-        assert result.accuracy_low <= result.accuracy <= result.accuracy_high
-        assert result.accuracy == sum(outcome.correct for outcome in result.outcomes) / 6
-        tokens, nfe = (sum(getattr(o, name) for o in result.outcomes) for name in ("tokens", "nfe"))
-        assert result.tokens_per_nfe == tokens / nfe
-        assert result.nfe == nfe / 6
-    assert {result.nfe for result in results if result.policy == "leftmost:4"} == {10.0}
+        setting = result.setting
+        assert (setting.task, setting.denoiser, setting.split) == ("trace", str(folder), "test")
+        assert bool(setting.policy_version) == setting.learned
+        assert setting.denoiser_version
+        assert setting.code_version
+        assert len(result.outcomes) == 6
+        for outcome in result.outcomes:
+            assert (outcome.setting, outcome.policy, outcome.seed) == (setting.key, setting.policy, setting.seed)
+    assert {summarise(r.outcomes).nfe for r in results if r.setting.policy == "leftmost:4"} == {10.0}
 
 
-def test_outcomes_name_their_problem(config):
+def test_outcomes_name_their_problem_and_how_the_response_came_about(config):
     for result in evaluate(config, ["leftmost:8"]):
         for i, outcome in enumerate(result.outcomes):
-            problem = load_task("trace").problem(i, "test", result.seed)
-            assert (outcome.index, outcome.prompt) == (i, problem.prompt)
+            problem = load_task("trace").problem(i, "test", result.setting.seed)
+            assert (outcome.index, outcome.sample, outcome.prompt) == (i, 0, problem.prompt)
             assert outcome.correct == load_task("trace").score(problem, outcome.response)
+            assert outcome.revealed_at == [step for step in range(5) for _ in range(8)]
+            assert all(0 < value <= 1 for value in outcome.confidence)
+            shown = outcome.words[: outcome.words.index("<eot>")] if "<eot>" in outcome.words else outcome.words
+            assert " ".join(word for word in shown if word != "<pad>") == outcome.response
 
 
 def test_same_input_same_result_whatever_the_batch_size_and_the_other_policies(config):
-    from dataclasses import replace
-
     warm = replace(config, temperature=0.7)
     alone = evaluate(warm, ["random:4"])
     again = evaluate(replace(warm, batch_size=4), ["leftmost:8", "random:4"])
-    assert [figures(r) for r in alone] == [figures(r) for r in again if r.policy == "random:4"]
-    assert [r.outcomes for r in alone] == [r.outcomes for r in again if r.policy == "random:4"]
+    assert [played(r) for r in alone] == [played(r) for r in again if r.setting.policy == "random:4"]
     assert alone[0].outcomes[0].response != alone[1].outcomes[0].response
 
 
 def test_fewer_problems_are_the_first_of_many(config):
-    from dataclasses import replace
-
     many, few = (evaluate(replace(config, problems=n), ["random:4"]) for n in (6, 3))
-    assert [r.outcomes[:3] for r in many] == [r.outcomes for r in few]
+    assert [played(r)[1][:3] for r in many] == [played(r)[1] for r in few]
+
+
+def test_samples_differ_and_the_first_is_what_it_was(config):
+    warm = replace(config, temperature=1.0, seeds=1, block_length=())
+    (one,), (three,) = evaluate(warm, ["leftmost:8"]), evaluate(replace(warm, samples=3), ["leftmost:8"])
+    assert [(o.index, o.sample) for o in three.outcomes] == [(i, s) for i in range(6) for s in range(3)]
+    assert played(one)[1] == played(three)[1][::3]
+    assert len({o.response for o in three.outcomes[:3]}) == 3
 
 
 def test_a_row_that_is_cut_off_is_wrong_and_unfinished(config):
-    from dataclasses import replace
-
     (result,) = evaluate(replace(config, max_steps=3, seeds=1, block_length=()), ["leftmost:1"])
-    assert result.block_length == 40
-    assert (result.accuracy, result.finished, result.nfe) == (0.0, 0.0, 3.0)
+    assert result.setting.block_length == 40
+    found = summarise(result.outcomes)
+    assert (found.accuracy, found.finished, found.nfe) == (0.0, 0.0, 3.0)
     assert all(outcome.tokens <= 3 for outcome in result.outcomes)
+    assert all(outcome.words[3:] == [""] * 37 for outcome in result.outcomes)
 
 
-def test_progress_goes_to_the_total(config):
-    seen = []
-    evaluation = Evaluation(config, ["leftmost:8", "random:8"])
-    list(evaluation.run(lambda label, done: seen.append(done)))
-    assert seen == sorted(seen)
-    assert seen[-1] == evaluation.total == 2 * 2 * 2 * 6
+def test_only_what_is_missing_is_played_and_pieces_give_what_the_whole_does(config):
+    small = replace(config, batch_size=1)
+    evaluation = Evaluation(small, ["random:4", "leftmost:8"])
+    whole = {r.setting.key: played(r)[1] for r in evaluate(small, ["random:4", "leftmost:8"])}
+    todo = pieces([evaluation], set())
+    assert [len(piece.places) for piece in todo] == [4, 2] * 8
+    seen, found = [], {}
+    for setting, outcomes in play_pieces([evaluation], todo, on_progress=lambda label, more: seen.append(more)):
+        found.setdefault(setting.key, []).extend(replace(outcome, seconds=0.0) for outcome in outcomes)
+    assert found == whole
+    assert sum(seen) == 8 * 6
+    first = evaluation.jobs[0].setting.key
+    left = pieces([evaluation], {(first, (index, 0)) for index in (0, 1, 2, 4)})
+    assert left[0].places == ((3, 0), (5, 0))
+    assert len(left) == 15
+
+
+def test_several_processes_give_what_one_does(config):
+    evaluation = Evaluation(replace(config, batch_size=1, seeds=1), ["random:4"])
+    todo, seen = pieces([evaluation], set()), []
+    one = {(s.key, o.index): o for s, outcomes in play_pieces([evaluation], todo) for o in outcomes}
+    found = play_pieces([evaluation], todo, 2, lambda label, more: seen.append(more))
+    two = {(s.key, o.index): o for s, outcomes in found for o in outcomes}
+    assert sum(seen) == 12
+    assert {k: replace(o, seconds=0.0) for k, o in two.items()} == {
+        k: replace(o, seconds=0.0) for k, o in one.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -119,13 +146,14 @@ def test_progress_goes_to_the_total(config):
         ({"task": "trace:chains=4", "response_length": 88, "block_length": ()}, ["random"], "exceed the context"),
         ({}, [], "--policies"),
         ({}, ["random:0"], "k must be"),
+        ({"samples": 0}, ["random"], "--samples"),
+        ({"noise": "float16"}, ["random"], "unknown noise 'float16'; choose float64 or float32"),
+        ({}, ["wino"], "wino:0.6 puts tokens back to mask; allow it with --allow-remask"),
         ({}, ["nothing"], "nothing"),
         ({}, ["random", "random:1"], "policy random:1 is given twice"),
     ],
 )
 def test_wrong_input_is_refused_before_the_denoiser_is_called(config, monkeypatch, changes, policies, message):
-    from dataclasses import replace
-
     def called(*_):
         raise AssertionError("the denoiser was called")
 
@@ -133,67 +161,3 @@ def test_wrong_input_is_refused_before_the_denoiser_is_called(config, monkeypatc
     with pytest.raises(UsageError, match=message) as error:
         Evaluation(replace(config, **changes), policies)
     assert "\n" not in str(error.value)
-
-
-def test_files_hold_what_was_found(config, tmp_path):
-    results = evaluate(config, ["leftmost:8", "random:8"])
-    for result in results:
-        append_problems(tmp_path, result)
-    write_results(tmp_path, results)
-    entries = json.loads((tmp_path / "results.json").read_text())
-    assert entries == [result.entry() for result in results]
-    with (tmp_path / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["policy"] for row in rows] == [result.policy for result in results]
-    assert [float(row["nfe"]) for row in rows] == [result.nfe for result in results]
-    lines = [json.loads(line) for line in (tmp_path / "problems.jsonl").read_text().splitlines()]
-    assert len(lines) == 2 * 2 * 2 * 6
-    keys = {(line["policy"], line["block_length"], line["seed"], line["index"]) for line in lines}
-    assert len(keys) == len(lines)
-
-
-def test_pool_joins_the_seeds(config):
-    results = evaluate(config, ["leftmost:8", "random:8"])
-    rows = pool(results)
-    assert [(row.block_length, row.policy) for row in rows] == [
-        (block, policy) for block in (40, 8) for policy in ("leftmost:8", "random:8")
-    ]
-    assert all((row.seeds, row.problems) == (2, 12) for row in rows)
-    assert rows[0].accuracy == (results[0].accuracy + results[1].accuracy) / 2
-    assert rows[0].seconds == results[0].seconds + results[1].seconds
-    assert table(rows).row_count == 4
-
-
-def row(policy, nfe, accuracy, block_length=40):
-    learned = policy.startswith("runs/")
-    low, high = max(accuracy - 0.03, 0), min(accuracy + 0.03, 1)
-    return Row(policy, learned, block_length, 1, 100, accuracy, low, high, nfe, 1.0, 1.0)
-
-
-ROWS = [
-    row("runs/x", 7, 0.9),
-    row("threshold:0.5", 6, 0.1),
-    row("leftmost:8", 5, 0.2),
-    row("leftmost:1", 40, 1.0),
-    row("threshold:0.5", 6, 0.8, 8),
-]
-
-
-def test_best_heuristic_is_at_most_as_slow_and_at_the_same_block_length():
-    best = best_heuristic(ROWS, ROWS[0])
-    assert best is not None
-    assert (best.policy, best.accuracy) == ("leftmost:8", 0.2)
-    assert best_heuristic(ROWS, row("runs/y", 2, 0.5)) is None
-
-
-def test_picture_has_a_panel_for_each_block_length(tmp_path):
-    from PIL import Image
-
-    sizes = {}
-    for name, rows in {"two": ROWS, "one": ROWS[:-1], "heuristics only": ROWS[1:3], "single": ROWS[:1]}.items():
-        draw_front(rows, tmp_path / f"{name}.png", "title")
-        with Image.open(tmp_path / f"{name}.png") as image:
-            sizes[name] = image.size
-            assert len(image.convert("RGB").getcolors(1 << 20)) > 20  # something is drawn
-    assert sizes["two"][0] > 1.5 * sizes["one"][0]
-    assert sizes["one"] == sizes["heuristics only"] == sizes["single"]

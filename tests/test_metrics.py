@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from dllm_env.eval.metrics import best_at_most, bootstrap_interval, pareto_front, tokens_before_eot
+from dllm_env.eval.metrics import (
+    area_under_front,
+    best_at_most,
+    bootstrap_interval,
+    front_interval,
+    mcnemar,
+    pass_at_k,
+    quantile,
+    tokens_before_eot,
+)
+from dllm_env.front import pareto_front
 
 
 def interval(values, seed=0, **settings):
@@ -101,3 +111,66 @@ def test_best_at_most_by_hand():
     assert best_at_most(points, 10) == 3  # as accurate as the first one, and faster
     assert best_at_most(points, 19.9) == 3
     assert best_at_most(points, 100) == 2
+
+
+def test_quantile_by_hand():
+    assert quantile([4, 1, 2, 3], 0.5) == 2.5
+    assert quantile(range(11), 0.9) == 9.0
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(5, 2, 1), (5, 2, 3), (5, 0, 2), (5, 5, 1), (5, 3, 3), (6, 1, 6)])
+def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n, c, k):
+    draws = list(itertools.combinations([1] * c + [0] * (n - c), k))
+    assert pass_at_k(n, c, k) == pytest.approx(sum(map(max, draws)) / len(draws))
+
+
+@pytest.mark.parametrize("wrong", [(0, 0, 1), (3, 1, 0), (3, 1, 4), (3, 4, 1), (3, -1, 1)])
+def test_pass_at_k_refuses_what_cannot_be_drawn(wrong):
+    with pytest.raises(ValueError, match="1 ≤ k ≤ n"):
+        pass_at_k(*wrong)
+
+
+def test_mcnemar_by_hand_and_by_enumeration():
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(1, 0) == 1.0
+    assert mcnemar(5, 0) == mcnemar(0, 5) == 2 / 32
+    assert mcnemar(3, 3) == 1.0
+    for a, b in itertools.product(range(5), repeat=2):
+        tosses = list(itertools.product((0, 1), repeat=a + b))
+        extreme = sum(min(sum(t), a + b - sum(t)) <= min(a, b) for t in tosses)
+        assert mcnemar(a, b) == pytest.approx(extreme / len(tosses) if a != b else 1.0)
+    assert 0 < mcnemar(600, 400) < 1e-9
+    with pytest.raises(ValueError, match="negative"):
+        mcnemar(-1, 2)
+
+
+def test_area_under_front_by_hand():
+    points = [(4.0, 0.5), (2.0, 0.2), (3.0, 0.1), (12.0, 1.0)]
+    assert area_under_front(points, 0, 10) == pytest.approx((2 * 0.2 + 6 * 0.5) / 10)
+    assert area_under_front(points, 3, 10) == pytest.approx((1 * 0.2 + 6 * 0.5) / 7)
+    assert area_under_front(points, 0, 1) == 0.0
+    assert area_under_front([(1.0, 1.0)], 1, 40) == 1.0
+    assert area_under_front([], 1, 40) == 0.0
+    with pytest.raises(ValueError, match="low < high"):
+        area_under_front(points, 3, 3)
+
+
+def test_area_under_front_agrees_with_adding_up():
+    generator = np.random.default_rng(3)
+    points = [(float(n), float(a)) for n, a in zip(generator.integers(1, 40, 9), generator.random(9), strict=True)]
+    steps = [max((a for n, a in points if n <= at), default=0.0) for at in range(1, 40)]
+    assert area_under_front(points, 1, 40) == pytest.approx(sum(steps) / 39)
+
+
+def test_interval_of_a_front():
+    correct, nfe = np.ones((2, 50)), np.array([[5.0] * 50, [9.0] * 50])
+    assert front_interval(correct, nfe, 1, 9, np.random.default_rng(0)) == (0.5, 0.5)
+    correct[0, ::2] = 0
+    low, high = front_interval(correct, nfe, 1, 9, np.random.default_rng(0))
+    assert low < 0.25 < high
+    # One policy at one NFE: the interval of the accuracy, scaled.
+    below, above = interval(correct[0])
+    assert (low, high) == pytest.approx((below / 2, above / 2), abs=0.03)
+    for shape in (np.ones(3), np.ones((0, 4))):
+        with pytest.raises(ValueError, match="policies, problems"):
+            front_interval(shape, shape, 1, 9, np.random.default_rng(0))

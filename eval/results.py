@@ -1,0 +1,317 @@
+"""What an evaluation leaves behind: its files, and how they are read, merged and told apart.
+
+A folder of results has ``settings.jsonl``, a line for everything that was played, and ``problems.jsonl``, a line
+for every problem that was. Both are appended to as work is done, so that a stopped evaluation goes on where it was;
+everything else (``results.json``, ``results.csv``, pictures, reports) is made from them.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+import dllm_env
+import dllm_env.policies
+from dllm_env.errors import UsageError
+from dllm_env.eval.metrics import bootstrap_interval, mean, quantile
+from dllm_env.random import derive_key
+
+SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.jsonl", "results.json", "results.csv"
+
+VERSIONS = ("policy_version", "denoiser_version", "code_version")
+PLAYED_CODE = ("denoisers", "dynamics", "numerics", "random", "tasks", "tiny")
+"""Modules of the core that decide what an evaluation gives, beside those of the policies."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that decides an outcome, but for the problem: a line of ``settings.jsonl``.
+
+    Attributes:
+        policy: text for ``load_policy``.
+        learned: whether it was trained.
+        seed: evaluation seed; it has problems and random streams of its own.
+        policy_version: digest of the weights or of the user's file; empty for the rules of this package.
+        denoiser_version: digest of the weights.
+        code_version: version and digest of this package's code.
+    """
+
+    policy: str
+    learned: bool
+    task: str
+    denoiser: str
+    split: str
+    response_length: int
+    block_length: int
+    temperature: float
+    noise: str
+    max_steps: int
+    stop_at_eot: bool
+    allow_remask: bool
+    remask_budget: int
+    seed: int
+    policy_version: str = ""
+    denoiser_version: str = ""
+    code_version: str = ""
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Twelve letters that stand for it in ``problems.jsonl``."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    def part(self, *without: str) -> tuple[Any, ...]:
+        """Its values but for these."""
+        return tuple(getattr(self, column.name) for column in fields(self) if column.name not in without)
+
+    @property
+    def scene(self) -> tuple[Any, ...]:
+        """What policies have to share to be compared."""
+        return self.part("policy", "learned", "seed", *VERSIONS)
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Of policy, denoiser and code."""
+        return tuple(getattr(self, name) for name in VERSIONS)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one problem went: a line of ``problems.jsonl``.
+
+    Attributes:
+        setting: key of the setting.
+        policy, block_length, seed: of the setting, for readers.
+        index, sample: which problem of the seed, and which of its samples.
+        finished: the row was not cut off.
+        nfe, steps, remasks: what it took.
+        tokens: that the response has before its end-of-text.
+        seconds: this row's share of the wall time.
+        words: L tokens as text, empty where a mask was left.
+        revealed_at: step from 0 in which each was written, −1 where none was.
+        confidence: with which it was written.
+    """
+
+    setting: str
+    policy: str
+    block_length: int
+    seed: int
+    index: int
+    sample: int
+    prompt: str
+    response: str
+    correct: float
+    finished: bool
+    nfe: int
+    steps: int
+    remasks: int
+    tokens: int
+    seconds: float
+    words: list[str] = field(repr=False)
+    revealed_at: list[int] = field(repr=False)
+    confidence: list[float] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A setting with its outcomes, in the order of (index, sample)."""
+
+    setting: Setting
+    outcomes: list[Outcome]
+
+    def entry(self) -> dict[str, Any]:
+        """The setting and its figures, as ``results.json`` and ``results.csv`` have them."""
+        figures = summarise(self.outcomes)
+        return {**asdict(self.setting), **asdict(figures)}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What outcomes amount to.
+
+    Attributes:
+        problems, samples: how many, samples of all problems together.
+        accuracy: mean over problems of the share of right samples, with its 95% bootstrap interval over problems.
+        nfe, nfe_90: mean and 90th percentile of the denoiser evaluations of a row.
+        tokens_per_nfe: response tokens before end-of-text over NFE, both summed.
+        finished: share of the rows that were not cut off.
+        remasks: mean number of positions put back to mask.
+        seconds: wall time.
+    """
+
+    problems: int
+    samples: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    nfe: float
+    nfe_90: float
+    tokens_per_nfe: float
+    finished: float
+    remasks: float
+    seconds: float
+
+
+def summarise(outcomes: Sequence[Outcome]) -> Figures:
+    """The figures of outcomes of one policy; the same outcomes give the same ones."""
+    correct = list(by_problem(outcomes).values())
+    accuracy = [mean(samples) for samples in correct]
+    generator = np.random.default_rng(derive_key("bootstrap", len(accuracy)) % 2**63)
+    low, high = bootstrap_interval(accuracy, generator)
+    nfe = [outcome.nfe for outcome in outcomes]
+    return Figures(
+        problems=len(accuracy),
+        samples=len(outcomes),
+        accuracy=mean(accuracy),
+        accuracy_low=low,
+        accuracy_high=high,
+        nfe=mean(nfe),
+        nfe_90=quantile(nfe, 0.9),
+        tokens_per_nfe=sum(outcome.tokens for outcome in outcomes) / sum(nfe),
+        finished=mean([outcome.finished for outcome in outcomes]),
+        remasks=mean([outcome.remasks for outcome in outcomes]),
+        seconds=sum(outcome.seconds for outcome in outcomes),
+    )
+
+
+def by_problem(outcomes: Iterable[Outcome]) -> dict[tuple[int, int], list[float]]:
+    """Scores of the samples of each problem (seed, index)."""
+    problems: dict[tuple[int, int], list[float]] = {}
+    for outcome in outcomes:
+        problems.setdefault((outcome.seed, outcome.index), []).append(outcome.correct)
+    return problems
+
+
+# ------------------------------------------------------------------------------------------- versions
+
+
+@functools.cache
+def code_version() -> str:
+    """The package's version with a digest of the code that plays."""
+    core, policies = (Path(module.__path__[0]) for module in (dllm_env, dllm_env.policies))
+    files = [core / f"{name}.py" for name in PLAYED_CODE] + sorted(policies.glob("*.py"))
+    digest = hashlib.blake2b(b"\0".join(file.read_bytes() for file in files), digest_size=4)
+    return f"{dllm_env.__version__}+{digest.hexdigest()}"
+
+
+def check_versions(settings: Iterable[Setting]) -> None:
+    """Refuses settings that differ in nothing but the versions of policy, denoiser or code.
+
+    Raises:
+        UsageError: two of them do.
+    """
+    known: dict[tuple[Any, ...], Setting] = {}
+    for setting in settings:
+        other = known.setdefault(setting.part("seed", *VERSIONS), setting)
+        for name, mine, theirs in zip(VERSIONS, setting.versions, other.versions, strict=True):
+            if mine != theirs:
+                what = name.removesuffix("_version")
+                raise UsageError(
+                    f"results of {setting.policy} come from two versions of the {what} ({theirs} and {mine}); keep "
+                    f"them in folders of their own, or show them side by side with --mix-versions"
+                )
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def append(folder: Path, setting: Setting, outcomes: Sequence[Outcome]) -> None:
+    """Adds outcomes of a setting to the folder's files."""
+    file = folder / SETTINGS
+    line = json.dumps({"key": setting.key, **asdict(setting)}) + "\n"
+    if not file.exists() or line not in file.read_text(encoding="utf-8"):
+        _append(file, line)
+    _append(folder / PROBLEMS, "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes))
+
+
+def _append(file: Path, text: str) -> None:
+    """Appends after the last whole line: what a kill cut off is written over."""
+    with file.open("ab+") as stream:
+        size = stream.seek(0, 2)
+        tail = b""
+        while size and b"\n" not in tail:
+            step = min(1 << 16, size)
+            size = stream.seek(size - step)
+            tail = stream.read(step) + tail
+        stream.truncate(size + tail.rfind(b"\n") + 1)
+        stream.write(text.encode())
+
+
+Line = TypeVar("Line")
+
+
+def read(folders: Sequence[Path], skip_broken: bool = False, mix_versions: bool = False) -> list[Result]:
+    """The results of one or more folders, merged: outcomes of the same setting come together.
+
+    A last line without its end, which a kill leaves, does not count. An outcome that is there twice counts once.
+
+    Args:
+        folders: with results.
+        skip_broken: go on without lines that cannot be read.
+        mix_versions: take results that differ only in versions, as results of their own.
+
+    Raises:
+        UsageError: no results, a line that cannot be read, or versions that differ.
+    """
+    settings: dict[str, Setting] = {}
+    outcomes: dict[str, dict[tuple[int, int], Outcome]] = {}
+    for folder in folders:
+        if not (folder / PROBLEMS).is_file() or not (folder / SETTINGS).is_file():
+            raise UsageError(f"no results in {folder}: {SETTINGS} or {PROBLEMS} is missing")
+        for setting in _lines(folder / SETTINGS, _setting, skip_broken):
+            settings[setting.key] = setting
+
+        def outcome(line: Mapping[str, Any]) -> Outcome:
+            if line["setting"] not in settings:
+                raise ValueError(f"its setting {line['setting']!r} is not in {SETTINGS}")
+            return Outcome(**line)
+
+        for found in _lines(folder / PROBLEMS, outcome, skip_broken):
+            outcomes.setdefault(found.setting, {})[found.index, found.sample] = found
+    played = [setting for setting in settings.values() if setting.key in outcomes]
+    if not played:
+        raise UsageError(f"no results in {', '.join(map(str, folders))}")
+    if not mix_versions:
+        check_versions(played)
+    return [Result(s, [outcomes[s.key][place] for place in sorted(outcomes[s.key])]) for s in played]
+
+
+def _setting(line: Mapping[str, Any]) -> Setting:
+    setting = Setting(**{name: value for name, value in line.items() if name != "key"})
+    if line["key"] != setting.key:
+        raise ValueError("its key is not that of its values")
+    return setting
+
+
+def _lines(file: Path, make: Any, skip_broken: bool) -> list[Any]:
+    made = []
+    lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last line end was cut off by a kill
+    for number, line in enumerate(lines, 1):
+        try:
+            made.append(make(json.loads(line)))
+        except (ValueError, TypeError, KeyError) as error:
+            if not skip_broken:
+                reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                raise UsageError(
+                    f"{file}, line {number} cannot be read ({reason}); remove it, or go on without such lines with "
+                    "--skip-broken"
+                ) from None
+    return made
+
+
+def write_tables(folder: Path, results: Sequence[Result]) -> None:
+    """Writes ``results.json`` (a list with one object per setting) and ``results.csv``."""
+    entries = [result.entry() for result in results]
+    (folder / RESULTS_JSON).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    with (folder / RESULTS_CSV).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(entries[0]))
+        writer.writeheader()
+        writer.writerows(entries)

@@ -1,0 +1,125 @@
+"""Suites: YAML files that say what to evaluate.
+
+    problems: 1000
+    denoiser: [tiny, tiny-b]            # of these two, every one is evaluated on every task
+    policies:
+      - top_k:1
+      - threshold: {threshold: [0.5, 0.7, 0.9]}
+      - klass: {tau: [0.5, 0.6], kappa: [0.01, 0.015]}      # all four combinations
+      - runs/x
+    evaluations:                        # each has the settings above, and its own
+      - {task: trace, block_length: [full, 8]}
+      - {task: sudoku, block_length: [full, 4]}
+
+Settings are those of ``dllm-env eval`` with underscores. Folders of policies are relative to where one runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from dllm_env.errors import UsageError
+from dllm_env.eval.evaluate import EvaluationConfig
+
+Plan = tuple[EvaluationConfig, tuple[str, ...]]
+"""What to evaluate, and which policies."""
+
+SWEPT = ("task", "denoiser")
+_KINDS = {field.name: type(field.default) for field in fields(EvaluationConfig)}
+
+
+def load_suite(file: Path) -> list[Plan]:
+    """The evaluations that a file asks for.
+
+    Raises:
+        UsageError: no such file, no YAML, or something in it that cannot be understood.
+    """
+    import yaml
+
+    try:
+        suite = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the suite {file}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{file} is no YAML: {error}") from None
+    if not isinstance(suite, Mapping):
+        raise UsageError(f"{file} has to hold settings, name: value")
+    try:
+        return _plans(suite)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
+
+
+def _plans(suite: Mapping[str, Any]) -> list[Plan]:
+    common = {name: value for name, value in suite.items() if name != "evaluations"}
+    parts = suite.get("evaluations", [{}])
+    if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+        raise UsageError("evaluations has to be a list of settings")
+    plans: list[Plan] = []
+    for part in parts:
+        settings = {**common, **part}
+        policies = _policies(settings.pop("policies", None))
+        swept = [_listed(settings.pop(name, _default(name))) for name in SWEPT]
+        for values in product(*swept):
+            config = _config({**settings, **dict(zip(SWEPT, values, strict=True))})
+            plans.append((config, policies))
+    return plans
+
+
+def _default(name: str) -> Any:
+    return getattr(EvaluationConfig(), name)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _config(settings: Mapping[str, Any]) -> EvaluationConfig:
+    from dllm_env.tasks import load_task
+
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in _KINDS:
+            known = ", ".join(("policies", "evaluations", *_KINDS))
+            raise UsageError(f"unknown setting {name!r}; there are {known}")
+        if name == "block_length":
+            continue
+        kind = _KINDS[name]
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise UsageError(f"{name} has to be of the kind {kind.__name__}, got {value!r}")
+        values[name] = value
+    length = values.get("response_length") or load_task(values.get("task", _default("task"))).response_length
+    blocks = [length if block == "full" else block for block in _listed(settings.get("block_length", "full"))]
+    for block in blocks:
+        if type(block) is not int:
+            raise UsageError(f"block_length has to be full or a number, got {block!r}")
+    return EvaluationConfig(**values, block_length=tuple(blocks))
+
+
+def _policies(listed: Any) -> tuple[str, ...]:
+    if not isinstance(listed, list) or not listed:
+        raise UsageError("policies has to be a list with at least one policy")
+    texts: list[str] = []
+    for policy in listed:
+        if isinstance(policy, str):
+            texts.append(policy)
+        elif isinstance(policy, Mapping) and len(policy) == 1:
+            ((name, grid),) = policy.items()
+            texts += _grid(name, grid)
+        else:
+            raise UsageError(f"cannot read the policy {policy!r}; write name, or name: {{parameter: values}}")
+    return tuple(texts)
+
+
+def _grid(name: str, grid: Any) -> list[str]:
+    """``name:parameter=value,…`` for every combination."""
+    if not isinstance(grid, Mapping) or not grid:
+        raise UsageError(f"{name} needs {{parameter: value or list of values}}, got {grid!r}")
+    combinations = product(*(_listed(values) for values in grid.values()))
+    return [f"{name}:" + ",".join(f"{k}={v}" for k, v in zip(grid, values, strict=True)) for values in combinations]

@@ -1,0 +1,168 @@
+"""The tables of the report as plain data: what each cell shows, and what it sorts by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dllm_env.eval.compare import Comparison, Front, Row, pass_at, samples_of
+
+Table = dict[str, Any]
+Cell = tuple[str, float | str | None]
+"""What is shown, and what it sorts by; None comes last."""
+
+
+def _table(about: Mapping[str, str], lines: Iterable[tuple[bool, Sequence[Cell]]]) -> Table:
+    """A table from columns with what they mean, and lines of (shown in bold, cells).
+
+    Returns:
+        ``columns``: objects with ``name``, ``about``, and whether they hold a ``number``, to set at the right.
+        ``rows``: objects with ``bold`` and ``cells``.
+    """
+    made: list[Table] = [{"bold": bold, "cells": list(cells)} for bold, cells in lines]
+    columns = [
+        {
+            "name": name,
+            "about": text,
+            "number": name != "scene" and any(_is_number(row["cells"][i]) for row in made),
+        }
+        for i, (name, text) in enumerate(about.items())
+    ]
+    return {"columns": columns, "rows": made}
+
+
+def _is_number(cell: Cell) -> bool:
+    return isinstance(cell[1], (int, float))
+
+
+def _percent(value: float) -> Cell:
+    return f"{value:.1%}", value
+
+
+def percentages(low: float, high: float) -> str:
+    """A range of shares in words."""
+    return f"{low:.1%} – {high:.1%}"
+
+
+def rows_table(groups: Sequence[Sequence[Row]], titles: Sequence[str]) -> Table:
+    """All figures of all rows; learned policies are bold.
+
+    Args:
+        groups, titles: from ``scenes`` and ``scene_titles``.
+    """
+    rows = [row for group in groups for row in group]
+    ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= max(map(samples_of, rows))]
+    remasked = any(row.figures.remasks for row in rows)
+    about = {
+        "policy": "rule with its parameters, or folder of the learned policy",
+        "kind": "a heuristic is a fixed rule, a learned policy was trained",
+        "scene": "what the policies share; only policies of the same scene can be compared",
+        "problems": "problems, those of all seeds together",
+        "accuracy": "share of the problems that were solved",
+        "95% interval": "where the accuracy on all problems of this kind is likely to be (bootstrap)",
+        **{f"pass@{k}": f"chance that at least one of {k} samples of a problem is right" for k in ks},
+        "NFE": "denoiser evaluations for a response, on average; fewer is faster",
+        "NFE 90%": "nine of ten responses need at most so many",
+        "tokens/NFE": "tokens before end-of-text that one evaluation gives",
+        "finished": "share of the responses without a mask left when the steps were used up",
+        **({"remasked": "tokens put back to mask, on average"} if remasked else {}),
+        "seconds": "time for all problems on the machine that played them",
+    }
+    lines = [
+        (row.learned, _row_cells(row, scene, title, ks, remasked))
+        for scene, (group, title) in enumerate(zip(groups, titles, strict=True))
+        for row in group
+    ]
+    return _table(about, lines)
+
+
+def _row_cells(row: Row, scene: int, title: str, ks: Sequence[int], remasked: bool) -> list[Cell]:
+    figures = row.figures
+    return [
+        (row.label, row.label),
+        ("learned", "learned") if row.learned else ("heuristic", "heuristic"),
+        (title, scene),
+        (f"{figures.problems:,}", figures.problems),
+        _percent(figures.accuracy),
+        (percentages(figures.accuracy_low, figures.accuracy_high), figures.accuracy_low),
+        *(_percent(pass_at(row, k)) if k <= samples_of(row) else ("–", None) for k in ks),
+        (f"{figures.nfe:.1f}", figures.nfe),
+        (f"{figures.nfe_90:.0f}", figures.nfe_90),
+        (f"{figures.tokens_per_nfe:.2f}", figures.tokens_per_nfe),
+        _percent(figures.finished),
+        *([(f"{figures.remasks:.1f}", figures.remasks)] if remasked else []),
+        (f"{figures.seconds:.1f}", figures.seconds),
+    ]
+
+
+def pairs_table(pairs: Sequence[Comparison], titles: Sequence[str]) -> Table:
+    """The paired tests, scenes in the order of their titles."""
+    about = {
+        "policy": "the first of the two",
+        "against": "the second of the two",
+        "chosen as": "why it is compared with this one",
+        "scene": "where both were played",
+        "problems": "problems that both were given",
+        "accuracy": "accuracy of the first minus that of the second, in percentage points",
+        "95% interval": "of this difference (paired bootstrap)",
+        "only first right": "problems that the first solved and the second did not",
+        "only second right": "problems that the second solved and the first did not",
+        "p": "chance of counts at least so uneven if both were equally good (McNemar's exact test)",
+        "NFE ratio": "NFE of the second over that of the first; above 1 the first is faster",
+        "95% interval of the ratio": "paired bootstrap",
+    }
+    return _table(about, [(False, _pair_cells(pair, titles)) for pair in pairs])
+
+
+def _pair_cells(pair: Comparison, titles: Sequence[str]) -> list[Cell]:
+    def points(value: float) -> str:
+        return f"{100 * value:+.1f}".replace("-", "−")
+
+    def count(value: float | None, form: str = "d") -> Cell:
+        return ("–", None) if value is None else (f"{value:{form}}", value)
+
+    return [
+        (pair.first, pair.first),
+        (pair.second, pair.second),
+        (pair.why, pair.why),
+        _scene_cell(pair.title, titles),
+        (f"{pair.problems:,}", pair.problems),
+        (f"{points(pair.difference)} points", pair.difference),
+        (f"{points(pair.low)} – {points(pair.high)}", pair.low),
+        count(pair.first_only),
+        count(pair.second_only),
+        count(pair.p, ".2g"),
+        (f"{pair.nfe_ratio:.2f}×", pair.nfe_ratio),
+        (f"{pair.nfe_low:.2f} – {pair.nfe_high:.2f}", pair.nfe_low),
+    ]
+
+
+def areas_table(found: Sequence[Front], titles: Sequence[str]) -> Table:
+    """The areas under the fronts, scenes in the order of their titles."""
+    about = {
+        "scene": "where the policies were played",
+        "front of": "whose front",
+        "policies": "how many policies",
+        "problems": "problems that all of them were given",
+        "area": "best accuracy within n evaluations, averaged over n from 1 to the length of the response",
+        "95% interval": "of the area (bootstrap over problems)",
+    }
+    lines: list[tuple[bool, list[Cell]]] = [
+        (
+            front.who == "learned",
+            [
+                _scene_cell(front.title, titles),
+                (front.who, front.who),
+                (str(front.policies), front.policies),
+                (f"{front.problems:,}", front.problems),
+                (f"{front.area:.3f}", front.area),
+                (f"{front.low:.3f} – {front.high:.3f}", front.low),
+            ],
+        )
+        for front in found
+    ]
+    return _table(about, lines)
+
+
+def _scene_cell(title: str, titles: Sequence[str]) -> Cell:
+    return title, titles.index(title) if title in titles else None

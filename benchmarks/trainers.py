@@ -1,4 +1,4 @@
-"""PPO and GRPO on the same task and reward, one after the other on one machine: what they reach, by wall time.
+"""PPO and GRPO from the same imitation with the same reward, one after the other on one machine, by wall time.
 
     python benchmarks/trainers.py --out runs/trainers
 
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
+from dllm_env.eval.results import summarise
 from dllm_env.train.grpo import PRESETS, train_grpo
 from dllm_env.train.ppo import PPO, train_ppo
 from dllm_env.train.run import CHECKPOINT
@@ -39,10 +40,12 @@ class Settings:
 
 Trainer = Callable[[Path, int, bool], Path]
 TRAINERS: dict[str, Trainer] = {
-    "GRPO": lambda folder, seed, resume: train_grpo(
-        replace(PRESETS["demo"], alpha=PPO().alpha, seed=seed), folder, resume
-    ),
     "PPO": lambda folder, seed, resume: train_ppo(PPO(seed=seed), folder, resume),
+    "GRPO": lambda folder, seed, resume: train_grpo(
+        replace(PRESETS["demo"], alpha=PPO().alpha, imitation_target=PPO().imitation_target, seed=seed),
+        folder,
+        resume,
+    ),
 }
 COLOURS = {"GRPO": "#D55E00", "PPO": "#0072B2"}
 FIGURES = {"accuracy": "validation accuracy", "nfe": "validation NFE", "reward": "validation reward"}
@@ -83,16 +86,15 @@ def main(settings: Settings) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     curves, rows = {}, []
-    for seed in range(1, settings.seeds + 1):
-        for name, train in TRAINERS.items():
+    for name, train in TRAINERS.items():
+        for seed in range(1, settings.seeds + 1):
             folder = settings.out / f"{name.lower()}-{seed}"
             train(folder, seed, (folder / CHECKPOINT).exists())
             curves[name, seed] = curve(folder)
             (result,) = evaluate(EvaluationConfig(problems=settings.problems), [str(folder)])
-            minutes = curves[name, seed][-1]["minutes"]
-            rows.append(
-                (name, seed, result.accuracy, result.accuracy_low, result.accuracy_high, result.nfe, minutes)
-            )
+            found, minutes = summarise(result.outcomes), curves[name, seed][-1]["minutes"]
+            figures = (found.accuracy, found.accuracy_low, found.accuracy_high, found.nfe)
+            rows.append((name, seed, *figures, minutes))
             draw(curves, settings.out / "trainers.png")
     columns = ("trainer", "seed", "accuracy", "low", "high", "nfe", "minutes")
     table = Table(*columns, title=f"best checkpoints on {settings.problems:,} test problems, full diffusion")

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from dllm_env.cli import finish, play
 from dllm_env.errors import UsageError
-from dllm_env.eval.compare import Row, pool
-from dllm_env.eval.evaluate import PROBLEMS, Evaluation, EvaluationConfig, Result
+from dllm_env.eval.compare import Row
+from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.eval.metrics import mean
 from dllm_env.policies.heads import load_head
 from dllm_env.tasks import load_task
@@ -28,11 +28,17 @@ Training = tuple[str, Network, int, Path]
 """Head, network, seed and folder."""
 
 
+SHORT = replace(
+    PRESETS["demo"], updates=20, evaluate_every=20, imitation=60, imitation_problems=512, validation_rules=()
+)
+"""The demo's training, cut short: what it learns it learns mostly at first, and 30 of them are a lot."""
+
+
 @dataclass(frozen=True)
 class Ablation:
     """What ``dllm-env ablate heads`` trains and compares."""
 
-    training: GRPO = PRESETS["demo"]
+    training: GRPO = SHORT
     """Settings of every training but for head, network and seed."""
     heads: tuple[str, ...] = (
         *("bernoulli", "plackett_luce:k=1", "plackett_luce:k=2", "plackett_luce:k=4"),
@@ -107,11 +113,8 @@ def run_ablation(config: Ablation, folder: Path, resume: bool = False) -> Path:
         response_length=config.training.response_length,
         batch_size=config.training.batch_size,
     )
-    (folder / PROBLEMS).unlink(missing_ok=True)
-    results: list[Result] = []
-    play([Evaluation(evaluation, [str(path) for *_, path in trainings])], folder, results)
-    finish(results, folder)
-    lines = summarise(trainings, pool(results))
+    play([Evaluation(evaluation, [str(path) for *_, path in trainings])], folder)
+    lines = summarise(trainings, finish(folder))
     write_table(lines, folder / TABLE)
     draw(lines, folder / PICTURE)
     Console(width=120).print(table(lines))

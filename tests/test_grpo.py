@@ -41,12 +41,12 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
 
 
 def test_learns_the_best_policy(toy: GRPO, tmp_path: Path) -> None:
-    before = validate(Setting(toy), Setting(toy).policy, toy)
+    before = validate(Setting(toy), Setting(toy).policy, toy)[0]
     assert before.accuracy < 0.3
     train_grpo(toy, tmp_path / "run")
     setting = Setting(toy)
     policy = load_policy(str(tmp_path / "run"))
-    after = validate(setting, policy, toy)  # type: ignore[arg-type]
+    after = validate(setting, policy, toy)[0]
     assert after.accuracy > 0.9
     # Two positions at a time are two evaluations; steps that reveal one of a pair cost more.
     assert after.nfe < 3.0
@@ -58,7 +58,7 @@ def test_expert_steering_learns_too(toy: GRPO, tmp_path: Path, context: Context)
     settings = replace(toy, experts=1, expert="threshold:0.8", expert_block_length=2, context=context)
     train_grpo(settings, tmp_path / "run")
     setting = Setting(settings)
-    after = validate(setting, load_policy(str(tmp_path / "run")), settings)  # type: ignore[arg-type]
+    after = validate(setting, load_policy(str(tmp_path / "run")), settings)[0]
     assert after.accuracy > 0.9
     expert = [row["rollout/expert_accuracy"] for row in logged(tmp_path / "run")]
     assert [float(value) for value in expert[:40]] == [1.0] * 40

@@ -46,7 +46,7 @@ def test_learns_the_best_policy(toy: PPO, tmp_path: Path, head: str, network: st
     policy = load_policy(str(tmp_path / "run"))
     assert isinstance(policy, LearnedPolicy)
     assert policy.head in [replace(load_head(head), temperature=t) for t in (1.0, 0.6)]  # type: ignore[type-var]
-    after = validate(Setting(settings), policy, settings)
+    after = validate(Setting(settings), policy, settings)[0]
     assert after.accuracy > 0.9
     # Two positions at a time are two evaluations; steps that reveal one of a pair cost more.
     assert after.nfe < 3.0

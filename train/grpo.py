@@ -27,9 +27,10 @@ from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.rewards import Reward, load_reward
 from dllm_env.tasks import Problem
 from dllm_env.train.expert import check_expert, expert_draws, imitate, play_expert
+from dllm_env.train.keeper import Keeper
 from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, group_advantages
 from dllm_env.train.run import Run, is_due, progress_bar
-from dllm_env.train.setting import Keeper, PolicyTraining, Setting, learning_rate
+from dllm_env.train.setting import PolicyTraining, Setting, learning_rate
 
 
 @dataclass(frozen=True)
@@ -341,7 +342,8 @@ def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: i
     learner, keeper = Learner(setting, settings), Keeper(setting, settings, folder)
     if resume:
         info = run.load(learner.parts())
-        learner.update, keeper.best = info["update"], tuple(info["best"])
+        learner.update = info["update"]
+        keeper.restore(info)
     else:
         imitate(setting, settings)
         learner.average.load_state_dict(learner.network.state_dict())
@@ -365,7 +367,7 @@ def train_grpo(settings: GRPO, folder: Path, resume: bool = False, stop_after: i
 
 def save(run: Run, learner: Learner, keeper: Keeper) -> None:
     """Writes a checkpoint."""
-    run.save(learner.parts(), {"update": learner.update, "best": keeper.best})
+    run.save(learner.parts(), {"update": learner.update, **keeper.state()})
 
 
 def train_once(setting: Setting, learner: Learner, settings: GRPO, log: Logger) -> str:

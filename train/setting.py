@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
-
-from stable_baselines3.common.logger import Logger
 
 from dllm_env.denoisers import Denoiser, load_denoiser
 from dllm_env.dynamics import Context, Dynamics, Rules
 from dllm_env.errors import UsageError
+from dllm_env.policies.base import Policy
 from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_network
-from dllm_env.policies.rollout import attempt, row_seeds
+from dllm_env.policies.registry import load_heuristic
+from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Reward, load_reward
 from dllm_env.tasks import Task, load_task
-from dllm_env.train.run import machine
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,8 @@ class PolicyTraining:
     """Learning rate of the imitation."""
     validation_problems: int = 200
     """Problems of each evaluation."""
+    validation_rules: tuple[str, ...] = ("threshold:0.5", "threshold:0.9", "leftmost:4")
+    """Heuristics that are shown beside the policy in TensorBoard; they play the same problems once."""
     evaluate_every: int = 20
     """Updates between evaluations; 0 evaluates at the end only."""
     save_every: int = 10
@@ -149,6 +149,11 @@ class Setting:
             settings.context,
             training=asdict(settings),
         )
+        for rule in settings.validation_rules:
+            if load_heuristic(rule).remasks:
+                raise UsageError(
+                    f"the validation rule {rule} puts tokens back to mask, which training does not allow"
+                )
         self.validation = [self.task.problem(i, "validation") for i in range(settings.validation_problems)]
 
     def test_policies(self, network: PolicyNetwork, settings: PolicyTraining) -> list[LearnedPolicy]:
@@ -170,8 +175,8 @@ class Score:
     nfe: float
 
 
-def validate(setting: Setting, policy: LearnedPolicy, settings: PolicyTraining) -> Score:
-    """Plays the fixed validation problems with fixed random streams."""
+def validate(setting: Setting, policy: Policy, settings: PolicyTraining) -> tuple[Score, Attempt]:
+    """Plays the fixed validation problems with fixed random streams; a rule sees what rules do."""
     tried = attempt(
         setting.denoiser,
         policy,
@@ -183,36 +188,8 @@ def validate(setting: Setting, policy: LearnedPolicy, settings: PolicyTraining) 
     )
     nfe = tried.rollout.nfe
     reward = setting.reward(tried.correct, nfe, setting.rules.response_length)
-    return Score(reward.mean().item(), tried.correct.mean().item(), nfe.float().mean().item())
-
-
-class Keeper:
-    """Evaluates a policy while it is trained, and keeps it on the disk: as ``last``, and as ``best`` where it is.
-
-    Args:
-        setting, settings: of the run.
-        folder: the run's.
-    """
-
-    def __init__(self, setting: Setting, settings: PolicyTraining, folder: Path) -> None:
-        self.setting, self.settings, self.folder = setting, settings, folder
-        self.best: tuple[bool, float] = (False, -math.inf)
-        """Rank of the best evaluation so far."""
-
-    def __call__(self, network: PolicyNetwork, update: int, log: Logger) -> str:
-        """Evaluates, logs and saves; returns the figures for the progress bar."""
-        setting, settings = self.setting, self.settings
-        tried = [(validate(setting, p, settings), p) for p in setting.test_policies(network, settings)]
-        score, policy = max(tried, key=lambda pair: setting.rank(pair[0], settings))
-        for name, value in asdict(score).items():
-            log.record(f"validation/{name}", value)
-        log.record("validation/temperature", policy.head.temperature)
-        policy.training = {**asdict(settings), "update": update, "validation": asdict(score), **machine()}
-        policy.save_pretrained(self.folder / "last")
-        if (rank := setting.rank(score, settings)) > self.best:
-            self.best = rank
-            policy.save_pretrained(self.folder / "best")
-        return f"accuracy {score.accuracy:.0%} NFE {score.nfe:.1f}"
+    score = Score(reward.mean().item(), tried.correct.mean().item(), nfe.float().mean().item())
+    return score, tried
 
 
 def learning_rate(settings: PolicyTraining, update: int) -> float:

@@ -110,11 +110,12 @@ def load_file_rule(text: str) -> FileRule:
         if key not in known:
             raise UsageError(f"{name} of {file} has no parameter {key!r}; it has {', '.join(known) or 'none'}")
     try:
-        return FileRule(kind(**values), text, file)
+        policy: Any = kind(**values)
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"cannot make {text!r}: {type(error).__name__}: {error}") from None
+    return FileRule(policy, text, file)
 
 
 def _parse_call(call: str, text: str) -> tuple[str, dict[str, Any]]:

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from dllm_env.cli import finish, play
 from dllm_env.errors import UsageError
 from dllm_env.eval.compare import Row
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.eval.metrics import mean
+from dllm_env.eval.play import finish, play
 from dllm_env.policies.heads import load_head
 from dllm_env.tasks import load_task
 from dllm_env.train.grpo import GRPO, PRESETS, train_grpo

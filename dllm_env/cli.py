@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 from dllm_env.errors import UsageError
 
 if TYPE_CHECKING:
-    from dllm_env.eval.compare import Row
-    from dllm_env.eval.evaluate import Evaluation
     from dllm_env.train.setting import PolicyTraining
 
 
@@ -262,6 +260,7 @@ def evaluate(arguments: list[str]) -> None:
     import tyro
 
     from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, default_workers
+    from dllm_env.eval.play import finish, play
     from dllm_env.eval.suite import load_suite
 
     @dataclass(frozen=True)
@@ -313,85 +312,12 @@ def results_folder(out: Path | None, resume: bool = False) -> Path:
     return folder
 
 
-def play(evaluations: "Sequence[Evaluation]", folder: Path, workers: int = 1) -> None:
-    """Plays what the folder does not have yet, with a progress bar; every piece is written as soon as it is there.
-
-    Raises:
-        UsageError: the folder's results are from other versions of what is to be played.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    from dllm_env.eval.evaluate import pieces, play_pieces
-    from dllm_env.eval.results import PROBLEMS, append, check_versions, read
-
-    folder.mkdir(parents=True, exist_ok=True)
-    there = read([folder]) if (folder / PROBLEMS).exists() else []
-    check_versions([r.setting for r in there] + [job.setting for e in evaluations for job in e.jobs])
-    done = {(result.setting.key, (o.index, o.sample)) for result in there for o in result.outcomes}
-    todo = pieces(evaluations, done)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        Remaining(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("", total=sum(len(piece.places) for piece in todo))
-
-        def report(label: str, more: int) -> None:
-            bar.update(shown, description=label, advance=more)
-
-        for setting, outcomes in play_pieces(evaluations, todo, workers, report):
-            append(folder, setting, outcomes)
-
-
-def finish(folder: Path, baseline: str = "") -> "list[Row]":
-    """Writes all files that follow from a folder's results, prints the tables, and returns the rows."""
-    from rich.console import Console
-
-    from dllm_env.eval.compare import comparison_table, comparisons, front_table, fronts, pool, table
-    from dllm_env.eval.front import FRONT, draw_front
-    from dllm_env.eval.results import read, write_tables
-
-    results = read([folder])
-    rows = pool(results)
-    pairs = comparisons(rows, baseline)
-    write_tables(folder, results)
-    draw_front(rows, folder / FRONT, title(rows))
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(table(rows))
-    if pairs:
-        console.print(comparison_table(pairs))
-    if len(rows) > 1:
-        console.print(front_table(fronts(rows)))
-    print(f"results: {folder} (results.json, results.csv, problems.jsonl, {FRONT})")
-    return rows
-
-
-def title(rows: "Sequence[Row]") -> str:
-    """What the rows are about, for the picture."""
-    settings = [row.setting for row in rows]
-
-    def said(name: str) -> str:
-        return " or ".join(dict.fromkeys(Path(str(getattr(setting, name))).name for setting in settings))
-
-    counts = sorted({row.figures.problems // row.seeds for row in rows})
-    seeds = max(row.seeds for row in rows)
-    problems = " or ".join(f"{count:,}" for count in counts)
-    return (
-        f"task {said('task')}, denoiser {said('denoiser')}, {said('response_length')} tokens, "
-        f"{problems} {said('split')} problems{f' for each of {seeds} seeds' if seeds > 1 else ''}"
-    )
-
-
 def report(arguments: list[str]) -> None:
     """``dllm-env report``."""
     import tyro
 
     from dllm_env.eval.compare import comparisons, pool
+    from dllm_env.eval.play import title
     from dllm_env.eval.report import REPORT, write_report
     from dllm_env.eval.results import read
 

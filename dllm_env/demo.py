@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dllm_env.cli import finish, play
 from dllm_env.errors import UsageError
 from dllm_env.eval.compare import Row, best_heuristic
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
+from dllm_env.eval.play import finish, play
 from dllm_env.eval.results import PROBLEMS
 from dllm_env.tasks import load_task
 from dllm_env.train.grpo import GRPO, PRESETS, train_grpo

@@ -169,11 +169,10 @@ class Denoiser(abc.ABC):
             tokens: (B, P+L) int64.
             needed: (B, L) bool, the response positions to predict; the others stay zero.
             top: p, how many of the largest probabilities to return.
-            temperature: 0 takes the most probable token; above 0 draws one by Gumbel-max in float64
-                (arXiv 2409.02908 shows that float32 lowers the effective temperature).
+            temperature: 0 takes the most probable token; above 0 draws one by Gumbel-max.
             random: (B,) streams; required, and moved on by L·V numbers a row, if temperature > 0.
             extras: optional features.
-            noise: precision of that noise.
+            noise: precision of Gumbel-max (arXiv 2409.02908 shows that float32 lowers the effective temperature).
             judged: (B, L) bool, the committed positions whose ``support`` to tell; needs ``extras.support``.
 
         Returns:
@@ -205,12 +204,10 @@ class Denoiser(abc.ABC):
                 raise ValueError("temperature > 0 needs the rows' random streams")
             drawn = random.gumbel(length * self.vocabulary, noise).view(batch, length, -1)[needed]
             prediction.token[needed] = (logits[:count].to(drawn.dtype) / temperature + drawn).argmax(-1)
-        log_probability = logits - log_total if extras.entropy or extras.log_probability else logits
-        if extras.log_probability:
-            prediction.log_probability = place(log_probability)
-        if extras.entropy:
-            terms = torch.where(log_probability == -torch.inf, 0.0, log_probability.exp() * log_probability)
-            prediction.entropy = place(-terms.sum(-1))
+        if extras.entropy or extras.log_probability:
+            log_probability = logits - log_total
+            prediction.log_probability = place(log_probability) if extras.log_probability else None
+            prediction.entropy = place(_entropy(log_probability)) if extras.entropy else None
         if extras.margin:
             prediction.margin = place(probability[:, 0] - probability[:, 1])
         if extras.hidden:
@@ -229,6 +226,12 @@ class Denoiser(abc.ABC):
         logits[:, self.mask_id] = -torch.inf
         support[judged] = logits.log_softmax(-1).gather(1, written[:, None])[:, 0].exp()
         return support
+
+
+def _entropy(log_probability: Tensor) -> Tensor:
+    """(n, V) to (n,) in nats; a token of probability 0 adds nothing."""
+    terms = torch.where(log_probability == -torch.inf, 0.0, log_probability.exp() * log_probability)
+    return -terms.sum(-1)
 
 
 ASSETS = Path(__file__).parent / "assets"

@@ -9,6 +9,7 @@ A rule of your own is a class like these in a file of yours: ``--policies my_rul
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
@@ -25,7 +26,7 @@ from dllm_env.random import RowRandom
 
 
 @dataclass(frozen=True)
-class Heuristic:
+class Heuristic(abc.ABC):
     """Base of the rules: they see the active block, and of it the top-1 probability unless they say otherwise."""
 
     rule: ClassVar[str] = ""
@@ -48,9 +49,9 @@ class Heuristic:
             settings = [f"{field.name}={_number(getattr(self, field.name))}" for field in shown]
         return ":".join([self.rule or type(self).__name__, *filter(None, [",".join(settings)])])
 
+    @abc.abstractmethod
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         """Decides for B rows; see the class."""
-        raise NotImplementedError(f"{type(self).__name__} has to define act")
 
 
 def _number(value: float) -> str:
@@ -150,9 +151,9 @@ class Ranked(Heuristic):
         if self.steps and self.k != 1:
             raise UsageError(f"{self.rule}: give k or steps, not both")
 
+    @abc.abstractmethod
     def scores(self, observation: Observation) -> Tensor:
         """(B, W), the higher the better."""
-        raise NotImplementedError
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         count = scheduled(observation, self.steps) if self.steps else self.k
@@ -399,57 +400,3 @@ class Hierarchy(Heuristic):
         leads = selectable & (place == first) & (confidence >= self.low)
         sure = selectable & (confidence >= self.high)
         return Decision(leads | sure | best_k(confidence, selectable, 1))
-
-
-# ------------------------------------------------------------------------------------------ for trainers
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A rule that decides by its block while what is recorded is what a learned policy would see.
-
-    Attributes:
-        rule: decides.
-        context: what is recorded.
-        top, extras: what the learned policy reads.
-        block_length: of the rule's blocks, where the whole response is recorded.
-    """
-
-    rule: Heuristic
-    context: Context
-    policy_top: int
-    policy_extras: Extras
-    block_length: int
-
-    @property
-    def name(self) -> str:
-        """The rule's."""
-        return self.rule.name
-
-    @property
-    def top(self) -> int:
-        """What either of the two reads."""
-        return max(self.policy_top, self.rule.top)
-
-    @property
-    def extras(self) -> Extras:
-        """What either of the two reads."""
-        both = (self.policy_extras, self.rule.extras)
-        return Extras(**{field.name: any(getattr(one, field.name) for one in both) for field in fields(Extras)})
-
-    def act(self, observation: Observation, random: RowRandom) -> Decision:
-        """The rule's own decision."""
-        if self.context == "block":
-            return self.rule.act(observation, random)
-        block = self.block_length
-        start = observation.selectable.to(torch.uint8).argmax(-1, keepdim=True) // block * block
-        places = start + torch.arange(block, device=start.device)
-        rows = torch.arange(len(start), device=start.device)[:, None]
-
-        def inside(values: Tensor) -> Tensor:
-            return values[rows, places] if values.ndim > 1 else values
-
-        seen = Observation(**{**vars(observation.map(inside)), "memory": observation.memory})
-        decision = self.rule.act(seen, random)
-        unmask = torch.zeros_like(observation.selectable).scatter_(1, places, decision.unmask)
-        return Decision(unmask, memory=decision.memory)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from test_results import SETTING as PLAIN
 
 from dllm_env.errors import UsageError
 from dllm_env.eval.compare import comparisons, pool
@@ -19,26 +20,9 @@ from dllm_env.eval.report import (
     to_json,
     write_report,
 )
-from dllm_env.eval.results import Outcome, Result, Setting
+from dllm_env.eval.results import Outcome, Result
 
-SETTING = Setting(
-    policy="threshold:0.9",
-    learned=False,
-    task="sums",
-    denoiser="toy",
-    split="test",
-    response_length=4,
-    block_length=4,
-    temperature=0.0,
-    noise="",
-    max_steps=0,
-    stop_at_eot=False,
-    allow_remask=False,
-    remask_budget=0,
-    seed=0,
-    denoiser_version="0123",
-    code_version="0.1.0+4567",
-)
+SETTING = replace(PLAIN, task="sums", denoiser="toy", noise="", denoiser_version="0123", code_version="0.1.0+4567")
 END = "<eot>"
 NASTY = "</script><script>window.injected = 1</script><img src=x onerror='window.injected = 1'><!-- \u2028 {{js}}"
 

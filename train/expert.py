@@ -8,20 +8,22 @@ start for any trainer.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dllm_env.dynamics import Observation, Rules
+from dllm_env.denoisers import Extras
+from dllm_env.dynamics import Context, Observation, Rules
 from dllm_env.errors import UsageError
+from dllm_env.policies.base import Decision
 from dllm_env.policies.heads import Head, PlackettLuce
-from dllm_env.policies.heuristics import Heuristic, Recorded
+from dllm_env.policies.heuristics import Heuristic
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
-from dllm_env.random import torch_generator
+from dllm_env.random import RowRandom, torch_generator
 from dllm_env.tasks import Problem
 from dllm_env.train.run import progress_bar
 from dllm_env.train.setting import PolicyTraining, Setting
@@ -32,6 +34,57 @@ OWN_PROBLEMS = 64
 """Problems of such a look."""
 PIECE = 128
 """Steps per backward pass; small ones stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A rule that decides by its block while what is recorded is what a learned policy would see.
+
+    Attributes:
+        rule: decides.
+        context: what is recorded.
+        policy_top, policy_extras: what the learned policy reads.
+        block_length: of the rule's blocks, where the whole response is recorded.
+    """
+
+    rule: Heuristic
+    context: Context
+    policy_top: int
+    policy_extras: Extras
+    block_length: int
+
+    @property
+    def name(self) -> str:
+        """The rule's."""
+        return self.rule.name
+
+    @property
+    def top(self) -> int:
+        """What either of the two reads."""
+        return max(self.policy_top, self.rule.top)
+
+    @property
+    def extras(self) -> Extras:
+        """What either of the two reads."""
+        both = (self.policy_extras, self.rule.extras)
+        return Extras(**{field.name: any(getattr(one, field.name) for one in both) for field in fields(Extras)})
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        """The rule's own decision."""
+        if self.context == "block":
+            return self.rule.act(observation, random)
+        block = self.block_length
+        start = observation.selectable.to(torch.uint8).argmax(-1, keepdim=True) // block * block
+        places = start + torch.arange(block, device=start.device)
+        rows = torch.arange(len(start), device=start.device)[:, None]
+
+        def inside(values: Tensor) -> Tensor:
+            return values[rows, places] if values.ndim > 1 else values
+
+        seen = Observation(**{**vars(observation.map(inside)), "memory": observation.memory})
+        decision = self.rule.act(seen, random)
+        unmask = torch.zeros_like(observation.selectable).scatter_(1, places, decision.unmask)
+        return Decision(unmask, memory=decision.memory)
 
 
 def expert_rule(head: Head, settings: PolicyTraining) -> Heuristic:

@@ -8,8 +8,9 @@ are kept: the p largest probabilities, the token, and on request entropy, margin
 from __future__ import annotations
 
 import abc
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,10 +19,13 @@ from torch import Tensor
 
 from dllm_env.errors import UsageError
 from dllm_env.numerics import fill_rows
-from dllm_env.random import RowRandom
+from dllm_env.random import RowRandom, to_gumbel
 
 NoiseType = Literal["float64", "float32"]
 NOISE_TYPES: tuple[str, ...] = get_args(NoiseType)
+
+LOGITS_AT_ONCE = 2**25
+"""Logits that exist at a time: positions are looked at in pieces of so many (128 MiB in float32)."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,12 @@ class Prediction:
         """The chosen rows, as a copy."""
         return self.map(lambda value: value[rows])
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Prediction]) -> Prediction:
+        """All rows of the parts, in order."""
+        columns = zip(*(part.values() for part in parts), strict=True)
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
     def write(self, rows: Tensor, other: Prediction) -> None:
         """Puts the rows of ``other`` in the places ``rows``."""
         for mine, theirs in zip(self.values(), other.values(), strict=True):
@@ -78,6 +88,38 @@ class Prediction:
     def values(self) -> list[Tensor | None]:
         """All attributes, in order."""
         return [getattr(self, field.name) for field in fields(self)]
+
+
+class PrefixCache:
+    """Keys and values of what stands before the active blocks of B rows, reused while a block lasts.
+
+    Attributes:
+        start: (B,) int64, where in the sequence the row's active block begins; set before every prediction.
+        kept: (B,) int64, up to where keys and values are those of when the row's block began; −1 for nowhere.
+        layers: keys and values (B, heads, S, size) of each layer; none before the first prediction.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.start = torch.zeros(count, dtype=torch.int64, device=device)
+        self.kept = torch.full((count,), -1, device=device)
+        self.layers: list[tuple[Tensor, Tensor]] = []
+
+    def __getitem__(self, rows: Tensor) -> PrefixCache:
+        """The chosen rows, as a copy."""
+        part = PrefixCache(0, self.start.device)
+        part.start, part.kept = self.start[rows], self.kept[rows]
+        part.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
+        return part
+
+    def write(self, rows: Tensor, other: PrefixCache) -> None:
+        """Puts the rows of ``other`` in the places ``rows``."""
+        self.start[rows], self.kept[rows] = other.start, other.kept
+        if other.layers and not self.layers:
+            shapes = [(keys.shape[1:], keys) for keys, _ in other.layers]
+            self.layers = [(k.new_zeros(len(self.kept), *s), k.new_zeros(len(self.kept), *s)) for s, k in shapes]
+        for mine, theirs in zip(self.layers, other.layers, strict=False):
+            for tensor, value in zip(mine, theirs, strict=True):
+                tensor[rows] = value
 
 
 class Denoiser(abc.ABC):
@@ -122,6 +164,19 @@ class Denoiser(abc.ABC):
         """
         raise UsageError(f"denoiser {self.name!r} cannot say how well a token is supported by the others")
 
+    caches_prefix = False
+    """Whether it has ``cached_features``."""
+
+    def cached_features(self, tokens: Tensor, last: int, prefix: PrefixCache) -> Tensor:
+        """``features``, with the cache's keys and values for what stands before each row's active block.
+
+        A row whose block has just begun is evaluated as a whole, and its keys and values are kept; afterwards only
+        what stands from its block on is. That is exact in a block's first step, and approximate in later ones,
+        because what stands before a block does not see what was revealed in it since. Only positions from each
+        row's ``prefix.start`` on are filled in.
+        """
+        raise UsageError(f"denoiser {self.name!r} has no prefix cache")
+
     @abc.abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
         """(n, d) hidden states to (n, V) logits."""
@@ -145,11 +200,20 @@ class Denoiser(abc.ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included."""
 
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """All tokens that end a text."""
+        return (self.eot_id,)
+
     def response_text(self, ids: Sequence[int]) -> str:
         """Text of a response up to its first end-of-text, without special tokens."""
         ids = list(ids)
-        ids = ids[: ids.index(self.eot_id)] if self.eot_id in ids else ids
-        return self.decode([i for i in ids if i not in (self.mask_id, self.pad_id)])
+        end = next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))
+        return self.text([i for i in ids[:end] if i not in (self.mask_id, self.pad_id)])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return self.decode(ids)
 
     @torch.no_grad()
     def predict(
@@ -162,6 +226,7 @@ class Denoiser(abc.ABC):
         extras: Extras = NO_EXTRAS,
         noise: NoiseType = "float64",
         judged: Tensor | None = None,
+        prefix: PrefixCache | None = None,
     ) -> Prediction:
         """Predicts the needed response positions.
 
@@ -174,6 +239,7 @@ class Denoiser(abc.ABC):
             extras: optional features.
             noise: precision of Gumbel-max (arXiv 2409.02908 shows that float32 lowers the effective temperature).
             judged: (B, L) bool, the committed positions whose ``support`` to tell; needs ``extras.support``.
+            prefix: reuse keys and values, see ``cached_features``; only positions of the active block on are right.
 
         Returns:
             The prediction. ``confidence`` is that of the model itself, at temperature 1.
@@ -183,40 +249,42 @@ class Denoiser(abc.ABC):
             raise ValueError(f"tokens {tuple(tokens.shape)} do not fit needed {tuple(needed.shape)}")
         if extras.support:
             hidden, shadow = self.shadow_features(tokens, length)
+        elif prefix is not None:
+            hidden = self.cached_features(tokens, length, prefix)
         else:
             hidden = self.features(tokens, length)
-        selected = hidden[needed]
-        count = len(selected)
-        logits = self.head(fill_rows(selected)).float()
-        logits[:, self.mask_id] = -torch.inf
-        log_total = logits.logsumexp(-1, keepdim=True)
-        largest, order = logits.topk(max(top, 2 if extras.margin else 1), dim=-1)
-        probability = (largest - log_total).exp()
+        row, position = needed.nonzero(as_tuple=True)
+        selected = hidden[row, position]
+        found = []
+        for piece in torch.arange(len(row), device=row.device).split(max(LOGITS_AT_ONCE // self.vocabulary, 1)):
+            drawn = None
+            if temperature > 0:
+                if random is None:
+                    raise ValueError("temperature > 0 needs the rows' random streams")
+                first = position[piece] * self.vocabulary
+                drawn = to_gumbel(random.peek(row[piece], first, self.vocabulary), noise) * temperature
+            found.append(self._look(selected[piece], top, drawn, extras))
+        if random is not None and temperature > 0:
+            random.skip(length * self.vocabulary)
 
         def place(values: Tensor) -> Tensor:
             out = values.new_zeros((batch, length, *values.shape[1:]))
-            out[needed] = values[:count]
+            out[row, position] = values
             return out
 
-        prediction = Prediction(place(order[:, 0]), place(probability[:, :top]))
-        if temperature > 0:
-            if random is None:
-                raise ValueError("temperature > 0 needs the rows' random streams")
-            drawn = random.gumbel(length * self.vocabulary, noise).view(batch, length, -1)[needed]
-            prediction.token[needed] = (logits[:count].to(drawn.dtype) / temperature + drawn).argmax(-1)
-        if extras.entropy or extras.log_probability:
-            log_probability = logits - log_total
-            prediction.log_probability = place(log_probability) if extras.log_probability else None
-            prediction.entropy = place(_entropy(log_probability)) if extras.entropy else None
-        if extras.margin:
-            prediction.margin = place(probability[:, 0] - probability[:, 1])
-        if extras.hidden:
-            prediction.hidden = place(selected.float())
+        prediction = Prediction.concatenate(found).map(place)
         if extras.support:
             prediction.support = self._support(
                 tokens, shadow, torch.zeros_like(needed) if judged is None else judged
             )
         return prediction
+
+    def _look(self, hidden: Tensor, top: int, drawn: Tensor | None, extras: Extras) -> Prediction:
+        """(n, d) hidden states to a prediction of n positions, (n, …) each; see ``read_logits``."""
+        count = len(hidden)
+        found = read_logits(self.head(fill_rows(hidden)), self.mask_id, top, extras, drawn)
+        found.hidden = hidden.float() if extras.hidden else None
+        return found.map(lambda values: values[:count])
 
     def _support(self, tokens: Tensor, shadow: Tensor, judged: Tensor) -> Tensor:
         """(B, L) probability of the tokens at the judged positions, 0 elsewhere."""
@@ -226,6 +294,40 @@ class Denoiser(abc.ABC):
         logits[:, self.mask_id] = -torch.inf
         support[judged] = logits.log_softmax(-1).gather(1, written[:, None])[:, 0].exp()
         return support
+
+
+def read_logits(
+    logits: Tensor, mask_id: int, top: int = 1, extras: Extras = NO_EXTRAS, drawn: Tensor | None = None
+) -> Prediction:
+    """What is known of n positions from their logits.
+
+    Args:
+        logits: (n, V), at temperature 1; the mask token's are overwritten.
+        mask_id: the token that is never written.
+        top: p, how many of the largest probabilities to return.
+        extras: of these entropy, margin and log_probability.
+        drawn: (n', V), n' ≤ n: noise that is added to the logits of the first n' positions to draw their tokens;
+            without it, tokens are the most probable ones.
+
+    Returns:
+        A prediction with (n, …) instead of (B, L, …), without hidden states and support.
+    """
+    logits = logits.float()
+    logits[:, mask_id] = -torch.inf
+    log_total = logits.logsumexp(-1, keepdim=True)
+    largest, order = logits.topk(max(top, 2 if extras.margin else 1), dim=-1)
+    probability = (largest - log_total).exp()
+    token = order[:, 0]
+    if drawn is not None:
+        token[: len(drawn)] = (logits[: len(drawn)].to(drawn.dtype) + drawn).argmax(-1)
+    log_probability = logits - log_total if extras.entropy or extras.log_probability else None
+    return Prediction(
+        token=token,
+        confidence=probability[:, :top],
+        entropy=_entropy(log_probability) if log_probability is not None and extras.entropy else None,
+        margin=probability[:, 0] - probability[:, 1] if extras.margin else None,
+        log_probability=log_probability if extras.log_probability else None,
+    )
 
 
 def _entropy(log_probability: Tensor) -> Tensor:
@@ -242,18 +344,50 @@ def bundled_denoisers() -> list[str]:
     return sorted(path.parent.name for path in ASSETS.glob("*/model.safetensors"))
 
 
-def load_denoiser(name: str | Path | Denoiser, device: str | torch.device = "cpu") -> Denoiser:
-    """A denoiser by bundled name (``tiny``, ``tiny-b``) or folder path.
+def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None = None) -> Denoiser:
+    """A denoiser by bundled name (``tiny``, ``tiny-b``), folder, or name on the Hugging Face Hub.
+
+    A checkpoint in Hugging Face's format takes settings behind a colon: ``path:dtype=bfloat16,chat=1``; see
+    ``dllm_env.huggingface.Options``.
+
+    Args:
+        name: what to load.
+        device: where to; by default the processor, for a checkpoint in Hugging Face's format a GPU if there is one.
 
     Raises:
-        UsageError: no such name or folder, or its files cannot be read.
+        UsageError: no such name or folder, its files cannot be read, or settings that it does not have.
     """
     if isinstance(name, Denoiser):
         return name
-    from dllm_env.tiny import TinyDenoiser
+    text = str(name)
+    place, colon, settings = text.rpartition(":")
+    if not colon or "=" not in settings:
+        place, settings = text, ""
+    folder = ASSETS / place if place in bundled_denoisers() else Path(place)
+    if _is_tiny(folder):
+        from dllm_env.tiny import TinyDenoiser
 
-    folder = ASSETS / str(name) if str(name) in bundled_denoisers() else Path(name)
-    if not folder.is_dir():
+        if settings:
+            raise UsageError(f"denoiser {place!r} has no settings, got {settings!r}")
+        return TinyDenoiser.load(folder, name=text, device=device or "cpu")
+    if not folder.is_dir() and place.count("/") != 1:
         known = ", ".join(bundled_denoisers())
-        raise UsageError(f"unknown denoiser {str(name)!r}; choose one of {known}, or give the path of a folder")
-    return TinyDenoiser.load(folder, name=str(name), device=device)
+        raise UsageError(
+            f"unknown denoiser {text!r}; choose one of {known}, or give the path of a folder or a name on the Hub"
+        )
+    from dllm_env.huggingface import Options, load_huggingface
+
+    options = Options.parse(settings)
+    if device is not None and options.device == "auto":
+        options = replace(options, device=str(device))
+    return load_huggingface(place, options, text)
+
+
+def _is_tiny(folder: Path) -> bool:
+    """Whether a folder holds a bundled kind of denoiser; what cannot be told from a checkpoint is taken for one."""
+    if not folder.is_dir():
+        return False
+    try:
+        return "model_type" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True

@@ -78,18 +78,35 @@ class RowRandom:
 
     def rand(self, count: int) -> Tensor:
         """(B, count) float64, uniform on the open interval (0, 1); each row's stream moves on by ``count``."""
-        offsets = torch.arange(1, count + 1, device=self.keys.device)
-        bits = _mix(self.keys[:, None] + (self.counters[:, None] + offsets) * _GOLDEN)
-        self.counters = self.counters + count
+        rows = torch.arange(len(self), device=self.keys.device)
+        uniform = self.peek(rows, torch.zeros_like(rows), count)
+        self.skip(count)
+        return uniform
+
+    def peek(self, rows: Tensor, first: Tensor, count: int) -> Tensor:
+        """(n, count): of each of these rows (n,) the numbers from ``first`` (n,) on; no stream moves on.
+
+        So a part of the numbers that belong to a row can be made without the others.
+        """
+        offsets = first[:, None] + torch.arange(1, count + 1, device=self.keys.device)
+        bits = _mix(self.keys[rows, None] + (self.counters[rows, None] + offsets) * _GOLDEN)
         return (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
 
-    def gumbel(self, count: int, dtype: str = "float64") -> Tensor:
-        """(B, count) standard Gumbel noise, −log(−log U), in float64 or float32.
+    def skip(self, count: int) -> None:
+        """Moves each row's stream on by ``count`` numbers."""
+        self.counters = self.counters + count
 
-        In float32 U has 24 bits, as in common implementations: no noise is above 16.7, so that unlikely outcomes
-        are drawn too rarely (arXiv 2409.02908). Both move the streams on equally.
-        """
-        uniform = self.rand(count)
-        if dtype == "float32":
-            uniform = ((uniform * 2.0**24).floor() * 2.0**-24).float()
-        return -torch.log(-torch.log(uniform))
+    def gumbel(self, count: int) -> Tensor:
+        """(B, count) float64 standard Gumbel noise; each row's stream moves on by ``count``."""
+        return to_gumbel(self.rand(count))
+
+
+def to_gumbel(uniform: Tensor, dtype: str = "float64") -> Tensor:
+    """Standard Gumbel noise, −log(−log U), in float64 or float32, from float64 uniform numbers.
+
+    In float32 U has 24 bits, as in common implementations: no noise is above 16.7, so that unlikely outcomes are
+    drawn too rarely (arXiv 2409.02908).
+    """
+    if dtype == "float32":
+        uniform = ((uniform * 2.0**24).floor() * 2.0**-24).float()
+    return -torch.log(-torch.log(uniform))

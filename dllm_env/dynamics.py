@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_env.denoisers import NO_EXTRAS, NOISE_TYPES, Denoiser, Extras, NoiseType, Prediction
+from dllm_env.denoisers import NO_EXTRAS, NOISE_TYPES, Denoiser, Extras, NoiseType, Prediction, PrefixCache
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
+from dllm_env.tasks import Task
 
 Context = Literal["full", "block"]
 
@@ -54,6 +55,8 @@ class Rules:
     """How often a row may do so, positions of all steps together; 0 means L."""
     stop_at_eot: bool = False
     """End a row as soon as an end-of-text is committed and everything before it is."""
+    prefix_cache: bool = False
+    """Reuse keys and values of what stands before the active block while it lasts: faster, but approximate."""
     top: int = 1
     """p, how many of the largest probabilities a position's confidence holds."""
     extras: Extras = NO_EXTRAS
@@ -169,6 +172,7 @@ class State:
         stale: (B,) bool, the prediction does not belong to the tokens any more.
         prediction: of the masked positions that the context shows, (B, W) wide.
         random: (B,) streams of the tokens drawn at temperature > 0.
+        prefix: keys and values of B rows, with ``Rules.prefix_cache``.
     """
 
     tokens: Tensor
@@ -182,13 +186,15 @@ class State:
     stale: Tensor
     prediction: Prediction
     random: RowRandom
+    prefix: PrefixCache | None = None
 
     def __len__(self) -> int:
         return len(self.step)
 
     def __getitem__(self, rows: Tensor) -> State:
         """The chosen rows, as a copy."""
-        return State(*(getattr(self, column.name)[rows] for column in fields(self)))
+        values = [getattr(self, column.name) for column in fields(self)]
+        return State(*(None if value is None else value[rows] for value in values))  # type: ignore[arg-type]
 
     def write(self, rows: Tensor, other: State) -> None:
         """Puts the rows of ``other`` in the places ``rows``; both need the same prompt width."""
@@ -196,7 +202,7 @@ class State:
             mine, theirs = getattr(self, column.name), getattr(other, column.name)
             if isinstance(mine, Tensor):
                 mine[rows] = theirs
-            else:
+            elif mine is not None:
                 mine.write(rows, theirs)
 
 
@@ -218,6 +224,12 @@ class Dynamics:
             raise UsageError(
                 f"prompt of {prompt_length} and response of {rules.response_length} tokens exceed the context of "
                 f"denoiser {denoiser.name!r} ({denoiser.max_length}); shorten the prompt or the response"
+            )
+        if rules.prefix_cache and (not denoiser.caches_prefix or rules.extras.support):
+            raise UsageError(
+                f"denoiser {denoiser.name!r} has no prefix cache"
+                if not denoiser.caches_prefix
+                else "a policy that judges written tokens does not work with the prefix cache"
             )
         self.denoiser = denoiser
         self.rules = rules
@@ -252,6 +264,7 @@ class Dynamics:
             stale=torch.ones(count, dtype=torch.bool, device=device),
             prediction=self._empty_prediction(count),
             random=RowRandom.from_seeds(list(seeds), "tokens", device),
+            prefix=PrefixCache(count, device) if rules.prefix_cache else None,
         )
 
     def _empty_prediction(self, count: int) -> Prediction:
@@ -304,6 +317,8 @@ class Dynamics:
     def _predict(self, state: State) -> None:
         rules = self.rules
         needed = state.masked if rules.context == "full" else self.selectable(state)
+        if state.prefix is not None:
+            state.prefix.start = self.prompt_length + self.block_start(state)
         prediction = self.denoiser.predict(
             state.tokens,
             needed,
@@ -313,6 +328,7 @@ class Dynamics:
             rules.extras,
             rules.noise,
             judged=~state.masked & self._in_block(state) if rules.extras.support else None,
+            prefix=state.prefix,
         )
         if rules.context == "block":
             prediction = prediction.map(lambda values: self._window(state, values))
@@ -405,7 +421,7 @@ class Dynamics:
     def _stop_at_eot(self, state: State) -> None:
         """Fills what follows a committed end-of-text, once nothing before it is masked."""
         response = state.tokens[:, self.prompt_length :]
-        found = (response == self.denoiser.eot_id) & ~state.masked
+        found = _is_end(response, self.denoiser) & ~state.masked
         gap = state.masked.int().cumsum(-1) > 0
         over = (found & ~gap).any(-1, keepdim=True) & state.masked
         response[over] = self.denoiser.eot_id
@@ -422,3 +438,17 @@ class Dynamics:
     def responses(self, state: State) -> Tensor:
         """(B, L) int64, the response tokens, masks where nothing was written."""
         return state.tokens[:, self.prompt_length :]
+
+
+def _is_end(tokens: Tensor, denoiser: Denoiser) -> Tensor:
+    """Where an end-of-text of any kind stands."""
+    return torch.isin(tokens, torch.tensor(denoiser.end_ids, device=tokens.device))
+
+
+def prompt_width(denoiser: Denoiser, task: Task, samples: int = 256) -> int:
+    """P for the prompts of a task: the task's own, or where the denoiser makes more tokens of them, what it takes.
+
+    There it is an eighth more than the longest of the first training prompts.
+    """
+    longest = max(len(denoiser.encode(task.problem(i, "train").prompt)) for i in range(samples))
+    return task.prompt_length if longest <= task.prompt_length else longest + longest // 8

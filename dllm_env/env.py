@@ -18,7 +18,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dllm_env.denoisers import Denoiser, Extras, load_denoiser
-from dllm_env.dynamics import Context, Dynamics, Rules, State
+from dllm_env.dynamics import Context, Dynamics, Rules, State, prompt_width
 from dllm_env.errors import UsageError
 from dllm_env.rewards import load_reward
 from dllm_env.tasks import SPLITS, Problem, Split, Task, load_task
@@ -157,7 +157,7 @@ class Game:
         self.denoiser = load_denoiser(config.denoiser)
         if config.top >= self.denoiser.vocabulary:
             raise UsageError(f"top must be below the size of the vocabulary, {self.denoiser.vocabulary}")
-        self.dynamics = Dynamics(self.denoiser, self.rules, self.task.prompt_length)
+        self.dynamics = Dynamics(self.denoiser, self.rules, prompt_width(self.denoiser, self.task))
         self.dynamics.reset([self._episode(0, 0).prompt], [0])
         self.observation_space = self._observation_space()
         self.action_space = spaces.MultiBinary(self.rules.width)

@@ -123,7 +123,7 @@ def scene_titles(groups: Sequence[Sequence[Row]]) -> list[str]:
 _PLAIN = ("denoiser", "task")
 _SCENE = (
     *("task", "denoiser", "split", "response_length", "block_length", "temperature", "noise"),
-    *("max_steps", "stop_at_eot", "allow_remask", "remask_budget"),
+    *("max_steps", "stop_at_eot", "allow_remask", "remask_budget", "prefix_cache"),
 )
 
 

@@ -64,6 +64,8 @@ class EvaluationConfig:
     """Let policies put written tokens back to mask (wino, remdm)."""
     remask_budget: int = 0
     """How often a row may do so; 0 takes the response length."""
+    prefix_cache: bool = False
+    """Reuse keys and values of what stands before the active block while it lasts: faster, but approximate."""
     batch_size: int = 128
     """Problems played at a time; changes the speed, not the results."""
 
@@ -104,6 +106,7 @@ class Evaluation:
                 stop_at_eot=config.stop_at_eot,
                 allow_remask=config.allow_remask,
                 remask_budget=config.remask_budget,
+                prefix_cache=config.prefix_cache,
             )
             for block in config.block_length or (length,)
         ]
@@ -142,6 +145,7 @@ class Evaluation:
             stop_at_eot=rules.stop_at_eot,
             allow_remask=rules.allow_remask,
             remask_budget=rules.remask_budget,
+            prefix_cache=rules.prefix_cache,
             seed=seed,
             policy_version=fingerprint(),
             denoiser_version=self.denoiser.fingerprint(),
@@ -182,7 +186,7 @@ class Evaluation:
         self, setting: Setting, places: Sequence[Place], prompts: Sequence[str], played: Attempt
     ) -> list[Outcome]:
         rollout, denoiser = played.rollout, self.denoiser
-        tokens = tokens_before_eot(rollout.responses, denoiser.eot_id, denoiser.mask_id).tolist()
+        tokens = tokens_before_eot(rollout.responses, denoiser.end_ids, denoiser.mask_id).tolist()
         correct, finished, confidence = (
             played.correct.tolist(),
             rollout.finished.tolist(),

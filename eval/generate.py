@@ -44,6 +44,8 @@ class GenerationConfig:
     """Of the denoiser's tokens; 0 takes the most probable."""
     stop_at_eot: bool = False
     """End as soon as an end-of-text is written and everything before it is."""
+    prefix_cache: bool = False
+    """Reuse keys and values of what stands before the active block while it lasts: faster, but approximate."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,11 @@ def generate(config: GenerationConfig) -> Generation:
     task = load_task(config.task)
     length = config.response_length or task.response_length
     rules = Rules(
-        length, config.block_length or length, temperature=config.temperature, stop_at_eot=config.stop_at_eot
+        length,
+        config.block_length or length,
+        temperature=config.temperature,
+        stop_at_eot=config.stop_at_eot,
+        prefix_cache=config.prefix_cache,
     )
     if config.index < 0:
         raise UsageError(f"--index must be at least 0, got {config.index}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -41,12 +42,12 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def tokens_before_eot(responses: Tensor, eot_id: int, mask_id: int) -> Tensor:
+def tokens_before_eot(responses: Tensor, end_ids: Sequence[int], mask_id: int) -> Tensor:
     """Tokens that a response really says: those before its first end-of-text, masks not counted.
 
     Args:
         responses: (N, L) int64.
-        eot_id: end-of-text.
+        end_ids: the tokens that end a text.
         mask_id: left where a row was cut off.
 
     Returns:
@@ -54,7 +55,7 @@ def tokens_before_eot(responses: Tensor, eot_id: int, mask_id: int) -> Tensor:
     """
     if responses.ndim != 2:
         raise ValueError(f"responses must be (N, L), got {tuple(responses.shape)}")
-    before = (responses == eot_id).cumsum(-1) == 0
+    before = torch.isin(responses, torch.tensor(end_ids, device=responses.device)).cumsum(-1) == 0
     return (before & (responses != mask_id)).sum(-1)
 
 

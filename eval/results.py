@@ -27,7 +27,7 @@ from dllm_env.random import derive_key
 SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.jsonl", "results.json", "results.csv"
 
 VERSIONS = ("policy_version", "denoiser_version", "code_version")
-PLAYED_CODE = ("denoisers", "dynamics", "numerics", "random", "tasks", "tiny")
+PLAYED_CODE = ("backbones", "denoisers", "dynamics", "huggingface", "numerics", "random", "tasks", "tiny")
 """Modules of the core that decide what an evaluation gives, beside those of the policies."""
 
 
@@ -58,6 +58,7 @@ class Setting:
     allow_remask: bool
     remask_budget: int
     seed: int
+    prefix_cache: bool = False
     policy_version: str = ""
     denoiser_version: str = ""
     code_version: str = ""

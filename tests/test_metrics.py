@@ -78,9 +78,9 @@ def test_tokens_before_eot_by_hand():
             [5, 1, 2, 6],
         ]
     )
-    assert tokens_before_eot(responses, eot, mask).tolist() == [4, 2, 0, 2, 1]
+    assert tokens_before_eot(responses, (eot,), mask).tolist() == [4, 2, 0, 2, 1]
     with pytest.raises(ValueError, match=r"\(N, L\)"):
-        tokens_before_eot(responses[0], eot, mask)
+        tokens_before_eot(responses[0], (eot,), mask)
 
 
 def test_pareto_front_by_hand():

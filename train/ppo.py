@@ -112,7 +112,7 @@ def make_algorithm(setting: Setting, settings: PPO) -> StablePPO:
             "bias": settings.bias,
             "seed": settings.seed,
         },
-        device=settings.device,
+        device=setting.denoiser.device,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from dllm_env.denoisers import Denoiser, load_denoiser
-from dllm_env.dynamics import Context, Dynamics, Rules
+from dllm_env.dynamics import Context, Dynamics, Rules, prompt_width
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
 from dllm_env.policies.heads import load_head
@@ -28,8 +28,9 @@ class PolicyTraining:
     """Where prompts come from, with settings after a colon: trace, trace:chains=4, sudoku."""
     denoiser: str = "tiny"
     """Bundled name or folder of the frozen denoiser."""
-    device: str = "cpu"
-    """Where denoiser and policy run, for example cuda."""
+    device: str = ""
+    """Where denoiser and policy run, for example cuda; by default a GPU for checkpoints in Hugging Face's format,
+    if there is one, and the processor for the bundled ones."""
     seed: int = 1
     """Everything random follows from it."""
     block_length: int = 0
@@ -140,11 +141,11 @@ class Setting:
         )
         head = load_head(settings.head)
         config = NetworkConfig(settings.width, settings.attention_heads, settings.top, settings.bias)
-        self.denoiser: Denoiser = load_denoiser(settings.denoiser, settings.device)
-        Dynamics(self.denoiser, self.rules, self.task.prompt_length)
+        self.denoiser: Denoiser = load_denoiser(settings.denoiser, settings.device or None)
+        Dynamics(self.denoiser, self.rules, prompt_width(self.denoiser, self.task))
         generator = torch_generator("policy network", settings.seed)
         self.policy = LearnedPolicy(
-            make_network(settings.network, config, generator, self.denoiser.hidden_size).to(settings.device),
+            make_network(settings.network, config, generator, self.denoiser.hidden_size).to(self.denoiser.device),
             head,
             settings.context,
             training=asdict(settings),

@@ -1,0 +1,106 @@
+"""Text from a model that is loaded already: for whoever only wants it faster.
+
+import dllm_env
+answer = dllm_env.generate(model, tokenizer, "How many legs have three spiders?", policy="threshold:0.9")
+print(answer.texts[0], answer.nfe)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dllm_env.denoisers import Denoiser
+from dllm_env.dynamics import Rules
+from dllm_env.errors import UsageError
+from dllm_env.policies.base import Policy
+from dllm_env.policies.learned import load_policy
+from dllm_env.policies.rollout import Rollout, rollout, row_seeds
+
+Messages = Sequence[Mapping[str, str]]
+"""A conversation: ``role`` and ``content`` of each message."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Responses, in the order of their prompts.
+
+    Attributes:
+        texts: up to the end of the text.
+        nfe: denoiser evaluations that each needed.
+        rollout: tokens, steps, and in which of them each token was written.
+    """
+
+    texts: list[str]
+    nfe: list[int]
+    rollout: Rollout
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: str | Sequence[str | Messages],
+    policy: str | Policy = "threshold:0.9",
+    gen_length: int = 128,
+    block_length: int = 32,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 16,
+    stop_at_eot: bool = True,
+    prefix_cache: bool = False,
+    options: Any = None,
+) -> Generated:
+    """Generates a response to each prompt.
+
+    Args:
+        model: a loaded diffusion language model: LLaDA, Dream, a masked language model or a converted decoder of
+            transformers, or anything that answers ``input_ids`` with ``logits``; or a ``Denoiser``. It is left as
+            it is.
+        tokenizer: the model's; None with a ``Denoiser``.
+        prompts: texts, put into the chat template where the tokenizer has one, or conversations.
+        policy: heuristic (``threshold:0.9``), class in a file, folder or Hub name of a learned one, or an object.
+        gen_length: tokens to generate, a multiple of ``block_length``.
+        block_length: equal to ``gen_length`` for full diffusion.
+        temperature: of the tokens; 0 takes the most probable.
+        seed: everything random follows from it and the place of a prompt.
+        batch_size: prompts played at a time; a prompt that is done makes room for the next.
+        stop_at_eot: write no further once the text has ended.
+        prefix_cache: reuse keys and values of what stands before the active block: faster, but approximate.
+        options: ``dllm_env.huggingface.Options``: ``shift``, ``chat`` and ``mask`` where they are not found out.
+
+    Returns:
+        Texts, and what they took.
+
+    Raises:
+        UsageError: settings or a model that do not fit.
+    """
+    denoiser = _denoiser(model, tokenizer, options)
+    rules = Rules(
+        gen_length, block_length, temperature=temperature, stop_at_eot=stop_at_eot, prefix_cache=prefix_cache
+    )
+    listed = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not listed:
+        raise UsageError("generate needs at least one prompt")
+    ids = [denoiser.encode(p) if isinstance(p, str) else _conversation(tokenizer, p) for p in listed]
+    seeds = row_seeds(len(ids), "generate", seed)
+    played = rollout(denoiser, load_policy(policy, denoiser.device), rules, ids, seeds, batch_size=batch_size)
+    texts = [denoiser.response_text(response) for response in played.responses.tolist()]
+    return Generated(texts, played.nfe.tolist(), played)
+
+
+def _denoiser(model: Any, tokenizer: Any, options: Any) -> Denoiser:
+    if isinstance(model, Denoiser):
+        return model
+    from dllm_env.huggingface import HuggingFaceDenoiser, Options
+
+    if tokenizer is None:
+        raise UsageError("generate needs the model's tokenizer")
+    return HuggingFaceDenoiser(model, tokenizer, options=options or Options())
+
+
+def _conversation(tokenizer: Any, messages: Messages) -> list[int]:
+    if tokenizer is None:
+        raise UsageError("conversations need a tokenizer with a chat template; give texts")
+    return list(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False))

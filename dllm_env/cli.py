@@ -390,6 +390,50 @@ def generate(arguments: list[str]) -> None:
     show(generate(given.config), Console(highlight=False), given.animate)
 
 
+def push(arguments: list[str]) -> None:
+    """``dllm-env push``."""
+    import json
+
+    import tyro
+
+    from dllm_env.eval.results import RESULTS_JSON
+    from dllm_env.policies.learned import CARD, LearnedPolicy
+
+    @dataclass(frozen=True)
+    class Arguments:
+        policy: tyro.conf.Positional[Path]
+        """Run or folder of a learned policy."""
+        to: tyro.conf.Positional[str]
+        """Name on the Hugging Face Hub, owner/name; you have to be logged in (hf auth login)."""
+        results: tuple[Path, ...] = ()
+        """Folders of results that the model card shows."""
+        private: bool = False
+        """Make a private repository."""
+        dry_run: Path | None = None
+        """Write the files into this folder, and upload nothing."""
+
+    given = _parse(Arguments, arguments, "dllm-env push", COMMANDS["push"].summary)
+    if given.to.count("/") != 1:
+        raise UsageError(f"a name on the Hub is owner/name, got {given.to!r}")
+    policy = LearnedPolicy.from_pretrained(given.policy)
+    shown: list[Any] = []
+    for folder in given.results:
+        try:
+            shown += json.loads((folder / RESULTS_JSON).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged") from None
+    card = {"name": given.to, "results": shown}
+    if given.dry_run:
+        policy.save_pretrained(check_folder(given.dry_run), model_card_kwargs=card)
+        print(f"written, not uploaded: {given.dry_run} (read {CARD})")
+        return
+    try:
+        url = policy.push_to_hub(given.to, private=given.private or None, model_card_kwargs=card)
+    except Exception as error:
+        raise UsageError(f"the Hub did not take it: {(str(error) or repr(error)).splitlines()[0]}") from None
+    print(f"uploaded: {url}")
+
+
 def demo(arguments: list[str]) -> None:
     """``dllm-env demo``."""
     from dllm_env.demo import DemoConfig, default_demo_folder, run_demo
@@ -443,6 +487,7 @@ COMMANDS = {
     ),
     "policies": Command("List the unmasking rules with their parameters.", list_policies),
     "generate": Command("Show in the terminal how a response is unmasked, step by step.", generate),
+    "push": Command("Upload a learned policy to the Hugging Face Hub, with a model card.", push),
 }
 
 

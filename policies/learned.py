@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -23,11 +24,11 @@ from dllm_env.policies.registry import HEURISTICS, is_file_rule, load_file_rule,
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.tasks import parse_settings
 
-WEIGHTS, CONFIG = "policy.safetensors", "policy.json"
+WEIGHTS, CONFIG, CARD = "policy.safetensors", "policy.json", "README.md"
 
 
-class LearnedPolicy:
-    """Scores positions with a network and draws sets with a head.
+class LearnedPolicy(ModelHubMixin):
+    """Scores positions with a network and draws sets with a head; ``push_to_hub`` comes from huggingface_hub.
 
     Args:
         network: (B, W) scores from an observation.
@@ -88,11 +89,32 @@ class LearnedPolicy:
         about = (network_name(self.network), self.network.config, self.head, self.context, self.greedy)
         return digest(self.network.state_dict(), repr(about))
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Writes ``policy.safetensors`` and ``policy.json`` and returns the folder."""
-        folder = Path(folder)
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+        config: object = None,
+        **pushing: Any,
+    ) -> Path:
+        """Writes ``policy.safetensors``, ``policy.json`` and the model card.
+
+        Args:
+            save_directory: where to.
+            repo_id: name on the Hub; by default the folder's.
+            push_to_hub: upload it, too.
+            model_card_kwargs: arguments of ``policies.card.model_card``: ``name``, ``results``.
+            config: not used; the Hub's way to call this has it.
+            pushing: arguments of ``push_to_hub``.
+
+        Returns:
+            The folder.
+        """
+        folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {
+        about = {
             "format": 1,
             "network": {"kind": network_name(self.network), **asdict(self.network.config)},
             "head": {"kind": head_name(self.head), **asdict(self.head)},  # type: ignore[call-overload]
@@ -100,17 +122,27 @@ class LearnedPolicy:
             "training": self.training,
         }
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        card = self.generate_model_card(**dict(model_card_kwargs or {}))
         for name, write in (
             (WEIGHTS, lambda path: save_file(state, path)),
-            (CONFIG, lambda path: path.write_text(json.dumps(config, indent=1) + "\n")),
+            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n")),
+            (CARD, lambda path: path.write_text(str(card), encoding="utf-8")),
         ):
             temporary = folder / (name + ".tmp")
             write(temporary)
             temporary.replace(folder / name)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.name, model_card_kwargs=dict(model_card_kwargs or {}), **pushing)
         return folder
 
+    def generate_model_card(self, *_: Any, **about: Any) -> ModelCard:
+        """What ``README.md`` says; see ``policies.card.model_card``."""
+        from dllm_env.policies.card import model_card
+
+        return model_card(self, about.get("name", ""), about.get("results", ()))
+
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, folder: str | Path, device: str | torch.device = "cpu", name: str | None = None
     ) -> LearnedPolicy:
         """Reads what ``save_pretrained`` wrote, from a folder, a run's folder (its best checkpoint), or the Hub.
@@ -168,10 +200,8 @@ def _find(name: str) -> Path:
 
 
 def _download(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UsageError(f"no folder {name!r}; to take it from the Hub, pip install 'dllm-env[hub]'") from None
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG]))
     except Exception as error:

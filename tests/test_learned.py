@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from damage import COMMON, Damage, drop, edit
 
+from dllm_env.cli import main
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli
-from dllm_env.policies.learned import CONFIG, WEIGHTS, LearnedPolicy, load_policy
+from dllm_env.policies.learned import CARD, CONFIG, WEIGHTS, LearnedPolicy, load_policy
 from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
 from dllm_env.random import RowRandom, torch_generator
 
@@ -61,7 +64,7 @@ def test_round_trip_is_bit_equal(policy: LearnedPolicy, folder: Path) -> None:
     assert (loaded.head, loaded.context, loaded.training) == (policy.head, policy.context, policy.training)
     assert loaded.network.config == policy.network.config
     assert (loaded.top, loaded.name) == (2, str(folder))
-    assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG, WEIGHTS])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([CARD, CONFIG, WEIGHTS])
 
 
 def test_saving_again_replaces(policy: LearnedPolicy, folder: Path) -> None:
@@ -206,3 +209,81 @@ def test_a_hub_error_without_words_is_one_line_too(monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="no folder 'someone/policy'"):
         load_policy("someone/policy")
+
+
+# ------------------------------------------------------------------------------------------ model card
+
+
+RESULT = {
+    **{"policy": "runs/x", "task": "trace", "denoiser": "tiny", "block_length": 40, "problems": 1000},
+    **{"accuracy": 0.9361, "accuracy_low": 0.92, "accuracy_high": 0.95, "nfe": 9.62, "seconds": 1.0},
+}
+
+
+def test_the_card_says_what_it_is_how_good_and_how_trained(policy: LearnedPolicy, tmp_path: Path) -> None:
+    policy.training = {"task": "trace", "alpha": 0.1, "head": "a|b", "block_length": 8, "response_length": 40}
+    folder = policy.save_pretrained(tmp_path, model_card_kwargs={"name": "someone/fast", "results": [RESULT]})
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: dllm-env\ntags:\n- dllm-env\n")
+    assert "# someone/fast" in card
+    assert 'policy="someone/fast", gen_length=40, block_length=8' in card
+    assert "| runs/x | trace | tiny | 40 | 1000 | 93.6% [92.0%, 95.0%] | 9.6 |" in card
+    assert "| alpha | 0.1 |" in card
+    assert "a\\|b" in card
+    assert "the active block only" in card
+    weights = sum(value.numel() for value in policy.network.state_dict().values())
+    assert f"{weights:,} weights" in card
+
+
+def test_the_card_of_a_run_has_its_validation(policy: LearnedPolicy, tmp_path: Path) -> None:
+    policy.training = {
+        **{"task": "trace", "validation_problems": 200, "update": 40},
+        "validation": {"accuracy": 0.95, "nfe": 9.1},
+    }
+    card = (policy.save_pretrained(tmp_path) / "README.md").read_text()
+    assert "on 200 validation problems of trace, accuracy 0.95, nfe 9.1" in card
+    assert "Kept at update 40." in card
+    assert "validation |" not in card
+
+
+def test_pushing_uploads_what_can_be_loaded(
+    policy: LearnedPolicy, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
+) -> None:
+    taken: dict[str, object] = {}
+
+    class Hub:
+        def __init__(self, token: object = None) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, private: bool | None, exist_ok: bool) -> SimpleNamespace:
+            taken["private"] = private
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, repo_id: str, folder_path: Path, **_: object) -> str:
+            taken["repo"] = repo_id
+            shutil.copytree(folder_path, tmp_path / "uploaded")
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "results.json").write_text(json.dumps([RESULT]))
+    assert main(["push", str(folder), "someone/fast", "--results", str(results), "--private"]) == 0
+    assert taken == {"private": True, "repo": "someone/fast"}
+    assert "https://hub/someone/fast" in capsys.readouterr().out
+    assert_acts_as(policy, LearnedPolicy.from_pretrained(tmp_path / "uploaded"))
+    assert "93.6%" in (tmp_path / "uploaded" / "README.md").read_text()
+    assert main(["push", str(folder), "someone/fast", "--dry-run", str(tmp_path / "dry")]) == 0
+    assert sorted(path.name for path in (tmp_path / "dry").iterdir()) == sorted([CARD, CONFIG, WEIGHTS])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nobody"], "owner/name"),
+        (["someone/fast", "--results", "nowhere"], "no results in nowhere"),
+    ],
+)
+def test_what_cannot_be_pushed(arguments: list[str], message: str, folder: Path, capsys) -> None:
+    assert main(["push", str(folder), *arguments]) == 2
+    assert message in capsys.readouterr().err

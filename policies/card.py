@@ -1,0 +1,96 @@
+"""The model card of a learned policy: what it is, how to use it, how good it is, how it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+import dllm_env
+from dllm_env.policies.heads import head_name
+from dllm_env.policies.networks import network_name
+
+if TYPE_CHECKING:
+    from dllm_env.policies.learned import LearnedPolicy
+
+PAPER = "https://arxiv.org/abs/2512.09106"
+TAGS = ["dllm-env", "unmasking-policy", "diffusion-language-model", "reinforcement-learning"]
+NOT_SETTINGS = ("validation", "update")
+
+
+def model_card(policy: LearnedPolicy, name: str = "", results: Sequence[Mapping[str, Any]] = ()) -> ModelCard:
+    """The card as Markdown with its metadata.
+
+    Args:
+        policy: with the settings of its training.
+        name: of the repository on the Hub; by default what results call the policy.
+        results: entries of ``results.json`` of an evaluation; those of other policies are shown beside it.
+    """
+    name = name or policy.name
+    training = policy.training
+    parts = [_what(policy, name), _usage(name, training), _results(training, results), _settings(training)]
+    data = ModelCardData(library_name="dllm-env", tags=list(TAGS))
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n")
+
+
+def _what(policy: LearnedPolicy, name: str) -> str:
+    weights = sum(value.numel() for value in policy.network.state_dict().values())
+    reads = {
+        "confidence": f"the {policy.top} largest probabilities of each position, its mask, and the step: any masked "
+        "diffusion language model will do",
+        "hidden": "the last hidden states of the language model that it was trained on, and of no other",
+    }.get(network_name(policy.network), "the state of each position")
+    sees = (
+        "the active block only, as samplers and serving engines show it"
+        if policy.context == "block"
+        else "the whole response"
+    )
+    return (
+        f"# {name}\n\nAn unmasking policy for masked diffusion language models: in each step it chooses which masks "
+        f"to replace. One transformer block of {weights:,} weights with a {head_name(policy.head).replace('_', ' ')} "
+        f"head, trained with dllm-env {dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\n"
+        f"It reads {reads}. It sees {sees}."
+    )
+
+
+def _usage(name: str, training: Mapping[str, Any]) -> str:
+    task, denoiser = training.get("task", "trace"), training.get("denoiser", "tiny")
+    length = training.get("response_length") or 128
+    block = training.get("block_length") or length
+    return (
+        "## Use\n\n```python\nimport dllm_env\n\n"
+        f'answer = dllm_env.generate(model, tokenizer, "…", policy="{name}", gen_length={length}, '
+        f"block_length={block})\n```\n\n"
+        f"```sh\ndllm-env eval --policies {name} threshold:0.9 --task {task} --denoiser {denoiser}\n```"
+    )
+
+
+def _results(training: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        [
+            *(str(entry[column]) for column in ("policy", "task", "denoiser", "block_length", "problems")),
+            f"{entry['accuracy']:.1%} [{entry['accuracy_low']:.1%}, {entry['accuracy_high']:.1%}]",
+            f"{entry['nfe']:.1f}",
+        ]
+        for entry in results
+    ]
+    head = ["policy", "task", "denoiser", "block length", "problems", "accuracy (95% interval)", "NFE"]
+    validation = training.get("validation", {})
+    if not lines and validation:
+        count = training.get("validation_problems", "")
+        said = [f"{count} validation problems of {training.get('task', 'its task')}"]
+        said += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in validation.items()]
+        return f"## Results\n\nWhen it was kept, on {', '.join(said)}."
+    return f"## Results\n\n{_table(head, lines)}" if lines else ""
+
+
+def _settings(training: Mapping[str, Any]) -> str:
+    shown = [[name, str(value)] for name, value in training.items() if name not in NOT_SETTINGS]
+    update = f"Kept at update {training['update']}.\n\n" if "update" in training else ""
+    return f"## Training\n\n{update}{_table(['setting', 'value'], shown)}" if shown else ""
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)

@@ -19,7 +19,7 @@ from dllm_env.eval.metrics import (
     mean,
     pass_at_k,
 )
-from dllm_env.eval.results import Figures, Outcome, Result, Setting, by_problem, summarise
+from dllm_env.eval.results import VERSIONS, Figures, Outcome, Result, Setting, by_problem, summarise
 from dllm_env.front import Point, Spot
 from dllm_env.random import derive_key
 
@@ -239,7 +239,8 @@ def comparisons(rows: Sequence[Row], baseline: str = "") -> list[Comparison]:
     """The pairs that matter.
 
     Each learned policy against the best heuristic as fast, and against the fastest heuristic as accurate (or, where
-    none is, the most accurate one). With a baseline, all others of its scene against it instead.
+    none is, the most accurate one). With a baseline, all others of its scene against it instead. Besides, what was
+    played with the prefix cache against the same without.
 
     Raises:
         UsageError: no row has the baseline's label.
@@ -264,7 +265,20 @@ def comparisons(rows: Sequence[Row], baseline: str = "") -> list[Comparison]:
                 made.append(compare(row, as_accurate, title, "fastest heuristic as accurate"))
             elif most_accurate is not None and most_accurate is not as_fast:
                 made.append(compare(row, most_accurate, title, "most accurate heuristic"))
-    return made
+    return made + _cache_pairs(groups)
+
+
+def _cache_pairs(groups: Sequence[Sequence[Row]]) -> list[Comparison]:
+    """What the prefix cache changes, which is approximate: each row that used it against the same without."""
+    titles = {id(row): title for group, title in zip(groups, scene_titles(groups), strict=True) for row in group}
+    rows = [row for group in groups for row in group]
+
+    def about(row: Row) -> tuple[object, ...]:
+        return row.label, *row.setting.part("learned", "seed", "prefix_cache", *VERSIONS)
+
+    plain = {about(row): row for row in rows if not row.setting.prefix_cache}
+    cached = [row for row in rows if row.setting.prefix_cache and about(row) in plain]
+    return [compare(row, plain[about(row)], titles[id(row)], "without the prefix cache") for row in cached]
 
 
 @dataclass(frozen=True)

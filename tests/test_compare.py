@@ -186,3 +186,17 @@ def test_picture_has_a_panel_for_each_scene(tmp_path: Path) -> None:
     assert sizes["two"][0] > 1.5 * sizes["one"][0]
     assert sizes["one"] == sizes["heuristics"] == sizes["single"]
     assert sizes["five"][1] > 1.5 * sizes["two"][1]
+
+
+def test_the_prefix_cache_is_compared_with_doing_without() -> None:
+    found = rows(
+        result("top_k:1", scored(90), 10, block_length=8),
+        result("top_k:1", scored(85), 10, block_length=8, prefix_cache=True),
+        result("top_k:1", scored(50), 10, prefix_cache=True),  # has no counterpart
+        result("top_k:2", scored(70), 5, block_length=8),
+    )
+    (pair,) = comparisons(found)
+    assert (pair.first, pair.second, pair.why) == ("top_k:1", "top_k:1", "without the prefix cache")
+    assert pair.difference == pytest.approx(-0.05)
+    assert "prefix cache True" in pair.title
+    assert (pair.first_only, pair.second_only) == (0, 5)

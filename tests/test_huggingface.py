@@ -8,17 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import (
-    bert_logits,
-    llada_logits,
-    make_a2d,
-    make_bert,
-    make_dream,
-    make_llada,
-    qwen_logits,
-    read,
-    shards,
-)
+from checkpoints import bert_logits, llada_logits, qwen_logits, read
+from make_checkpoint import make_a2d, make_bert, make_dream, make_llada, shards
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 

@@ -1,0 +1,237 @@
+"""Makes a small checkpoint in the file format of a published diffusion language model, with random weights.
+
+    python examples/make_checkpoint.py llada runs/tiny-llada
+    dllm-env eval --policies threshold:0.3 --denoiser runs/tiny-llada --response-length 16 --problems 20
+
+So commands for LLaDA or Dream can be tried where these cannot be downloaded. The responses are noise, of course.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from dllm_env.random import torch_generator
+from dllm_env.tasks import load_task
+
+D, LAYERS, HEADS, GROUPS, FEED_FORWARD, CONTEXT = 32, 2, 4, 2, 64, 256
+Weights = dict[str, Tensor]
+
+LLADA_CHAT = (
+    "{% for message in messages %}<|startoftext|>{{ message['role'] }}\n\n{{ message['content'] }}<|eot_id|>"
+    "{% endfor %}{% if add_generation_prompt %}assistant\n\n{% endif %}"
+)
+
+
+def byte_tokenizer(specials: list[str]) -> Tokenizer:
+    """A byte-level BPE tokenizer, trained on prompts of the default task; the special tokens come last."""
+    task = load_task("trace")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([task.problem(i, "train", 0).prompt for i in range(200)], trainer)
+    tokenizer.add_special_tokens(specials)
+    return tokenizer
+
+
+def shards(folder: Path, weights: Weights, count: int = 3) -> None:
+    """Writes weights as so many safetensors files with their index."""
+    names, index = list(weights), {}
+    for shard in range(count):
+        file = f"model-{shard + 1:05d}-of-{count:05d}.safetensors"
+        part = {name: weights[name].contiguous() for name in names[shard::count]}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(part, file)
+    total = sum(value.numel() * value.element_size() for value in weights.values())
+    text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+def _draw(shapes: Mapping[str, tuple[int, ...]], seed: object) -> Weights:
+    generator = torch_generator("checkpoint", seed)
+    drawn = {}
+    for name, shape in shapes.items():
+        fan_in = shape[-1] if len(shape) > 1 and "wte" not in name and "embed" not in name else 1
+        value = torch.randn(shape, generator=generator) * 1.5 / math.sqrt(fan_in)
+        drawn[name] = 1 + 0.1 * value if len(shape) == 1 and "bias" not in name else value
+    return drawn
+
+
+def make_llada(folder: Path, layers: int = LAYERS, **changes: Any) -> Path:
+    """As GSAI-ML/LLaDA-8B-Instruct: model_type llada, names of its own, mask and end-of-text among the last ids."""
+    folder.mkdir(parents=True)
+    specials = ["<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>", "<|eot_id|>"]
+    tokenizer = byte_tokenizer(specials)
+    size = tokenizer.get_vocab_size() + 5  # more rows than tokens, as published
+    ids = {word: tokenizer.token_to_id(word) for word in specials}
+    tokenizer.save(str(folder / "tokenizer.json"))
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "chat_template": LLADA_CHAT,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    config = {
+        **{"activation_type": "silu", "alibi": False, "architectures": ["LLaDAModelLM"], "attention_dropout": 0.0},
+        **{"attention_layer_norm": False, "bias_for_layer_norm": False, "block_group_size": 1},
+        "auto_map": {
+            "AutoConfig": "configuration_llada.LLaDAConfig",
+            "AutoModel": "modeling_llada.LLaDAModelLM",
+            "AutoModelForCausalLM": "modeling_llada.LLaDAModelLM",
+        },
+        **{"block_type": "llama", "d_model": D, "embedding_dropout": 0.0, "embedding_size": size},
+        **{"eos_token_id": ids["<|endoftext|>"], "flash_attention": False, "include_bias": False},
+        **{"include_qkv_bias": False, "init_cutoff_factor": None, "init_device": "meta", "init_fn": "mitchell"},
+        **{"init_std": 0.02, "input_emb_norm": False, "layer_norm_type": "rms", "layer_norm_with_affine": True},
+        **{"mask_token_id": ids["<|mdm_mask|>"], "max_sequence_length": CONTEXT, "mlp_hidden_size": FEED_FORWARD},
+        **{"mlp_ratio": 4, "model_type": "llada", "multi_query_attention": None, "n_heads": HEADS},
+        **{"n_kv_heads": HEADS, "n_layers": layers, "pad_token_id": ids["<|endoftext|>"], "precision": "amp_bf16"},
+        **{"residual_dropout": 0.0, "rms_norm_eps": 1e-05, "rope": True, "rope_full_precision": True},
+        **{"rope_theta": 500000.0, "scale_logits": False, "transformers_version": "4.46.3", "use_cache": False},
+        **{"vocab_size": size, "weight_tying": False},
+        **changes,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    shapes: dict[str, tuple[int, ...]] = {"model.transformer.wte.weight": (size, D)}
+    for i in range(layers):
+        block = f"model.transformer.blocks.{i}."
+        shapes |= {block + name + ".weight": (D, D) for name in ("q_proj", "k_proj", "v_proj", "attn_out")}
+        shapes |= {block + name + ".weight": (FEED_FORWARD, D) for name in ("ff_proj", "up_proj")}
+        shapes |= {block + "ff_out.weight": (D, FEED_FORWARD)}
+        shapes |= {block + name + ".weight": (D,) for name in ("attn_norm", "ff_norm")}
+    shapes |= {"model.transformer.ln_f.weight": (D,), "model.transformer.ff_out.weight": (size, D)}
+    shards(folder, _draw(shapes, "llada"))
+    return folder
+
+
+def _qwen_shapes(size: int, bias: bool, norms: bool) -> dict[str, tuple[int, ...]]:
+    kv = D * GROUPS // HEADS
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (size, D)}
+    for i in range(LAYERS):
+        block = f"model.layers.{i}."
+        for name, out in (("q", D), ("k", kv), ("v", kv)):
+            shapes[f"{block}self_attn.{name}_proj.weight"] = (out, D)
+            if bias:
+                shapes[f"{block}self_attn.{name}_proj.bias"] = (out,)
+        if norms:
+            shapes |= {f"{block}self_attn.{name}_norm.weight": (D // HEADS,) for name in "qk"}
+        shapes[block + "self_attn.o_proj.weight"] = (D, D)
+        shapes |= {f"{block}mlp.{name}_proj.weight": (FEED_FORWARD, D) for name in ("gate", "up")}
+        shapes[block + "mlp.down_proj.weight"] = (D, FEED_FORWARD)
+        shapes |= {block + name + ".weight": (D,) for name in ("input_layernorm", "post_attention_layernorm")}
+    return shapes | {"model.norm.weight": (D,), "lm_head.weight": (size, D)}
+
+
+def _qwen_config(size: int, **changes: Any) -> dict[str, Any]:
+    return {
+        **{"attention_dropout": 0.0, "hidden_act": "silu", "hidden_size": D, "initializer_range": 0.02},
+        **{"intermediate_size": FEED_FORWARD, "max_position_embeddings": CONTEXT, "num_attention_heads": HEADS},
+        **{"num_hidden_layers": LAYERS, "num_key_value_heads": GROUPS, "rms_norm_eps": 1e-06},
+        **{"rope_theta": 1000000.0, "sliding_window": None, "tie_word_embeddings": False},
+        **{"use_cache": False, "use_sliding_window": False, "vocab_size": size, "torch_dtype": "float32"},
+        **changes,
+    }
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_dream(folder: Path) -> Path:
+    """As Dream-org/Dream-v0-Instruct-7B: model_type Dream, a tokenizer with code of its own, shifted logits."""
+    folder.mkdir(parents=True)
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"]
+    tokenizer = byte_tokenizer(specials)
+    tokenizer.model.save(str(folder))
+    ids = {word: tokenizer.token_to_id(word) for word in specials}
+    added = {
+        str(i): {"content": word, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+        | {"special": True}
+        for word, i in ids.items()
+    }
+    about = {
+        "added_tokens_decoder": added,
+        "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]},
+        "chat_template": CHATML,
+        **{"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "mask_token": "<|mask|>"},
+        **{"tokenizer_class": "DreamTokenizer", "unk_token": None, "model_max_length": 131072},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    (folder / "added_tokens.json").write_text(json.dumps(ids))
+    size = tokenizer.get_vocab_size() + 3
+    config = _qwen_config(
+        size,
+        architectures=["DreamModel"],
+        auto_map={"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"},
+        bos_token_id=ids["<|endoftext|>"],
+        eos_token_id=ids["<|endoftext|>"],
+        pad_token_id=ids["<|endoftext|>"],
+        mask_token_id=ids["<|mask|>"],
+        max_window_layers=LAYERS,
+        model_type="Dream",
+    )
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    shards(folder, _draw(_qwen_shapes(size, True, False), "dream"))
+    return folder
+
+
+def make_a2d(folder: Path, family: str = "a2d-qwen3") -> Path:
+    """As the Tiny-A2D models: an autoregressive model, converted; the mask is a token of the tokenizer."""
+    folder.mkdir(parents=True)
+    tokenizer = byte_tokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    about = {
+        **{"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "mask_token": "<|mask|>"},
+        **{"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHATML},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    size = tokenizer.get_vocab_size()
+    config = _qwen_config(size, model_type=family, head_dim=D // HEADS, attention_bias=False)
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    save_file(_draw(_qwen_shapes(size, False, True), family), folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def make_bert(folder: Path) -> Path:
+    """A BERT with its tokenizer of word pieces, written by transformers itself."""
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+    folder.mkdir(parents=True)
+    task = load_task("trace")
+    words = sorted({word for i in range(300) for word in task.problem(i, "train", 0).prompt.split()})
+    listed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    pieces = [*listed, *dict.fromkeys(c for word in words for c in (word[0], f"##{word[-1]}", word[-1]))]
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(pieces)) + "\n")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(dict.fromkeys(pieces)),
+        **{"hidden_size": D, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS},
+        **{"intermediate_size": FEED_FORWARD, "max_position_embeddings": CONTEXT, "initializer_range": 0.5},
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+MAKERS = {"llada": make_llada, "dream": make_dream, "a2d": make_a2d, "bert": make_bert}
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in MAKERS:
+        sys.exit(f"usage: python examples/make_checkpoint.py {{{','.join(MAKERS)}}} FOLDER")
+    print(MAKERS[sys.argv[1]](Path(sys.argv[2])))

@@ -2,16 +2,22 @@
 
     python benchmarks/gumbel.py --out runs/gumbel
 
-Two samplers draw responses with Gumbel noise in float64 and in float32 (where a uniform number has 24 bits,
-so that no noise is above 16.7):
+Gumbel-max is a race: outcome k arrives after −log(U_k) / p_k, and the first one wins. In float32 U has 24 bits, so
+that −log U is never below g = 2⁻²⁴, and an unlikely outcome cannot arrive early enough. Against an outcome of
+probability near 1, one of probability q then wins with probability
 
-* ancestral: the reverse process of masked diffusion in T steps. In each of them every masked position draws one of
-  "stay masked" and the V tokens, a token having the probability p·(αs − αt)/(1 − αt), about p/T. The smaller these
-  are, the more of them the cut-off noise can never draw.
-* ours: positions are chosen first (random:1), and only a chosen position draws its token.
+    Σ_{j ≥ 1} g · exp(−j·g / q) = g / (exp(g / q) − 1)        instead of q.
 
-Prints per sampler and precision: the entropy of the words within a response, how many responses to the same prompt
-differ, how improbable the drawn tokens were, and accuracy; each with its standard error over prompts.
+The reverse process of masked diffusion in T steps is such a race: with R steps left, every masked position draws
+"stay masked" with probability 1 − 1/R, or token k with p_k / R. With exact noise a position leaves in a step that
+is uniform among those left. Noise of 24 bits lets it go with the chance above over p_k / R, or else it stays for a
+later step. So the process is simulated event by event, exactly but for terms of order 1/R, for any T in the time of
+L evaluations. Below, "ours" is what everything in this package does: positions are chosen first (here random:1),
+and only a chosen position draws its token.
+
+Prints the chance above against real draws, then per sampler and precision: the entropy of the words within a
+response, the entropy of the token at a position over the samples of a prompt, the log-probability that drawn tokens
+had, and accuracy; each with its standard error over prompts.
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,25 +43,59 @@ from dllm_env.policies.rollout import rollout, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.tasks import Problem, Task, load_task
 
+GRAIN = 2.0**-24
+"""The least −log U of 24 bits."""
+
 
 @dataclass(frozen=True)
 class Settings:
     """Settings of the experiment."""
 
     out: Path = Path("runs/gumbel")
-    """Folder of the table."""
+    """Folder of the tables."""
     denoiser: str = "tiny"
     """Bundled name or folder."""
     task: str = "trace"
     """Where prompts come from."""
-    prompts: int = 40
+    prompts: int = 60
     """Prompts."""
     samples: int = 16
     """Responses to each."""
-    steps: tuple[int, ...] = (40, 400, 4000)
-    """T of the ancestral sampler."""
+    steps: tuple[int, ...] = (40, 10_000, 1_000_000, 100_000_000)
+    """T of the reverse process."""
+    draws: int = 2**30
+    """Random numbers for each line of the comparison with real draws."""
     seed: int = 0
     """Everything random follows from it."""
+
+
+def chance(probability: Tensor) -> Tensor:
+    """Chance that an unlikely outcome of this probability wins with noise of 24 bits."""
+    return GRAIN / torch.expm1(GRAIN / probability)
+
+
+def real_draws(log2: int, numbers: int, generator: torch.Generator) -> int:
+    """How often one of 255 tokens of probability 2^log2 each wins against "stay", by Gumbel-max in float32."""
+    rows, width, won = 2**14, 256, 0
+    scores = torch.full((width,), log2 * math.log(2))
+    scores[0] = math.log1p(-(width - 1) * 2.0**log2)
+    for _ in range(numbers // (rows * width)):
+        uniform = torch.rand(rows, width, generator=generator)
+        won += int(((scores - uniform.log().neg_().log_()).argmax(-1) > 0).sum())
+    return won
+
+
+def check_chance(settings: Settings) -> Table:
+    """The formula against real draws, for probabilities around 2⁻²⁴."""
+    table = Table(title="wins of unlikely tokens in float32")
+    for column in ("probability", "expected if exact", "expected by the formula", "drawn"):
+        table.add_column(column, justify="right")
+    for log2 in (-20, -22, -24, -25):
+        tokens = settings.draws // 256 * 255
+        drawn = real_draws(log2, settings.draws, torch_generator("draws", settings.seed, log2))
+        formula = chance(torch.tensor(2.0**log2, dtype=torch.float64)).item()
+        table.add_row(f"2^{log2}", f"{tokens * 2.0**log2:.1f}", f"{tokens * formula:.1f}", str(drawn))
+    return table
 
 
 @dataclass
@@ -66,44 +106,46 @@ class Sampled:
     log_probability: Tensor
 
 
-def uniform_to_gumbel(uniform: Tensor) -> Tensor:
-    """−log(−log U); U = 0 gives −∞."""
-    return -torch.log(-torch.log(uniform))
-
-
 @torch.no_grad()
 def ancestral(
-    denoiser: Denoiser, prompts: Sequence[Sequence[int]], length: int, steps: int, noise: torch.dtype, seed: int
+    denoiser: Denoiser, prompts: Sequence[Sequence[int]], length: int, steps: int, noise: NoiseType, seed: int
 ) -> Sampled:
-    """T steps of the reverse process; the denoiser, which takes no time, is asked only about rows that changed."""
+    """The reverse process in ``steps`` steps, event by event."""
     generator = torch_generator("gumbel", seed, steps, noise)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
     count, width = len(prompts), max(map(len, prompts))
-    tokens = torch.full((count, width + length), denoiser.mask_id)
-    for row, prompt in enumerate(prompts):
-        tokens[row, :width] = torch.tensor([denoiser.pad_id] * (width - len(prompt)) + list(prompt))
+    padded = [[denoiser.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    tokens = torch.cat([torch.tensor(padded), torch.full((count, length), denoiser.mask_id)], -1)
     masked = torch.ones(count, length, dtype=torch.bool)
-    predicted = torch.zeros(count, length, denoiser.vocabulary)
-    drawn = torch.zeros(count, length)
-    stale = masked.any(-1)
-    for step in range(steps):
+    left = (uniform(count, length) * steps).long() + 1  # steps left when a position wants to draw its token
+    predicted = torch.zeros(count, length, denoiser.vocabulary, dtype=torch.float64)
+    drawn = torch.zeros(count, length, dtype=torch.float64)
+    stale = torch.ones(count, dtype=torch.bool)
+    while masked.any():
+        stale &= masked.any(-1)
         if stale.any():
             found = denoiser.predict(tokens[stale], masked[stale], extras=Extras(log_probability=True))
             assert found.log_probability is not None
-            predicted[stale] = found.log_probability
-        row, column = masked.nonzero(as_tuple=True)
-        if not len(row):
-            break
-        leave = 1 / (steps - step)  # (αs − αt)/(1 − αt) of the linear schedule
-        log_rate = predicted[row, column] + math.log(leave)
-        stay = log_rate.new_full((len(row), 1), math.log1p(-leave) if leave < 1 else -math.inf)
-        scores = torch.cat([log_rate, stay], -1).to(noise)
-        chosen = (scores + uniform_to_gumbel(torch.rand(scores.shape, generator=generator, dtype=noise))).argmax(-1)
-        moved = chosen < denoiser.vocabulary
-        row, column, chosen = row[moved], column[moved], chosen[moved]
-        tokens[row, width + column] = chosen
-        drawn[row, column] = predicted[row, column, chosen]
+            predicted[stale] = found.log_probability.double()
+        now = left.masked_fill(~masked, 0).amax(-1, keepdim=True)
+        row, column = (masked & (left == now)).nonzero(as_tuple=True)
+        here, remaining = predicted[row, column], now[row, 0]
+        chosen = here.exp().multinomial(1, generator=generator)[:, 0]
+        log_probability = here.gather(1, chosen[:, None])[:, 0]
+        wins = torch.ones(len(row), dtype=torch.bool)
+        if noise == "float32":
+            rate = log_probability.exp() / remaining
+            wins = (uniform(len(row)) * rate < chance(rate)) | (remaining == 1)
+        lost = ~wins
+        left[row[lost], column[lost]] = (uniform(int(lost.sum())) * (remaining[lost] - 1)).long() + 1
+        row, column = row[wins], column[wins]
+        tokens[row, width + column] = chosen[wins]
+        drawn[row, column] = log_probability[wins]
         masked[row, column] = False
-        stale = torch.zeros(count, dtype=torch.bool).index_fill(0, row, True) & masked.any(-1)
+        stale = torch.zeros(count, dtype=torch.bool).index_fill(0, row, True)
     return Sampled(tokens[:, width:], drawn)
 
 
@@ -115,45 +157,37 @@ def ours(denoiser: Denoiser, prompts: Sequence[Sequence[int]], length: int, nois
     return Sampled(played.responses, torch.full(played.responses.shape, math.nan))
 
 
-@dataclass
-class Line:
-    """A line of the table: means and standard errors over prompts."""
-
-    sampler: str
-    noise: str
-    figures: dict[str, tuple[float, float]] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-FIGURES = ("entropy", "distinct", "rare", "accuracy")
 ABOUT = {
-    "entropy": "entropy of the words of a response, nats",
-    "distinct": "different responses per prompt",
-    "rare": "tokens with p < 0.001 per response",
+    "within": "entropy of a response's words, nats",
+    "across": "entropy of a position's token over samples, nats",
+    "log_probability": "log-probability of the drawn tokens",
     "accuracy": "accuracy",
 }
+Figures = dict[str, tuple[float, float]]
+"""Mean and standard error over prompts, by the names of ``ABOUT``."""
 
 
-def measure(denoiser: Denoiser, task: Task, problems: Sequence[Problem], sampled: Sampled) -> dict[str, tuple]:
+def measure(denoiser: Denoiser, task: Task, problems: Sequence[Problem], sampled: Sampled) -> Figures:
     """The figures; rows of ``sampled`` are the samples of the first problem, then those of the second, …"""
     samples = len(sampled.responses) // len(problems)
-    per_prompt: dict[str, list[float]] = {name: [] for name in FIGURES}
-    rare = (sampled.log_probability < math.log(1e-3)).float().sum(-1)
+    per_prompt: dict[str, list[float]] = {name: [] for name in ABOUT}
     for i, problem in enumerate(problems):
-        rows = sampled.responses[i * samples : (i + 1) * samples].tolist()
+        here = slice(i * samples, (i + 1) * samples)
+        rows = sampled.responses[here].tolist()
+        columns = list(zip(*rows, strict=True))
         texts = [denoiser.response_text(row) for row in rows]
-        per_prompt["entropy"].append(sum(map(word_entropy, rows)) / samples)
-        per_prompt["distinct"].append(len({tuple(row) for row in rows}))
-        per_prompt["rare"].append(rare[i * samples : (i + 1) * samples].mean().item())
+        per_prompt["within"].append(sum(map(entropy, rows)) / samples)
+        per_prompt["across"].append(sum(map(entropy, columns)) / len(columns))
+        per_prompt["log_probability"].append(sampled.log_probability[here].mean().item())
         per_prompt["accuracy"].append(sum(task.score(problem, text) for text in texts) / samples)
     if sampled.log_probability.isnan().any():
-        del per_prompt["rare"]
+        del per_prompt["log_probability"]
     return {name: mean_and_error(values) for name, values in per_prompt.items()}
 
 
-def word_entropy(row: Sequence[int]) -> float:
-    """Entropy of the distribution of a response's tokens, in nats."""
-    return -sum(n / len(row) * math.log(n / len(row)) for n in Counter(row).values())
+def entropy(tokens: Sequence[int]) -> float:
+    """Entropy of the distribution of these tokens, in nats."""
+    return -sum(n / len(tokens) * math.log(n / len(tokens)) for n in Counter(tokens).values())
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -164,37 +198,36 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 def main(settings: Settings) -> None:
     """Draws, measures, prints, and writes ``gumbel.csv``."""
+    console = Console(width=150)
+    console.print(check_chance(settings))
     denoiser, task = load_denoiser(settings.denoiser), load_task(settings.task)
     problems = [task.problem(i, "test", settings.seed) for i in range(settings.prompts)]
     prompts = [denoiser.encode(p.prompt) for p in problems for _ in range(settings.samples)]
     length, lines = task.response_length, []
-    for steps in settings.steps:
-        for name, noise in (("float64", torch.float64), ("float32", torch.float32)):
+    noises: tuple[NoiseType, ...] = ("float64", "float32")
+    for steps in (*settings.steps, 0):
+        for noise in noises:
             began = time.perf_counter()
-            sampled = ancestral(denoiser, prompts, length, steps, noise, settings.seed)
+            if steps:
+                name, sampled = f"T = {steps:,}", ancestral(denoiser, prompts, length, steps, noise, settings.seed)
+            else:
+                name, sampled = "ours, random:1", ours(denoiser, prompts, length, noise, settings.seed)
             figures = measure(denoiser, task, problems, sampled)
-            lines.append(Line(f"ancestral, T = {steps:,}", name, figures, time.perf_counter() - began))
-    noises: tuple[NoiseType, NoiseType] = ("float64", "float32")
-    for kind in noises:
-        began = time.perf_counter()
-        figures = measure(denoiser, task, problems, ours(denoiser, prompts, length, kind, settings.seed))
-        lines.append(Line("ours, random:1", kind, figures, time.perf_counter() - began))
-    table = Table(
-        title=f"{settings.prompts} prompts × {settings.samples} samples, {settings.task}, {denoiser.name}"
-    )
+            lines.append((name, noise, figures, time.perf_counter() - began))
+    about = f"{settings.prompts} prompts × {settings.samples} samples, {settings.task}, {denoiser.name}"
+    table = Table(title=about)
     for column in ("sampler", "noise", *ABOUT.values(), "seconds"):
         table.add_column(column, justify="left" if column in ("sampler", "noise") else "right")
-    for line in lines:
-        cells = [f"{line.figures[n][0]:.4f} ± {line.figures[n][1]:.4f}" if n in line.figures else "" for n in ABOUT]
-        table.add_row(line.sampler, line.noise, *cells, f"{line.seconds:.0f}")
-    Console(width=150).print(table)
+    for name, noise, figures, seconds in lines:
+        cells = [f"{figures[n][0]:.3f} ± {figures[n][1]:.3f}" if n in figures else "" for n in ABOUT]
+        table.add_row(name, noise, *cells, f"{seconds:.0f}")
+    console.print(table)
     settings.out.mkdir(parents=True, exist_ok=True)
     with (settings.out / "gumbel.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["sampler", "noise", *(f"{n}{end}" for n in FIGURES for end in ("", "_error"))])
-        for line in lines:
-            values = [value for name in FIGURES for value in line.figures.get(name, ("", ""))]
-            writer.writerow([line.sampler, line.noise, *values])
+        writer.writerow(["sampler", "noise", *(f"{n}{end}" for n in ABOUT for end in ("", "_error"))])
+        for name, noise, figures, _ in lines:
+            writer.writerow([name, noise, *(value for n in ABOUT for value in figures.get(n, ("", "")))])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,256 @@
+"""Any policy inside the samplers that people already use: Fast-dLLM, Dream and dInfer.
+
+Their loops stay theirs: they call the model, and ask here which positions of the active block to unmask, and with
+which tokens. ``serving.py`` does the same for serving engines. docs/plugins.md says what was tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dllm_env.errors import UsageError
+from dllm_env.policies.base import Policy
+from dllm_env.policies.chooser import Chooser
+
+# ------------------------------------------------------------------------------------------------ Fast-dLLM
+
+
+class TransferIndex:
+    """A drop-in for Fast-dLLM's ``get_transfer_index`` and ``get_transfer_index_dynamic``; see ``transfer_index``.
+
+    Args:
+        chooser: decides; its response length has to be the sampler's ``gen_length``.
+        block_length: the sampler's.
+
+    Raises:
+        UsageError: the block does not divide the response, or the policy does not fit it.
+    """
+
+    def __init__(self, chooser: Chooser, block_length: int) -> None:
+        _check_block(chooser, block_length)
+        self.chooser, self.block_length = chooser, block_length
+
+    def reset(self, seeds: Sequence[int] = ()) -> None:
+        """Begins a new generation; needed only to give seeds, as a response that is all masks begins one, too."""
+        self.chooser.reset(seeds=seeds)
+
+    def __call__(
+        self,
+        logits: Tensor,
+        temperature: float,
+        remasking: str,
+        mask_index: Tensor,
+        x: Tensor,
+        num_transfer_tokens: Tensor | None,
+        threshold: float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Chooses one step.
+
+        Args:
+            logits: (B, S, V) of the whole sequence, of what follows a cached prefix, or of the block alone.
+            temperature: of the tokens.
+            remasking, num_transfer_tokens, threshold: of the rule that this takes the place of; not used.
+            mask_index: (B, S) bool, masks of the active block.
+            x: (B, S) int64, tokens.
+
+        Returns:
+            x0, the predicted tokens in the place of the masks, and transfer_index, where to write; (B, S) each.
+
+        Raises:
+            UsageError: masks outside the block, or tensors that do not fit.
+        """
+        length = self.chooser.response_length
+        if x.shape[1] >= length and self.chooser.started and bool((x[:, -length:] == self.chooser.mask_id).all()):
+            self.chooser.reset()
+        choice = self.chooser.in_sequences(logits, mask_index, self.block_length, temperature)
+        return torch.where(mask_index, choice.token.to(x.dtype), x), choice.unmask
+
+
+def transfer_index(
+    policy: Policy | str,
+    mask_id: int,
+    response_length: int,
+    block_length: int,
+    seed: int = 0,
+    force_progress: bool = True,
+) -> TransferIndex:
+    """What Fast-dLLM calls to choose positions, deciding by a policy. In the folder of its ``generate.py``::
+
+        import generate
+        from dllm_env.policies.plugins import transfer_index
+
+        generate.get_transfer_index = transfer_index("runs/x", 126336, response_length=256, block_length=32)
+        x, nfe = generate.generate_with_dual_cache(
+            model, prompt, steps=256, gen_length=256, block_length=32, threshold=0.9
+        )
+
+    Give any ``threshold``: it is not used, but without one the sampler looks up how many tokens each step writes in
+    a schedule of ``steps``, which ends too early for some policies. It works without a cache and with both caches.
+    All rows go through the blocks together, so that ``nfe`` is that of the slowest row in each block.
+
+    Arguments are those of ``Chooser``; ``response_length`` and ``block_length`` have to be the sampler's.
+    """
+    return TransferIndex(Chooser(policy, mask_id, response_length, seed, force_progress), block_length)
+
+
+# ---------------------------------------------------------------------------------------------------- Dream
+
+
+class _Generates(Protocol):
+    def diffusion_generate(self, inputs: Tensor, **settings: Any) -> Any: ...
+
+
+class _Finished(Exception):
+    """Nothing is masked any more."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
+
+
+class DreamHooks:
+    """The two hooks of Dream's ``diffusion_generate``, which make a policy's choice come out of it::
+
+        hooks = DreamHooks(Chooser("runs/x", mask_id=151666, response_length=256), block_length=32)
+        tokens = hooks.generate(model, input_ids, attention_mask=attention_mask)
+
+    Dream's sampler asks for no set: after the logits hook it writes tokens by its own rule, then calls the tokens
+    hook. So the logits hook takes the decision, from the sequence as it was before, and works out how the sequence
+    has to look afterwards; the tokens hook overwrites what the sampler left with that: prompt and earlier tokens as
+    they were, the policy's choice, masks in all other places. ``alg``, ``temperature`` and so on have no effect.
+
+    Dream's loop takes all of its ``steps``, each with a model call, even when nothing is masked any more. A hook
+    cannot end a loop but by an exception, which is what ``generate`` does. With ``diffusion_generate`` itself, give
+    both hooks, ``max_new_tokens=response_length``, and as many ``steps``; the text is the same.
+
+    Args:
+        chooser: decides; its response length has to be ``max_new_tokens``.
+        block_length: generate in blocks of so many, semi-autoregressively; 0 takes the whole response as one block.
+        temperature: of the tokens.
+
+    Raises:
+        UsageError: the block does not divide the response, or the policy does not fit it.
+    """
+
+    def __init__(self, chooser: Chooser, block_length: int = 0, temperature: float = 0.0) -> None:
+        self.block_length = block_length or chooser.response_length
+        _check_block(chooser, self.block_length)
+        self.chooser, self.temperature = chooser, temperature
+        self._after: Tensor | None = None
+        self._ends_loop = False
+
+    def generate(self, model: _Generates, inputs: Tensor, **settings: Any) -> Tensor:
+        """(B, P) prompts to (B, P+L) tokens, with no model call more than the slowest row needs.
+
+        Args:
+            model: with ``diffusion_generate``.
+            inputs: prompts, padded on the left.
+            settings: more arguments of ``diffusion_generate``, like ``attention_mask``.
+        """
+        length = self.chooser.response_length
+        hooks = {"generation_logits_hook_func": self.logits, "generation_tokens_hook_func": self.tokens}
+        self._ends_loop = True
+        try:
+            out = model.diffusion_generate(
+                inputs, **{"max_new_tokens": length, "steps": length, **settings, **hooks}
+            )
+            return getattr(out, "sequences", out)
+        except _Finished as finished:
+            return finished.tokens
+        finally:
+            self._ends_loop = False
+
+    def logits(self, step: int | None, x: Tensor, logits: Tensor) -> Tensor:
+        """``generation_logits_hook_func``: decides; returns the logits (B, S, V) as they are."""
+        if self._after is not None:
+            raise UsageError("give diffusion_generate both hooks: generation_tokens_hook_func is missing")
+        masked = x == self.chooser.mask_id
+        block = (x.shape[1] - torch.arange(x.shape[1], device=x.device) - 1) // self.block_length
+        active = block.masked_fill(~masked, -1).amax(-1, keepdim=True)  # blocks are counted from the end
+        choice = self.chooser.in_sequences(logits, masked & (block == active), self.block_length, self.temperature)
+        self._after = torch.where(choice.unmask, choice.token.to(x.dtype), x)
+        return logits
+
+    def tokens(self, step: int | None, x: Tensor, logits: Tensor | None) -> Tensor:
+        """``generation_tokens_hook_func``: writes the decision into x (B, S) in place, and returns x."""
+        if step is None:
+            self._begin(x)
+            return x
+        if self._after is None:
+            raise UsageError("give diffusion_generate both hooks: generation_logits_hook_func is missing")
+        x.copy_(self._after)
+        self._after = None
+        if self._ends_loop and not bool((x == self.chooser.mask_id).any()):
+            raise _Finished(x)
+        return x
+
+    def _begin(self, x: Tensor) -> None:
+        """A new generation."""
+        length, masked = self.chooser.response_length, x == self.chooser.mask_id
+        if not bool(masked[:, -length:].all()) or bool(masked[:, :-length].any()):
+            raise UsageError(f"Dream's response has to be {length} masks at the end; give max_new_tokens={length}")
+        self._after = None
+        if self.chooser.started:
+            self.chooser.reset()
+
+
+# --------------------------------------------------------------------------------------------------- dInfer
+
+
+class PolicyDecoder:
+    """A decoder for dInfer, in the place of its ``ThresholdParallelDecoder``::
+
+        decoder = PolicyDecoder(Chooser("runs/x", mask_id=126336, response_length=256), eos_id=126081)
+        dllm = BlockWiseDiffusionLLM(
+            model, decoder, BlockIteratorFactory(), cache_factory=None, maximum_unroll=1, early_stop=True
+        )
+        tokens = dllm.generate(prompt, gen_length=256, block_length=32)
+
+    With ``maximum_unroll`` above 1 dInfer calls the model that often before it looks whether a block is finished;
+    the text is the same, the calls are more.
+
+    Args:
+        chooser: decides; its response length has to be ``gen_length``.
+        eos_id: the end-of-text token, which dInfer's runners ask their decoder for.
+        temperature: of the tokens.
+    """
+
+    threshold = 0.0
+    """Some of dInfer's runners make a threshold of each step from it; ``decode`` does not use one."""
+
+    def __init__(self, chooser: Chooser, eos_id: int, temperature: float = 0.0) -> None:
+        self.chooser, self.mask_id, self.eos_id = chooser, chooser.mask_id, eos_id
+        self.temperature = temperature
+
+    def block_init(self, block_x: Tensor, block_id: int) -> None:
+        """Called at the beginning of each block (B, W); block 0 begins a new generation."""
+        if block_id == 0 and self.chooser.started:
+            self.chooser.reset()
+
+    def decode(
+        self, logits: Tensor, block_start: int, block_end: int, x: Any, iter_threshold: float | None = None
+    ) -> None:
+        """Writes the chosen tokens into x in place.
+
+        Args:
+            logits: (B, W, V) of the block.
+            block_start, block_end: where the block is in x.
+            x: (B, S) tokens: a tensor, or an object with slices like dInfer's ``TokenArray``.
+            iter_threshold: not used.
+
+        Raises:
+            UsageError: logits that do not fit the block.
+        """
+        block = x[:, block_start:block_end]
+        choice = self.chooser(logits, block == self.mask_id, temperature=self.temperature)
+        x[:, block_start:block_end] = torch.where(choice.unmask, choice.token.to(block.dtype), block)
+
+
+def _check_block(chooser: Chooser, block_length: int) -> None:
+    length = chooser.response_length
+    if block_length < 1 or length % block_length:
+        raise UsageError(f"block length {block_length} does not divide the response length {length}")
+    chooser.check_width(block_length)

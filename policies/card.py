@@ -40,17 +40,14 @@ def _what(policy: LearnedPolicy, name: str) -> str:
         "confidence": f"the {policy.top} largest probabilities of each position, its mask, and the step: any masked "
         "diffusion language model will do",
         "hidden": "the last hidden states of the language model that it was trained on, and of no other",
-    }.get(network_name(policy.network), "the state of each position")
-    sees = (
-        "the active block only, as samplers and serving engines show it"
-        if policy.context == "block"
-        else "the whole response"
-    )
+    }[network_name(policy.network)]
+    block = "the active block only, as samplers and serving engines show it"
+    sees = block if policy.context == "block" else "the whole response"
+    head = head_name(policy.head).replace("_", " ")
     return (
-        f"# {name}\n\nAn unmasking policy for masked diffusion language models: in each step it chooses which masks "
-        f"to replace. One transformer block of {weights:,} weights with a {head_name(policy.head).replace('_', ' ')} "
-        f"head, trained with dllm-env {dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\n"
-        f"It reads {reads}. It sees {sees}."
+        f"# {name}\n\nAn unmasking policy for masked diffusion language models: in each step it chooses which "
+        f"masks to replace. One transformer block of {weights:,} weights with a {head} head, trained with dllm-env "
+        f"{dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\nIt reads {reads}. It sees {sees}."
     )
 
 

@@ -1,4 +1,4 @@
-"""What small checkpoints of published families must answer, computed from the published names of their weights alone.
+"""What small checkpoints of published families must answer, computed from their weights' published names alone.
 
 None of the code under test nor of transformers takes part. ``examples/make_checkpoint.py`` makes the checkpoints.
 """

@@ -37,8 +37,8 @@ def model_card(policy: LearnedPolicy, name: str = "", results: Sequence[Mapping[
 def _what(policy: LearnedPolicy, name: str) -> str:
     weights = sum(value.numel() for value in policy.network.state_dict().values())
     reads = {
-        "confidence": f"the {policy.top} largest probabilities of each position, its mask, and the step: any masked "
-        "diffusion language model will do",
+        "confidence": f"the {policy.top} largest probabilities of each position, its mask, and the step: any "
+        "masked diffusion language model will do",
         "hidden": "the last hidden states of the language model that it was trained on, and of no other",
     }[network_name(policy.network)]
     block = "the active block only, as samplers and serving engines show it"

@@ -4,8 +4,8 @@
 
 Both read the same hidden states (B, L, d), with a head of random weights. "full" is what samplers commonly do:
 logits of all response positions, their softmax in float32, its largest value. "here" is ``Denoiser.predict``: the
-logits of the positions that a policy reads, in pieces. Peak memory is what the step needs on top of what was there: of the
-process on a processor (Linux), of torch's allocator on a GPU.
+logits of the positions that a policy reads, in pieces. Peak memory is what the step needs on top of what was there:
+of the process on a processor (Linux), of torch's allocator on a GPU.
 """
 
 from __future__ import annotations

@@ -22,11 +22,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dllm_env.denoisers import NO_EXTRAS, Denoiser, Extras, Prediction, load_denoiser
+from dllm_env.denoisers import Denoiser, Prediction, load_denoiser
 from dllm_env.dynamics import Rules
 from dllm_env.policies.heuristics import Threshold
 from dllm_env.policies.rollout import Rollout, rollout, row_seeds
-from dllm_env.random import RowRandom
 from dllm_env.tasks import load_task
 from dllm_env.train.run import machine
 
@@ -76,17 +75,9 @@ class Recorder(Denoiser):
     def decode(self, ids: Any) -> str:
         return self.inner.decode(ids)
 
-    def predict(
-        self,
-        tokens: Tensor,
-        needed: Tensor,
-        top: int = 1,
-        temperature: float = 0.0,
-        random: RowRandom | None = None,
-        extras: Extras = NO_EXTRAS,
-    ) -> Prediction:
+    def predict(self, tokens: Tensor, needed: Tensor, *given: Any, **named: Any) -> Prediction:
         self.calls.append((tokens.clone(), needed.clone()))
-        return self.inner.predict(tokens, needed, top, temperature, random, extras)
+        return self.inner.predict(tokens, needed, *given, **named)
 
 
 @torch.no_grad()

@@ -1,0 +1,36 @@
+"""Every script of benchmarks/ runs, at a small size, as its user runs it; what they measure is not judged here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # so little work is faster on one
+SMALL_MODEL = ["--vocabulary", "500", "--width", "32", "--feed-forward", "32", "--layers", "1", "--heads", "2"]
+SMALL_STEPS = ["--batch", "2", "--prompt", "4", "--length", "16", "--block-lengths", "8", "16"]
+RUNS = {
+    "denoiser_quality.py": ["--problems", "2"],
+    "gumbel.py": ["--prompts", "2", "--samples", "2", "--draws", "4194304", "--steps", "10", "1000000"],
+    "prediction_memory.py": ["--vocabulary", "3000", "--batch", "2", "--length", "64", "--width", "16"],
+    "rollout.py": ["--prompts", "4", "--repeats", "1", "--block-lengths", "8"],
+    "step_time.py": [*SMALL_MODEL, *SMALL_STEPS],
+    "trainers.py": ["--help"],  # trains for half an hour
+}
+
+
+def test_none_is_forgotten() -> None:
+    assert sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")) == sorted(RUNS)
+
+
+@pytest.mark.parametrize("script", RUNS)
+def test_the_script_runs(script: str, tmp_path: Path) -> None:
+    arguments = [*RUNS[script], *(["--out", str(tmp_path)] if script == "gumbel.py" else [])]
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip()

@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         name, rest = choose(arguments)
         COMMANDS[name].run(rest)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except UsageError as error:
         print(f"dllm-env: {' '.join(str(error).split())}", file=sys.stderr)

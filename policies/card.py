@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 import dllm_env
 from dllm_env.policies.heads import head_name
 from dllm_env.policies.networks import network_name
+from dllm_env.tasks import load_task
 
 if TYPE_CHECKING:
     from dllm_env.policies.learned import LearnedPolicy
@@ -36,9 +37,10 @@ def model_card(policy: LearnedPolicy, name: str = "", results: Sequence[Mapping[
 
 def _what(policy: LearnedPolicy, name: str) -> str:
     weights = sum(value.numel() for value in policy.network.state_dict().values())
+    largest = "largest probability" if policy.top == 1 else f"{policy.top} largest probabilities"
     reads = {
-        "confidence": f"the {policy.top} largest probabilities of each position, its mask, and the step: any "
-        "masked diffusion language model will do",
+        "confidence": f"the {largest} of each position, its mask, and the step: any masked diffusion language "
+        "model will do",
         "hidden": "the last hidden states of the language model that it was trained on, and of no other",
     }[network_name(policy.network)]
     block = "the active block only, as samplers and serving engines show it"
@@ -53,7 +55,7 @@ def _what(policy: LearnedPolicy, name: str) -> str:
 
 def _usage(name: str, training: Mapping[str, Any]) -> str:
     task, denoiser = training.get("task", "trace"), training.get("denoiser", "tiny")
-    length = training.get("response_length") or 128
+    length = training.get("response_length") or load_task(task).response_length
     block = training.get("block_length") or length
     return (
         "## Use\n\n```python\nimport dllm_env\n\n"

@@ -448,3 +448,12 @@ def test_as_a_process(toy, tmp_path):
     assert bad.returncode == 2
     assert bad.stderr.startswith("dllm-env: unknown denoiser 'nowhere'")
     assert bad.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_enough_is_no_bug():
+    program = "import sys; from dllm_env.cli import main; sys.exit(main(['policies']))"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) in (0, 1)  # rich ends with 1

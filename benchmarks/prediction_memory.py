@@ -143,9 +143,8 @@ def main(settings: Settings) -> None:
         memory, seconds = max(m for m, _ in rounds), median(s for _, s in rounds)
         first = next(iter(lines.values()), (memory, seconds))
         lines[name] = (memory, seconds)
-        table.add_row(
-            name, f"{memory:.3f}", f"{first[0] / memory:.1f}×", f"{seconds:.3f}", f"{first[1] / seconds:.1f}×"
-        )
+        below = f"{first[0] / memory:.1f}×" if memory else "cannot be measured"
+        table.add_row(name, f"{memory:.3f}", below, f"{seconds:.3f}", f"{first[1] / seconds:.1f}×")
     Console(width=120).print(table)
     about = machine()
     print(", ".join(f"{key}: {value}" for key, value in about.items()))

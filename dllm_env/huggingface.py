@@ -122,7 +122,10 @@ class HuggingFaceDenoiser(Denoiser):
         self.pad_id = PAD
         self.mask_id = _first_id(options.mask, _of(known, config, "mask_token_id"), _id(tokenizer, "mask_token"))
         if self.mask_id < 0:
-            raise UsageError(f"{self.name}: no mask token is known; say which with {self.name}:mask=ID")
+            raise UsageError(
+                f"{self.name}: no mask token is known; say which with {self.name}:mask=ID, in Python with "
+                "options=Options(mask=ID)"
+            )
         self.eot_id = _first_id(
             _id(tokenizer, "eos_token"), _of(known, config, "eos_token_id"), _id(tokenizer, "sep_token")
         )
@@ -381,6 +384,7 @@ def _llada_config(raw: Mapping[str, Any]) -> Any:
             rms_norm_eps=raw["rms_norm_eps"],
             rope_parameters={"rope_type": "default", "rope_theta": raw["rope_theta"]},
             tie_word_embeddings=bool(raw.get("weight_tying", False)),
+            mask_token_id=raw.get("mask_token_id"),
         )
     except KeyError as error:
         raise UsageError(f"LLaDA's config.json has no {error.args[0]}") from None

@@ -265,6 +265,9 @@ def test_generating_with_a_model_that_is_loaded_already(folders, loaded) -> None
     assert answer.nfe[0] == answer.nfe[3] <= 16
     one = dllm_env.generate(loaded["dream"], None, PROMPTS[1], "threshold:0.3", 16, 8)
     assert (one.texts, one.nfe) == (answer.texts[1:2], answer.nfe[1:2])
+    llada = loaded["llada"]  # its model alone still knows its mask token
+    again = dllm_env.generate(llada.model, llada.tokenizer, PROMPTS[1], "threshold:0.3", 16, 8)
+    assert again.texts == dllm_env.generate(llada, None, PROMPTS[1], "threshold:0.3", 16, 8).texts
     for words, message in (([], "at least one prompt"), ([[{"role": "user", "content": "a"}]], "chat template")):
         with pytest.raises(UsageError, match=message):
             dllm_env.generate(loaded["dream"], None, words)

@@ -373,7 +373,7 @@ def _llada_config(raw: Mapping[str, Any]) -> Any:
         if raw.get(name) is not None and raw[name] != value:
             raise UsageError(f"this LLaDA has {name} = {raw[name]!r}; only {value!r} is supported")
     try:
-        return transformers.LlamaConfig(
+        config: Any = transformers.LlamaConfig(
             vocab_size=raw.get("embedding_size") or raw["vocab_size"],
             hidden_size=raw["d_model"],
             intermediate_size=raw.get("mlp_hidden_size") or raw["mlp_ratio"] * raw["d_model"],
@@ -384,10 +384,11 @@ def _llada_config(raw: Mapping[str, Any]) -> Any:
             rms_norm_eps=raw["rms_norm_eps"],
             rope_parameters={"rope_type": "default", "rope_theta": raw["rope_theta"]},
             tie_word_embeddings=bool(raw.get("weight_tying", False)),
-            mask_token_id=raw.get("mask_token_id"),
         )
     except KeyError as error:
         raise UsageError(f"LLaDA's config.json has no {error.args[0]}") from None
+    config.mask_token_id = raw.get("mask_token_id")
+    return config
 
 
 def _load(kind: Any, place: str, options: Options, config: Any, names: Mapping[str, str] | None = None) -> Any:

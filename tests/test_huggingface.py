@@ -404,6 +404,15 @@ def test_the_prefix_cache_evaluates_the_active_block_on_only(loaded, monkeypatch
     assert widths == [whole, 16, whole, 12, whole, 8, whole, 4]
 
 
+@pytest.mark.parametrize("family", ["llada", "dream", "a2d"])
+def test_attention_implementations_agree(family, folders, loaded) -> None:
+    eager = load_denoiser(f"{folders[family]}:attention=eager")
+    for cached in (False, True):
+        rules = {"prefix_cache": cached}
+        one, other = (play(d, "leftmost:2", 4, list(PROMPTS), rules=rules) for d in (loaded[family], eager))
+        assert torch.equal(one.responses, other.responses)
+
+
 def test_who_has_no_prefix_cache_says_so(loaded) -> None:
     for denoiser in (loaded["bert"], load_denoiser("tiny")):
         with pytest.raises(UsageError, match="has no prefix cache"):

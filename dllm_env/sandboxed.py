@@ -15,21 +15,21 @@ import resource
 import struct
 import sys
 
-# System calls by processor: its name for the kernel, then those that are looked at or refused. What is refused
+# System calls by processor: its name for the kernel, those that are needed by name, those refused. What is refused
 # gives memory that no limit counts, namespaces with rights of their own, keys of the session, other processes'
 # insides, or parts of the kernel that no program here needs.
 CALLS = {
     "x86_64": (
-        *(0xC000003E, {"socket": 41, "clone": 56}),
-        # shmget semget msgget ptrace mq_open add_key request_key keyctl unshare perf_event_open setns
-        # process_vm_writev memfd_create bpf userfaultfd
-        (29, 64, 68, 101, 240, 248, 249, 250, 272, 298, 308, 311, 319, 321, 323),
+        *(0xC000003E, {"socket": 41, "clone": 56, "keyctl": 250}),
+        # shmget semget msgget ptrace mq_open add_key request_key unshare perf_event_open setns process_vm_writev
+        # memfd_create bpf userfaultfd
+        (29, 64, 68, 101, 240, 248, 249, 272, 298, 308, 311, 319, 321, 323),
     ),
     "aarch64": (
-        *(0xC00000B7, {"socket": 198, "clone": 220}),
-        # unshare ptrace mq_open msgget semget shmget add_key request_key keyctl perf_event_open setns
-        # process_vm_writev memfd_create bpf userfaultfd
-        (97, 117, 180, 186, 190, 194, 217, 218, 219, 241, 268, 271, 279, 280, 282),
+        *(0xC00000B7, {"socket": 198, "clone": 220, "keyctl": 219}),
+        # unshare ptrace mq_open msgget semget shmget add_key request_key perf_event_open setns process_vm_writev
+        # memfd_create bpf userfaultfd
+        (97, 117, 180, 186, 190, 194, 217, 218, 241, 268, 271, 279, 280, 282),
     ),
 }
 EVERYWHERE = (425, 447)  # io_uring_setup memfd_secret
@@ -68,10 +68,9 @@ def limit(limits: list[tuple[str, int]]) -> None:
 
 def become(user: int) -> None:
     """Gives up root, and the keys of root's session."""
-    calls = CALLS.get(os.uname().machine)
-    if calls:
-        keyctl = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
-        ctypes.CDLL(None).syscall(keyctl, 1, None)  # a session of its own
+    machine, join_a_new_session = os.uname().machine, 1
+    if machine in CALLS:
+        ctypes.CDLL(None).syscall(CALLS[machine][1]["keyctl"], join_a_new_session, None)
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
@@ -96,15 +95,15 @@ def refuse_calls() -> None:
 
 def steps(machine: str) -> list[tuple[int, int, int, int]]:
     """The filter: instructions with how many to skip where they hold, and where they do not, and their operand."""
-    processor, looked_at, refused = CALLS[machine]
+    processor, named, refused = CALLS[machine]
     made = [(LOAD, 0, 0, PROCESSOR), (EQUAL, 1, 0, processor), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
     # Numbers from X32 on are the same calls in another way.
     made += [(AT_LEAST, 0, 1, X32), (RETURN, 0, 0, NOT_PERMITTED)]
-    for number in (*refused, *EVERYWHERE):
+    for number in (*refused, named["keyctl"], *EVERYWHERE):
         made += [(EQUAL, 0, 1, number), (RETURN, 0, 0, NOT_PERMITTED)]
     made += [(EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, NOT_THERE)]  # the C library then takes clone
     for name, test in (("clone", (ANY_BIT, 0, 1, NEW_USER)), ("socket", (EQUAL, 1, 0, UNIX))):
-        made += [(EQUAL, 0, 4, looked_at[name]), (LOAD, 0, 0, FIRST_ARGUMENT), test]
+        made += [(EQUAL, 0, 4, named[name]), (LOAD, 0, 0, FIRST_ARGUMENT), test]
         made += [(RETURN, 0, 0, NOT_PERMITTED), (RETURN, 0, 0, ALLOW)]
     return [*made, (RETURN, 0, 0, ALLOW)]
 

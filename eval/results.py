@@ -28,8 +28,9 @@ SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.json
 
 VERSIONS = ("policy_version", "denoiser_version", "code_version")
 PLAYED_CODE = (
-    *("answers", "backbones", "benchmarks", "checkpoints", "denoisers", "dynamics", "huggingface", "judge"),
-    *("numerics", "programs", "random", "reasoning", "rows", "sandbox", "sandboxed", "tasks", "tiny"),
+    *("answers", "backbones", "benchmark", "benchmarks", "checkpoints", "denoisers", "dynamics"),
+    *("huggingface", "judge", "numerics", "programs", "random", "reasoning", "rows", "sandbox"),
+    *("sandboxed", "tasks", "tiny"),
 )
 """Modules of the core that decide what an evaluation gives, beside those of the policies."""
 

@@ -19,8 +19,9 @@ pytest.importorskip("transformers")
 
 from make_checkpoint import make_llada
 
-from dllm_env import benchmarks, rows, sandbox
-from dllm_env.benchmarks import BENCHMARKS, Benchmark, CodeBenchmark, HumanEval
+from dllm_env import benchmark, rows, sandbox
+from dllm_env.benchmark import Benchmark
+from dllm_env.benchmarks import BENCHMARKS, CodeBenchmark, HumanEval
 from dllm_env.cli import main
 from dllm_env.dynamics import Rules, prompt_width
 from dllm_env.errors import UsageError
@@ -569,7 +570,7 @@ def test_results_of_other_data_are_not_gone_on_with(
     assert main([*command, "3", "--resume"]) == 0
     write(file, ROWS["gsm8k"][10:14])
     rows.read_rows.cache_clear()
-    benchmarks._rows.cache_clear()
+    benchmark._rows.cache_clear()
     assert main([*command, "4", "--resume"]) == 2
     assert "data have changed" in capsys.readouterr().err
 

@@ -95,3 +95,54 @@ def is_plain_expression(text: str) -> bool:
     if re.search(r"[^\W\d]\s*\.|\)\s*\.|\.\s*[^\W\d]", text):  # an attribute
         return False
     return all(found[1] in _FUNCTIONS for found in _CALL.finditer(text))
+
+
+# ---------------------------------------------------------------------------------------- algebra
+
+_NAMED = re.compile(r"\\(?:operatorname\s?\{\s?)?(?:mathrm\s?\{\s?)?(a(?:rc)?)?(sinh?|cosh?|tanh?|cot|sec|csc|exp|log|ln)(?![A-Za-z])")
+_ARGUMENT = r"(\([^()]*(?:\([^()]*\)[^()]*)*\)|\d*\s?[A-Za-z](?![A-Za-z]))"
+_POWER_OF = re.compile(rf"([a-z]+)\s?\^\s?\(?([2-9])\)?\s?{_ARGUMENT}")
+_OF = re.compile(rf"(?<![A-Za-z])([a-z]{{2,5}}) {_ARGUMENT}")
+_TOKEN = re.compile(r"\s*([A-Za-z]+|\d+(?:\.\d+)?|\.\d+|\*\*|[-+*/()^])")
+_LONG = 1_000
+
+
+def algebra(text: str) -> str:
+    r"""LaTeX's algebra as Python writes it: ``3x^2\sin(x)`` as ``3*x**2*sin(x)``; empty where it is none."""
+    if len(text) > _LONG:
+        return ""
+    text = divided(one_spelling(without_unicode(text)))
+    text = _NAMED.sub(lambda found: f" {'a' if found[1] else ''}{found[2].replace('ln', 'log')} ", text)
+    text = text.replace("\\sqrt", " sqrt ").replace("{}", "").replace("\\pi", " pi ")
+    text = _COMMAND.sub(_written, text).translate(_SIGNS).strip("$` \n.")
+    text = re.sub(r"(?<![A-Za-z])e\s?\^\s?([A-Za-z\d])", r"e^(\1)", text)
+    text = re.sub(r"(?<![A-Za-z])e\s?\^\s?\(", " exp (", text)
+    text = " ".join(text.split())
+    text = _POWER_OF.sub(lambda f: f"({f[1]}({f[3].strip('() ')}))**{f[2]}" if f[1] in _FUNCTIONS else f[0], text)
+    text = _OF.sub(lambda f: f"{f[1]}({_within(f[2])})" if f[1] in _FUNCTIONS else f[0], text)
+    return _multiplied(text)
+
+
+def _within(argument: str) -> str:
+    return argument[1:-1] if argument.startswith("(") else argument
+
+
+def _multiplied(text: str) -> str:
+    """An expression with all its products written out; empty where it is none."""
+    written: list[str] = []
+    at, ended = 0, False
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if not token:
+            return ""
+        at, word = token.end(), token[1]
+        called = word in _FUNCTIONS and text[at : at + 1] == "("
+        if word in _FUNCTIONS and not called:
+            return ""
+        names = [word] if called or word == "pi" or not word[0].isalpha() else list(word)
+        for name in names:
+            if ended and (name[0].isalnum() or name[0] in ".("):
+                written.append("*")
+            written.append("**" if name == "^" else name)
+            ended = not called and (name[0].isalnum() or name[0] in ".)")
+    return "".join(written)

@@ -133,3 +133,50 @@ def divided(text: str) -> str:
             characters[top], characters[ends[top]] = "((", ")/"
             characters[bottom], characters[ends[bottom]] = "(", "))"
     return "".join(characters)
+
+
+# ---------------------------------------------------------------------------------------- plain text
+
+_FONT = re.compile(r"\\(?:text|math)(?:normal|bf|it|rm|tt|sf)?\s?(?=\{)|\\(?:mbox|operatorname)\s?(?=\{)")
+_AS_TEXT = (
+    (re.compile(r"\\(?:begin|end)\s?\{(?:array|tabular|[bpvBV]?matrix|smallmatrix)\}(?:\{[clr|]{0,40}\})?|\\hline"), ""),
+    (re.compile(r"(?<!\s)\s*\\\\(?:\[[^\[\]]{0,9}\])?\s*"), "\n"),
+    (re.compile(r"(?<!\s)\s*(?<!\\)&\s*"), " "),
+    (re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree(?![A-Za-z])"), ""),
+    (re.compile(r"\{([,:.])\}"), r"\1"),
+    (re.compile(r"(?<!\s)\s*\\(?:times|cdot)(?![A-Za-z])\s*"), " × "),
+    (re.compile(r"(?<!\s)\s*\\(?:to|rightarrow|implies|Rightarrow|longrightarrow)(?![A-Za-z])\s*"), " → "),
+    (re.compile(r"(?<!\s)\s*\\(?:leftrightarrow|iff|Leftrightarrow)(?![A-Za-z])\s*"), " ↔ "),
+    (re.compile(r"(?<!\s)\s*\\(?:land|wedge)(?![A-Za-z])\s*"), " ∧ "),
+    (re.compile(r"(?<!\s)\s*\\(?:lor|vee)(?![A-Za-z])\s*"), " ∨ "),
+    (re.compile(r"(?<!\s)\s*\\oplus(?![A-Za-z])\s*"), " ⊕ "),
+    (re.compile(r"\\(?:neg|lnot)(?![A-Za-z])\s*"), "¬"),
+    (re.compile(r"(?<=\d)\s*(?:\\cdot|\\[,;: ])\s*i(?![A-Za-z])"), "i"),
+    (re.compile(r"(?<=\d)\\,(?=\d{3})"), ""),
+    (re.compile(r"\\[,;: ]|\\(?:quad|qquad)(?![A-Za-z])"), " "),
+    (re.compile(r"\\([$%&#_{}])"), r"\1"),
+    (re.compile(r"\^\s?\{([^{}]{1,9})\}"), r"^\1"),
+)
+
+
+def without_fonts(text: str, around: str = " ") -> str:
+    r"""``\text{ eggs}`` as ``eggs``, between spaces or what else is to stand ``around``."""
+    ends, characters = closing_braces(text), list(text)
+    for found in _FONT.finditer(text):
+        if found.end() in ends:
+            characters[found.start() : found.end()] = [""] * (found.end() - found.start())
+            characters[found.end()] = characters[ends[found.end()]] = around
+    text = "".join(characters)
+    return re.sub(r" {2,}", " ", text) if around else text
+
+
+def as_text(text: str) -> str:
+    r"""LaTeX as plain text: ``\frac{1}{2}`` as 1/2, ``1{,}035`` as 1,035, ``\text{a} \to \text{b}`` as a → b."""
+    if "\\" not in text and "{" not in text:
+        return text
+    text = re.sub(r"\\(?:mathrm|text)\s?\{i\}", "i", text)
+    text = without_fonts(one_spelling(text), "")
+    for written, usual in _AS_TEXT:
+        text = written.sub(usual, text)
+    text = divided(text)
+    return re.sub(r"\(\((-?[\w.]+)\)/\((-?[\w.]+)\)\)", r"\1/\2", text).strip()

@@ -15,8 +15,8 @@ from typing import Any
 from dllm_env.answers import boxes, tagged
 from dllm_env.errors import UsageError
 from dllm_env.judge import Judge, ask
-from dllm_env.latex import LONGEST, closing_braces, one_spelling, without_unicode
-from dllm_env.plain import repeating_decimals, without_fonts
+from dllm_env.latex import LONGEST, one_spelling, without_fonts, without_unicode
+from dllm_env.plain import repeating_decimals
 
 
 def same_mathematics(expected: str, response: str) -> bool:
@@ -80,30 +80,31 @@ _DIGITS |= {"eleven": "11", "twelve": "12", "sixteen": "16", "twenty": "20"}
 _BASES = "|".join(_DIGITS)
 _USUAL: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<=\d)(?:\\[,: ]|[\u2009\u202f])(?=\d{3}(?!\d))"), ""),
-    (re.compile(r"\\not\s?=|\\ne(?![A-Za-z])"), r"\\neq"),
+    (re.compile(r"\\not ?=|\\ne(?![A-Za-z])"), r"\\neq"),
     (re.compile(r"\\(?:le|leqslant|leqq)(?![A-Za-z])"), r"\\leq"),
     (re.compile(r"\\(?:ge|geqslant|geqq)(?![A-Za-z])"), r"\\geq"),
     (re.compile(r"\\lt(?![A-Za-z])"), "<"),
     (re.compile(r"\\gt(?![A-Za-z])"), ">"),
     (re.compile(r"\\langle(?![A-Za-z])"), "("),
     (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
-    (re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}|\\text\{\s*(?:the )?empty set\s*\}"), r"\\emptyset "),
-    (re.compile(r"(?:\{\}|\\,|\s)*\^?\s*\{?\s*(?:\\degree|\\deg(?!ree))(?![A-Za-z])\s*\}?"), r"^{\\circ}"),
-    (re.compile(r"(?<=[\d}])\s*\{?\}?\s*\^\s*(?:\{\s*(?:o|\\circ)\s*\}|o(?![A-Za-z])|\\circ(?![A-Za-z]))"), r"^{\\circ}"),
+    (re.compile(r"\\varnothing(?![A-Za-z])|\\\{ ?\\\}|\\text\{ ?(?:the )?empty set ?\}"), r"\\emptyset "),
+    (re.compile(r"(?: |\\,)?(?:\{\})?\^? ?\{? ?(?:\\degree|\\deg(?!ree))(?![A-Za-z]) ?\}?"), r"^{\\circ}"),
+    (re.compile(r"(?<=[\d}]) ?(?:\{\})?\^ ?(?:\{ ?(?:o|\\circ) ?\}|o(?![A-Za-z])|\\circ(?![A-Za-z]))"), r"^{\\circ}"),
     (re.compile(r"\\(?:mathrm|text|mathbf|operatorname)\{i\}|\\imath(?![A-Za-z])"), "i"),
-    (re.compile(r"(?:(?<=\d)\s*(?:\\[,;: ]|\\cdot|\*)?|\\cdot|\*)\s*i(?![A-Za-z])"), " i"),
-    (re.compile(r"\\overline\{\s*i\s*\}"), r"(-i)"),
+    (re.compile(r"(?:(?<=\d) ?(?:\\[,;: ]|\\cdot|\*)?|\\cdot|\*) ?i(?![A-Za-z])"), " i"),
+    (re.compile(r"\\overline\{ ?i ?\}"), r"(-i)"),
     (re.compile(r"(?<![\d./^_{])(\d{1,9}) (\d{1,9})/(\d{1,9})(?![\d/])"), r"\1\\frac{\2}{\3}"),
-    (re.compile(rf"_\s*\{{?\s*(?:\\(?:text|mathrm)\{{)?\s*({_BASES}|\d{{1,2}})\s*\}}?\s*\}}?(?![A-Za-z])"), r"_{\1}"),
-    (re.compile(rf"(?:\\ )*\s*\(?\\text\{{\s*\(?(?:in )?base[ -]?({_BASES}|\d{{1,2}})\)?\s*\}}\)?"), r"_{\1}"),
-    (re.compile(r"(?:\\ )*\s*\(?\\text\{\s*\(?(?:in )?base[ -]?\}\s*(\d{1,2})\)?"), r"_{\1}"),
+    (re.compile(rf"_ ?\{{ ?(?:\\(?:text|mathrm)\{{ ?)?({_BASES}|\d{{1,2}}) ?\}}? ?\}}"), r"_{\1}"),
+    (re.compile(r"(?<!\\log)_ ?(\d{1,2})(?!\d)"), r"_{\1}"),
+    (re.compile(rf"(?:\\ )? ?\(?\\text\{{ ?\(?(?:in )?base[ -]?({_BASES}|\d{{1,2}})\)? ?\}}\)?"), r"_{\1}"),
+    (re.compile(r"(?:\\ )? ?\(?\\text\{ ?\(?(?:in )?base[ -]?\} ?(\d{1,2})\)?"), r"_{\1}"),
 )
 _BASE_WORD = re.compile(rf"_\{{({_BASES})\}}")
 
 
 def usual(text: str) -> str:
     """A text in one spelling, without what math-verify does not read."""
-    text = repeating_decimals(one_spelling(without_unicode(text)))
+    text = re.sub(r"\s+", " ", repeating_decimals(one_spelling(without_unicode(text))))
     for spelling, written in _USUAL:
         text = spelling.sub(written, text)
     return _BASE_WORD.sub(lambda found: f"_{{{_DIGITS[found[1]]}}}", text).strip()
@@ -136,7 +137,7 @@ def _word(text: str) -> str:
     return said.lower()
 
 
-_BASED = re.compile(r"(?<![A-Za-z\\])\(?([0-9A-F]*[0-9][0-9A-F]*|[A-F]+(?=_\{16\}))\)?\s*_\{(\d{1,2})\}")
+_BASED = re.compile(r"(?<![A-Za-z\d\\])\(?((?=[A-F]{0,9}\d|[A-F]{1,9}\)?_\{16\})[0-9A-F]{1,60})\)? ?_\{(\d{1,2})\}")
 
 
 def _bases_agree(gold: str, said: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from dllm_env.answers import boxed, tagged
-from dllm_env.latex import LONGEST, closing_braces
+from dllm_env.latex import LONGEST, closing_braces, without_unicode
 from dllm_env.plain import HYPHEN, NUMBER, UNLIKE, number, plain
 
 _PHRASE = re.compile(r"\banswer\b[^\n]{0,40}?(?:\bis\b|=|:)", re.IGNORECASE)
@@ -42,6 +42,12 @@ def final_number(text: str, counted: Collection[str] = ()) -> Fraction | None:
     return _said(phrase, counted) if re.search(r"\d|[½⅓⅔¼¾]", phrase) else _last(text, counted)
 
 
+def stated(text: str) -> Fraction | None:
+    """The number that a text is, beside units and currency; None where it is none, or several."""
+    found = _stated(text, ())
+    return found[0] if len(found) == 1 else None
+
+
 def _behind_hashes(text: str) -> str:
     """The line behind the last ``####``, where it begins with a number and is no heading."""
     line = text.rpartition("####")[2].strip().partition("\n")[0] if "####" in text else ""
@@ -62,13 +68,15 @@ def _behind_phrase(text: str) -> str:
 
 def _stated(text: str, counted: Collection[str]) -> list[Fraction | None]:
     """What a box states: of an equation the last side that is a number; several values, where it states several."""
-    if len(set(_NAMED.findall(text))) > 1:  # x = 2, y = 3
+    if len(text) > _LONG or len(set(_NAMED.findall(text))) > 1:  # x = 2, y = 3
         return [None]
     sides = [_side(side) for side in plain(text, counted).split("=")]
     sides = [side for side in sides if side]
     return next((side for side in reversed(sides) if len(side) == 1 and side[0] is not None), [None] if sides else [])
 
 
+_LONG = 1_000
+"""Characters; no longer text states a number."""
 _NAMED = re.compile(r"(?:^|[,;]|\band\b|\\quad)[\s$]{0,3}([A-Za-z])[\s$]{0,3}=")
 
 
@@ -77,7 +85,7 @@ def _side(text: str) -> list[Fraction | None]:
     text = re.sub(r"^\W{0,3}- (?=\d)", "-", text.strip())
     found = _numbers(text, alone=True)
     if len(found) > 1 and (joined := _joined(text, found[0], found[1])):
-        same = joined == "listed" and found[0].value == found[1].value
+        same = joined in ("listed", "either") and found[0].value == found[1].value
         return [spot.value for spot in (found[:1] if same else found)]
     return [spot.value for spot in found[:1]]
 
@@ -93,9 +101,13 @@ def _said(text: str, counted: Collection[str]) -> Fraction | None:
 
 
 def _last(text: str, counted: Collection[str]) -> Fraction | None:
-    """The last number of a text."""
-    spots = _in_prose(plain(text, counted), listed=False)
-    return spots[-1].value if spots else None
+    """The last number of a text; only what is near to its last digit is read."""
+    text = without_unicode(text)
+    ends = max(text.rfind(digit) for digit in "0123456789") + 1
+    start = max(0, ends - _LONG // 2)
+    near = text[start : ends + _LONG // 4]
+    spots = _in_prose(plain(near.partition(" ")[2] if start else near, counted), listed=False)
+    return spots[-1].value if spots and ends else None
 
 
 def _in_prose(text: str, listed: bool) -> list[_Spot]:
@@ -104,7 +116,8 @@ def _in_prose(text: str, listed: bool) -> list[_Spot]:
     spots = _numbers(text, alone=False)
     for left, right in zip(spots, spots[1:], strict=False):
         joined = _joined(text, left, right)
-        if joined in ("calculated", "ranged") or (listed and joined and left.value != right.value):
+        several = joined == "either" or (listed and joined == "listed")
+        if joined in ("calculated", "ranged") or (several and left.value != right.value):
             left.value = right.value = None
             left.calculation = right.calculation = joined == "calculated"
     return spots
@@ -194,7 +207,7 @@ _OPERATOR += ("multipliedby", "dividedby", "/", "forevery", "%of", "percentof", 
 
 
 def _joined(text: str, left: _Spot, right: _Spot) -> str:
-    """How two numbers that follow each other are joined: listed, ranged, calculated; empty where they are not."""
+    """How two numbers that follow each other are joined: listed, either, ranged, calculated; empty where they are not."""
     between = re.sub(r"[{}]", "", text[left.end : right.start][:100])
     if _is_compound(between, text[right.end : right.end + 20]):
         return "ranged"
@@ -202,8 +215,10 @@ def _joined(text: str, left: _Spot, right: _Spot) -> str:
     sign = text[right.start : right.start + 1] in "+-" and text[left.end : right.start].strip() == ""
     if packed.endswith(_OPERATOR) or packed == "x" or (packed in ("-", HYPHEN) and " " in between):
         return "calculated"
-    if packed in _RANGED or re.search(r"\bor\b", between):
+    if packed in _RANGED:
         return "ranged"
+    if re.search(r"\bor\b", between):
+        return "either"
     return "listed" if packed in _LISTED or sign else ""
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection
 from fractions import Fraction
 
-from dllm_env.latex import ascii_digits, closing_braces, one_spelling, without_unicode
+from dllm_env.latex import one_spelling, without_fonts, without_unicode
 
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,2}(?!\d))?(?:/\d+)?")
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{2,3})*,\d{3}(?:\.\d+)?")
@@ -68,8 +68,7 @@ def _repeated(found: re.Match[str]) -> str:
 
 # --------------------------------------------------------------------------------------- plain numbers
 
-_FONT = re.compile(r"\\(?:text|math)(?:normal|bf|it|rm|tt|sf)?\s?(?=\{)|\\(?:mbox|operatorname)\s?(?=\{)")
-_CURRENCY = r"(?:\\?\$|[€£¥])\s?\d[\d,]*(?:\.\d+)?"
+_CURRENCY = r"(?:\\?\$|[€£¥])\s?\d[\d,]{0,30}(?:\.\d{1,30})?"
 _ABBREVIATED = re.compile(rf"({_CURRENCY})\s?(k|K|m|M|mn|MM|b|B|bn)(?![A-Za-z]|\s?\$)")
 _LETTERS = {"k": "thousand", "m": "million", "b": "billion"}
 _WRITTEN_SO: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
@@ -101,7 +100,8 @@ _PARTS = {"half": 2, "third": 3, "fourth": 4, "quarter": 4, "fifth": 5, "sixth":
 _HALVES = re.compile(rf"(?<![\d./,])(\d{{1,20}}) and (?:an?|one|1) ({'|'.join(_PARTS)})\b")
 _NTHS = {**_PARTS, "halve": 2, "seventh": 7, "ninth": 9, "hundredth": 100, "thousandth": 1000, "millionth": 10**6}
 _SHARE = re.compile(rf"(?<![\d./,])(\d{{1,20}}) ({'|'.join(sorted(set(_NTHS) - {'quarter'}, key=len)[::-1])})s?\b")
-_SCALED = re.compile(rf"({NUMBER.pattern})[ -]?({'|'.join(SCALES)})s?\b", re.IGNORECASE)
+_SCALABLE = r"(?<![\d,./])[-+]?\d[\d,]{0,30}(?:\.\d{1,30})?(?:/\d{1,20})?"
+_SCALED = re.compile(rf"({_SCALABLE})[ -]?({'|'.join(SCALES)})s?\b", re.IGNORECASE)
 
 
 def plain(text: str, counted: Collection[str] = ()) -> str:
@@ -127,16 +127,6 @@ def plain(text: str, counted: Collection[str] = ()) -> str:
     return text
 
 
-def without_fonts(text: str) -> str:
-    r"""``\text{ eggs}`` as ``eggs``, between spaces."""
-    ends, characters = closing_braces(text), list(text)
-    for found in _FONT.finditer(text):
-        if found.end() in ends:
-            characters[found.start() : found.end()] = [""] * (found.end() - found.start())
-            characters[found.end()] = characters[ends[found.end()]] = " "
-    return re.sub(r" {2,}", " ", "".join(characters))
-
-
 def _quotient(found: re.Match[str]) -> str:
     top, bottom = number(found[1].replace(" ", "")), number(found[2].replace(" ", ""))
     return found[0] if top is None or not bottom else f" {exact(top / bottom)}"
@@ -151,5 +141,3 @@ def _improper(found: re.Match[str]) -> str:
 def _scaled(found: re.Match[str], counted: Collection[str]) -> str:
     value, word = number(found[1]), found[2].lower()
     return found[0] if value is None or word in counted else exact(value * SCALES[word])
-
-

@@ -142,7 +142,7 @@ _AS_TEXT = (
     (re.compile(r"\\(?:begin|end)\s?\{(?:array|tabular|[bpvBV]?matrix|smallmatrix)\}(?:\{[clr|]{0,40}\})?|\\hline"), ""),
     (re.compile(r"(?<!\s)\s*\\\\(?:\[[^\[\]]{0,9}\])?\s*"), "\n"),
     (re.compile(r"(?<!\s)\s*(?<!\\)&\s*"), " "),
-    (re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree(?![A-Za-z])"), ""),
+    (re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree(?![A-Za-z])|°"), ""),
     (re.compile(r"\{([,:.])\}"), r"\1"),
     (re.compile(r"(?<!\s)\s*\\(?:times|cdot)(?![A-Za-z])\s*"), " × "),
     (re.compile(r"(?<!\s)\s*\\(?:to|rightarrow|implies|Rightarrow|longrightarrow)(?![A-Za-z])\s*"), " → "),
@@ -172,7 +172,7 @@ def without_fonts(text: str, around: str = " ") -> str:
 
 def as_text(text: str) -> str:
     r"""LaTeX as plain text: ``\frac{1}{2}`` as 1/2, ``1{,}035`` as 1,035, ``\text{a} \to \text{b}`` as a → b."""
-    if "\\" not in text and "{" not in text:
+    if not re.search(r"[\\{^°]", text):
         return text
     text = re.sub(r"\\(?:mathrm|text)\s?\{i\}", "i", text)
     text = without_fonts(one_spelling(text), "")

@@ -121,6 +121,22 @@ class ReasoningGym:
         return self.dataset not in STRICTER or STRICTER[self.dataset](said, entry)
 
 
+def full_marks(dataset: str, settings: Settings) -> Judge:
+    """The judge that ``score`` asks: whether one of the readings gets full marks."""
+    made, entry = _make(dataset, settings), _entry(dataset, settings, 0)
+    with contextlib.suppress(Exception):  # what the first use prepares is there for every question then
+        made.score_answer(entry["answer"], entry)
+
+    def judge(readings: Sequence[str], entry: Mapping[str, Any]) -> bool:
+        for said in readings:
+            with contextlib.suppress(Exception):  # which need not concern another reading
+                if made.score_answer(said, entry) >= 1.0:
+                    return True
+        return False
+
+    return judge
+
+
 def _can_be_said(answer: object) -> bool:
     """Whether an answer can be given in a box: one that is empty, or closes a brace that is not open, cannot."""
     if not isinstance(answer, str):  # of several right ones, the data set names none

@@ -72,7 +72,7 @@ _SPELLINGS = (
     (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
     (re.compile(r"\\lbrack(?![A-Za-z])"), "["),
     (re.compile(r"\\rbrack(?![A-Za-z])"), "]"),
-    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\{([,:.])\}"), r"\1"),
 )
 _TAKES = re.compile(r"\\(?:(frac|binom)|sqrt(?:\s?\[[^\[\]{}]{0,20}\])?)(?![A-Za-z])")
 _TOKEN = re.compile(r"\s*(\\[A-Za-z]+|[A-Za-z\d])")
@@ -143,7 +143,6 @@ _AS_TEXT = (
     (re.compile(r"(?<!\s)\s*\\\\(?:\[[^\[\]]{0,9}\])?\s*"), "\n"),
     (re.compile(r"(?<!\s)\s*(?<!\\)&\s*"), " "),
     (re.compile(r"\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree(?![A-Za-z])|°"), ""),
-    (re.compile(r"\{([,:.])\}"), r"\1"),
     (re.compile(r"(?<!\s)\s*\\(?:times|cdot)(?![A-Za-z])\s*"), " × "),
     (re.compile(r"(?<!\s)\s*\\(?:to|rightarrow|implies|Rightarrow|longrightarrow)(?![A-Za-z])\s*"), " → "),
     (re.compile(r"(?<!\s)\s*\\(?:leftrightarrow|iff|Leftrightarrow)(?![A-Za-z])\s*"), " ↔ "),

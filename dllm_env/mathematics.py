@@ -32,7 +32,9 @@ def same_mathematics(expected: str, response: str) -> bool:
     text, gold = response[-LONGEST:], usual(expected)
     said = _boxed_together(text) or tagged(text) or _bare(text[-1_000:])
     if said is None:
-        return ask(mathematics, (), _unbased(gold), usual(text[-1_000:]).replace("\\boxed{}", ""))
+        text = usual(text[-1_000:]).replace("\\boxed{}", "")
+        last = _IN_DOLLARS.findall(text)[-1:] or [gold]
+        return _relations_agree(gold, last[0]) and ask(mathematics, (), _unbased(gold), text)
     said = said.strip().rstrip(".")
     if len(said) > 1_000:
         return False
@@ -46,6 +48,7 @@ def same_mathematics(expected: str, response: str) -> bool:
 
 # ------------------------------------------------------------------------------------ where it stands
 
+_IN_DOLLARS = re.compile(r"\$([^$]{1,200})\$")
 _AND = re.compile(r"[\s$]*(?:,|,?\s?(?:and|or)\b|\\text\{ ?(?:and|or) ?\})[\s$]*")
 
 
@@ -169,6 +172,8 @@ def _relations_agree(gold: str, said: str) -> bool:
 
 def _brackets_agree(gold: str, said: str) -> bool:
     r"""Whether lists are in the same brackets: ``(1, 2)`` is no set. Braces around all of a list may be left out."""
+    if bool(_ORDER.search(gold)) != bool(_ORDER.search(said)):  # an inequality and an interval
+        return True
     expected, found = _brackets(gold), _brackets(said)
     return not found or (expected - found) + (found - expected) in (Counter(), Counter(["\\{\\}"]))
 

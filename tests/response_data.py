@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,16 @@ def write_problems(folder: Path) -> None:
             (folder / kind / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def responses(task: str) -> Iterator[Any]:
+def responses(task: str) -> list[Any]:
     """The responses to a task as parameters: about, response, score."""
+    found = []
     for line in (FOLDER / "responses.jsonl").read_text("utf-8").splitlines():
         case = json.loads(line)
         if case["task"] == task:
             said = case["response"]
             text = said if isinstance(said, str) else said[0] + said[1] * said[2] + said[3]
-            yield pytest.param(case["about"], text, case["score"], id=case["name"])
+            found.append(pytest.param(case["about"], text, case["score"], id=case["name"]))
+    return found
 
 
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from dllm_env.denoisers import Denoiser, Extras, load_denoiser
 from dllm_env.dynamics import Context, Dynamics, Rules, State, prompt_width
 from dllm_env.errors import UsageError
+from dllm_env.rendering import View, as_picture, as_text
 from dllm_env.rewards import load_reward
 from dllm_env.tasks import SPLITS, Problem, Split, Task, count_problems, load_task
 
@@ -28,8 +29,8 @@ Arrays = dict[str, np.ndarray]
 PROBLEMS = 1 << 31
 """Episodes draw the index of their problem from [0, PROBLEMS), of a task with an end from what it has."""
 
-RENDER_MODES = ("ansi",)
-
+RENDER_MODES = ("ansi", "human", "rgb_array")
+"""A text, the text printed after every reset and step, or a picture."""
 
 EXTRAS = ("entropy", "margin", "hidden")
 """The optional features that an environment can show."""
@@ -145,6 +146,7 @@ class Game:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise UsageError(f"unknown render mode {render_mode!r}; choose {', '.join(RENDER_MODES)} or None")
         self.config = config
+        self.render_mode = render_mode
         self.task = load_task(config.task, config.data, config.allow_code_execution)
         if not isinstance(self.task, Task):
             raise UsageError(f"{config.task!r} is not a task; give a name or an object with problem and score")
@@ -259,19 +261,28 @@ class Game:
             out[name] = features(getattr(seen, name))
         return {name: out[name].copy() for name in self.observation_space.spaces}
 
-    def render(self, state: State, episodes: Sequence[Episode]) -> list[str]:
-        """Per row a text: problem, then the response with ▁ for masks and the active block in brackets."""
+    def views(self, state: State, episodes: Sequence[Episode]) -> list[View]:
+        """What there is to draw of each row."""
         starts = self.dynamics.block_start(state).tolist()
         rows = zip(self.dynamics.responses(state).tolist(), state.masked.tolist(), starts, strict=True)
-        texts = []
+        views = []
         for (ids, masked, start), info, episode in zip(rows, self.infos(state, episodes), episodes, strict=True):
-            words = ["▁" if hidden else self.denoiser.decode([i]) for i, hidden in zip(ids, masked, strict=True)]
-            if any(masked):
-                last = start + self.rules.block_length - 1
-                words[start], words[last] = "[" + words[start], words[last] + "]"
-            head = f"step {info['step']}, {info['nfe']} denoiser evaluations"
-            texts.append(f"{episode.problem.prompt}\n{' '.join(words)}\n{head}\n")
-        return texts
+            words = ["" if hidden else self.denoiser.decode([i]) for i, hidden in zip(ids, masked, strict=True)]
+            block = range(start, start + self.rules.block_length) if any(masked) else range(0)
+            status = f"step {info['step']}, {info['nfe']} denoiser evaluations"
+            views.append(View(episode.problem.prompt, words, masked, block, status))
+        return views
+
+    def render(self, state: State, episodes: Sequence[Episode]) -> list[str] | list[np.ndarray] | None:
+        """A text or a picture per row, or prints the texts, by ``render_mode``."""
+        views = self.views(state, episodes)
+        if self.render_mode == "rgb_array":
+            return [as_picture(view) for view in views]
+        texts = [as_text(view) for view in views]
+        if self.render_mode == "ansi":
+            return texts
+        print(*texts, sep="\n", flush=True)
+        return None
 
 
 def reset_options(options: dict[str, Any] | None) -> Any:
@@ -311,7 +322,8 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
 
     Args:
         config: all settings; None for the defaults.
-        render_mode: ``"ansi"`` or None.
+        render_mode: what ``render`` returns: ``"ansi"`` a text, ``"rgb_array"`` a picture (height, width, 3) uint8 whose
+            size is that of the response; ``"human"`` prints the text after every reset and step; or None.
         settings: fields of ``EnvConfig`` to change.
 
     Raises:
@@ -338,6 +350,8 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
         self._episode, self._ended = self.game.draw(self.np_random, index), False
         self._state = self.game.begin([self._episode])
         self.game.dynamics.predict(self._state)
+        if self.render_mode == "human":
+            self.render()
         return self._observation(self._state), self.game.infos(self._state, [self._episode])[0]
 
     def step(self, action: np.ndarray) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
@@ -352,17 +366,20 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
         seen = state[torch.arange(1, device=state.step.device)] if truncated else state
         if not terminated:
             game.dynamics.predict(seen)
+        if self.render_mode == "human":
+            self.render()
         info = verdict.infos[0] if self._ended else game.infos(state, episodes)[0]
         return self._observation(seen), float(verdict.rewards[0]), terminated, truncated, info
 
     def _observation(self, state: State) -> Arrays:
         return {name: values[0].copy() for name, values in self.game.observe(state).items()}
 
-    def render(self) -> str | None:
-        """The prompt and the partly masked response as text, with ``render_mode="ansi"``."""
+    def render(self) -> str | np.ndarray | None:
+        """The prompt and the partly masked response, as ``render_mode`` says."""
         if self.render_mode is None:
-            gymnasium.logger.warn('nothing to render; make the environment with render_mode="ansi"')
+            gymnasium.logger.warn('nothing to render; make the environment with render_mode="ansi" or "rgb_array"')
             return None
         if self._state is None or self._episode is None:
             raise gymnasium.error.ResetNeeded("call reset before render")
-        return self.game.render(self._state, [self._episode])[0]
+        drawn = self.game.render(self._state, [self._episode])
+        return None if drawn is None else drawn[0]

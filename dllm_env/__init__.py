@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Python started in a checkout finds this folder before the installed package, and policies/, train/ and eval/ beside it.
+# Python started in a checkout finds this folder first, and policies/, train/ and eval/ beside it.
 if not os.path.isdir(os.path.join(os.path.dirname(__file__), "policies")):
     __path__.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 

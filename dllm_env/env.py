@@ -322,7 +322,7 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
 
     Args:
         config: all settings; None for the defaults.
-        render_mode: what ``render`` returns: ``"ansi"`` a text, ``"rgb_array"`` a picture, (height, width, 3) uint8,
+        render_mode: what ``render`` returns: ``"ansi"`` a text, ``"rgb_array"`` a picture (height, width, 3) uint8
             of one size for all episodes; ``"human"`` prints the text after every reset and step; or None.
         settings: fields of ``EnvConfig`` to change.
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import warnings
 from functools import partial
+from itertools import pairwise
+from itertools import pairwise
 from typing import Any
 
 import cloudpickle
@@ -291,11 +293,11 @@ def test_pictures_are_of_one_size_and_show_each_step() -> None:
     height, width, channels = shown[0].shape
     assert (height % 16, width % 16, channels) == (0, 0, 3)
     assert {frame.dtype for frame in shown} == {np.dtype(np.uint8)}
-    assert all(not np.array_equal(a, b) for a, b in zip(shown, shown[1:], strict=False))
+    assert all(not np.array_equal(a, b) for a, b in pairwise(shown))
 
 
 def test_a_picture_by_hand() -> None:
-    """Cells are 80 by 16 pixels below six lines of prompt; the middle of a line's top edge has the cell's colour."""
+    """Cells are 80 by 16 pixels below six lines of prompt; their top edge shows their colour."""
     view = View("p", ["a", "", "", ""], [False, True, True, True], range(0, 2), "step 1")
     picture = as_picture(view)
     assert picture.shape == (6 * 16 + 16 + 32, 640, 3)

@@ -8,7 +8,6 @@ import sys
 import warnings
 from functools import partial
 from itertools import pairwise
-from itertools import pairwise
 from typing import Any
 
 import cloudpickle

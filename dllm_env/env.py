@@ -6,6 +6,7 @@ episodes are drawn, observations, outcomes), so that row i of the one cannot dif
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -31,6 +32,9 @@ PROBLEMS = 1 << 31
 
 RENDER_MODES = ("ansi", "human", "rgb_array")
 """A text, the text printed after every reset and step, or a picture."""
+
+PROCESS = os.getpid()
+"""Where this module was loaded; another number in a process that was forked from there."""
 
 EXTRAS = ("entropy", "margin", "hidden")
 """The optional features that an environment can show."""
@@ -145,6 +149,9 @@ class Game:
     def __init__(self, config: EnvConfig, render_mode: str | None = None) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise UsageError(f"unknown render mode {render_mode!r}; choose {', '.join(RENDER_MODES)} or None")
+        if os.getpid() != PROCESS:
+            # Forked, as by AsyncVectorEnv: the threads stayed with the parent, torch would wait for them for ever.
+            torch.set_num_threads(1)
         self.config = config
         self.render_mode = render_mode
         self.task = load_task(config.task, config.data, config.allow_code_execution)

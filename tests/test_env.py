@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -352,6 +353,21 @@ def test_gymnasium_vectorizes_it_with_pictures(mode: str, toy_folder: Any) -> No
     envs.step(envs.action_space.sample())
     assert [picture.shape for picture in envs.render()] == [(144, 640, 3)] * 2  # type: ignore[union-attr]
     envs.close()
+
+
+def test_forked_environments_do_not_wait_for_their_parents_threads(toy_folder: Any) -> None:
+    code = f"""if True:
+        import dllm_env, gymnasium, torch
+        torch.set_num_threads(4)
+        torch.rand(2000, 200) @ torch.rand(200, 2000)
+        torch.rand(1000, 1000).softmax(-1)
+        envs = gymnasium.make_vec({dllm_env.ENVIRONMENT!r}, 2, vectorization_mode="async",
+                                  vector_kwargs={{"context": "fork"}}, denoiser={str(toy_folder)!r})
+        envs.reset(seed=0)
+        envs.step(envs.action_space.sample())
+        envs.close()"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment)
 
 
 @pytest.mark.parametrize("mode", [None, "ansi", "rgb_array", "rgb_array_list"])

@@ -18,10 +18,10 @@ from dllm_env.random import RowRandom
 
 
 def process(
-    tokens: list[int], block: int, prompt: int = 0, view: View = View(), **rules: Any
+    tokens: list[int], block: int, prompt: int = 0, view: View | None = None, **rules: Any
 ) -> tuple[Dynamics, Scripted]:
     denoiser = Scripted(favouring(tokens), prompt)
-    return Dynamics(denoiser, Rules(len(tokens), block, **rules), prompt, view), denoiser
+    return Dynamics(denoiser, Rules(len(tokens), block, **rules), prompt, view or View()), denoiser
 
 
 def act(dynamics: Dynamics, state: State, *rows: str) -> None:

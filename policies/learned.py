@@ -105,7 +105,7 @@ class LearnedPolicy(ModelHubMixin):
             save_directory: where to.
             repo_id: name on the Hub; by default the folder's.
             push_to_hub: upload it, too.
-            model_card_kwargs: arguments of ``policies.card.model_card``: ``name``, ``results``.
+            model_card_kwargs: arguments of ``policies.model_card.model_card``: ``name``, ``results``.
             config: not used; the Hub's way to call this has it.
             pushing: arguments of ``push_to_hub``.
 
@@ -136,8 +136,8 @@ class LearnedPolicy(ModelHubMixin):
         return folder
 
     def generate_model_card(self, *_: Any, **about: Any) -> ModelCard:
-        """What ``README.md`` says; see ``policies.card.model_card``."""
-        from dllm_env.policies.card import model_card
+        """What ``README.md`` says; see ``policies.model_card.model_card``."""
+        from dllm_env.policies.model_card import model_card
 
         return model_card(self, about.get("name", ""), about.get("results", ()))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
-from dllm_env.policies.chooser import Chooser
+from dllm_env.policies.block_decoder import BlockDecoder
 
 # ------------------------------------------------------------------------------------------------ Fast-dLLM
 
@@ -23,20 +23,20 @@ class TransferIndex:
     """A drop-in for Fast-dLLM's ``get_transfer_index`` and ``get_transfer_index_dynamic``; see ``transfer_index``.
 
     Args:
-        chooser: decides; its response length has to be the sampler's ``gen_length``.
+        decoder: decides; its response length has to be the sampler's ``gen_length``.
         block_length: the sampler's.
 
     Raises:
         UsageError: the block does not divide the response, or the policy does not fit it.
     """
 
-    def __init__(self, chooser: Chooser, block_length: int) -> None:
-        _check_block(chooser, block_length)
-        self.chooser, self.block_length = chooser, block_length
+    def __init__(self, decoder: BlockDecoder, block_length: int) -> None:
+        _check_block(decoder, block_length)
+        self.decoder, self.block_length = decoder, block_length
 
     def reset(self, seeds: Sequence[int] = ()) -> None:
         """Begins a new generation; needed only to give seeds, as a response that is all masks begins one, too."""
-        self.chooser.reset(seeds=seeds)
+        self.decoder.reset(seeds=seeds)
 
     def __call__(
         self,
@@ -63,10 +63,10 @@ class TransferIndex:
         Raises:
             UsageError: masks outside the block, or tensors that do not fit.
         """
-        length = self.chooser.response_length
-        if x.shape[1] >= length and self.chooser.started and bool((x[:, -length:] == self.chooser.mask_id).all()):
-            self.chooser.reset()
-        choice = self.chooser.in_sequences(logits, mask_index, self.block_length, temperature)
+        length = self.decoder.response_length
+        if x.shape[1] >= length and self.decoder.started and bool((x[:, -length:] == self.decoder.mask_id).all()):
+            self.decoder.reset()
+        choice = self.decoder.in_sequences(logits, mask_index, self.block_length, temperature)
         return torch.where(mask_index, choice.token.to(x.dtype), x), choice.unmask
 
 
@@ -92,9 +92,9 @@ def transfer_index(
     a schedule of ``steps``, which ends too early for some policies. It works without a cache and with both caches.
     All rows go through the blocks together, so that ``nfe`` is that of the slowest row in each block.
 
-    Arguments are those of ``Chooser``; ``response_length`` and ``block_length`` have to be the sampler's.
+    Arguments are those of ``BlockDecoder``; ``response_length`` and ``block_length`` have to be the sampler's.
     """
-    return TransferIndex(Chooser(policy, mask_id, response_length, seed, force_progress), block_length)
+    return TransferIndex(BlockDecoder(policy, mask_id, response_length, seed, force_progress), block_length)
 
 
 # ---------------------------------------------------------------------------------------------------- Dream
@@ -114,7 +114,7 @@ class _Finished(Exception):
 class DreamHooks:
     """The two hooks of Dream's ``diffusion_generate``, which make a policy's choice come out of it::
 
-        hooks = DreamHooks(Chooser("runs/x", mask_id=151666, response_length=256), block_length=32)
+        hooks = DreamHooks(BlockDecoder("runs/x", mask_id=151666, response_length=256), block_length=32)
         tokens = hooks.generate(model, input_ids, attention_mask=attention_mask)
 
     Dream's sampler asks for no set: after the logits hook it writes tokens by its own rule, then calls the tokens
@@ -127,7 +127,7 @@ class DreamHooks:
     both hooks, ``max_new_tokens=response_length``, and as many ``steps``; the text is the same.
 
     Args:
-        chooser: decides; its response length has to be ``max_new_tokens``.
+        decoder: decides; its response length has to be ``max_new_tokens``.
         block_length: generate in blocks of so many, semi-autoregressively; 0 takes the whole response as one block.
         temperature: of the tokens.
 
@@ -135,10 +135,10 @@ class DreamHooks:
         UsageError: the block does not divide the response, or the policy does not fit it.
     """
 
-    def __init__(self, chooser: Chooser, block_length: int = 0, temperature: float = 0.0) -> None:
-        self.block_length = block_length or chooser.response_length
-        _check_block(chooser, self.block_length)
-        self.chooser, self.temperature = chooser, temperature
+    def __init__(self, decoder: BlockDecoder, block_length: int = 0, temperature: float = 0.0) -> None:
+        self.block_length = block_length or decoder.response_length
+        _check_block(decoder, self.block_length)
+        self.decoder, self.temperature = decoder, temperature
         self._after: Tensor | None = None
         self._ends_loop = False
 
@@ -150,7 +150,7 @@ class DreamHooks:
             inputs: prompts, padded on the left.
             settings: more arguments of ``diffusion_generate``, like ``attention_mask``.
         """
-        length = self.chooser.response_length
+        length = self.decoder.response_length
         hooks = {"generation_logits_hook_func": self.logits, "generation_tokens_hook_func": self.tokens}
         self._ends_loop = True
         try:
@@ -167,10 +167,10 @@ class DreamHooks:
         """``generation_logits_hook_func``: decides; returns the logits (B, S, V) as they are."""
         if self._after is not None:
             raise UsageError("give diffusion_generate both hooks: generation_tokens_hook_func is missing")
-        masked = x == self.chooser.mask_id
+        masked = x == self.decoder.mask_id
         block = (x.shape[1] - torch.arange(x.shape[1], device=x.device) - 1) // self.block_length
         active = block.masked_fill(~masked, -1).amax(-1, keepdim=True)  # blocks are counted from the end
-        choice = self.chooser.in_sequences(logits, masked & (block == active), self.block_length, self.temperature)
+        choice = self.decoder.in_sequences(logits, masked & (block == active), self.block_length, self.temperature)
         self._after = torch.where(choice.unmask, choice.token.to(x.dtype), x)
         return logits
 
@@ -183,18 +183,18 @@ class DreamHooks:
             raise UsageError("give diffusion_generate both hooks: generation_logits_hook_func is missing")
         x.copy_(self._after)
         self._after = None
-        if self._ends_loop and not bool((x == self.chooser.mask_id).any()):
+        if self._ends_loop and not bool((x == self.decoder.mask_id).any()):
             raise _Finished(x)
         return x
 
     def _begin(self, x: Tensor) -> None:
         """A new generation."""
-        length, masked = self.chooser.response_length, x == self.chooser.mask_id
+        length, masked = self.decoder.response_length, x == self.decoder.mask_id
         if not bool(masked[:, -length:].all()) or bool(masked[:, :-length].any()):
             raise UsageError(f"Dream's response has to be {length} masks at the end; give max_new_tokens={length}")
         self._after = None
-        if self.chooser.started:
-            self.chooser.reset()
+        if self.decoder.started:
+            self.decoder.reset()
 
 
 # --------------------------------------------------------------------------------------------------- dInfer
@@ -203,7 +203,7 @@ class DreamHooks:
 class PolicyDecoder:
     """A decoder for dInfer, in the place of its ``ThresholdParallelDecoder``::
 
-        decoder = PolicyDecoder(Chooser("runs/x", mask_id=126336, response_length=256), eos_id=126081)
+        decoder = PolicyDecoder(BlockDecoder("runs/x", mask_id=126336, response_length=256), eos_id=126081)
         dllm = BlockWiseDiffusionLLM(
             model, decoder, BlockIteratorFactory(), cache_factory=None, maximum_unroll=1, early_stop=True
         )
@@ -213,7 +213,7 @@ class PolicyDecoder:
     the text is the same, the calls are more.
 
     Args:
-        chooser: decides; its response length has to be ``gen_length``.
+        decoder: decides; its response length has to be ``gen_length``.
         eos_id: the end-of-text token, which dInfer's runners ask their decoder for.
         temperature: of the tokens.
     """
@@ -221,14 +221,14 @@ class PolicyDecoder:
     threshold = 0.0
     """Some of dInfer's runners make a threshold of each step from it; ``decode`` does not use one."""
 
-    def __init__(self, chooser: Chooser, eos_id: int, temperature: float = 0.0) -> None:
-        self.chooser, self.mask_id, self.eos_id = chooser, chooser.mask_id, eos_id
+    def __init__(self, decoder: BlockDecoder, eos_id: int, temperature: float = 0.0) -> None:
+        self.decoder, self.mask_id, self.eos_id = decoder, decoder.mask_id, eos_id
         self.temperature = temperature
 
     def block_init(self, block_x: Tensor, block_id: int) -> None:
         """Called at the beginning of each block (B, W); block 0 begins a new generation."""
-        if block_id == 0 and self.chooser.started:
-            self.chooser.reset()
+        if block_id == 0 and self.decoder.started:
+            self.decoder.reset()
 
     def decode(
         self, logits: Tensor, block_start: int, block_end: int, x: Any, iter_threshold: float | None = None
@@ -245,12 +245,12 @@ class PolicyDecoder:
             UsageError: logits that do not fit the block.
         """
         block = x[:, block_start:block_end]
-        choice = self.chooser(logits, block == self.mask_id, temperature=self.temperature)
+        choice = self.decoder(logits, block == self.mask_id, temperature=self.temperature)
         x[:, block_start:block_end] = torch.where(choice.unmask, choice.token.to(block.dtype), block)
 
 
-def _check_block(chooser: Chooser, block_length: int) -> None:
-    length = chooser.response_length
+def _check_block(decoder: BlockDecoder, block_length: int) -> None:
+    length = decoder.response_length
     if block_length < 1 or length % block_length:
         raise UsageError(f"block length {block_length} does not divide the response length {length}")
-    chooser.check_width(block_length)
+    decoder.check_width(block_length)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
-from dllm_env.policies.chooser import Chooser
+from dllm_env.policies.block_decoder import BlockDecoder
 
 # --------------------------------------------------------------------------------------------------- SGLang
 
@@ -42,13 +42,13 @@ class PolicyAlgorithm:
         self.block_size, self.mask_id = int(config.block_size), int(config.mask_id)
         self.fdfo = bool(getattr(config, "first_done_first_out_mode", False))
         self.temperature = float(settings.pop("temperature", 0.0))
-        self.chooser = _chooser(settings, policy, self.mask_id)
-        self.chooser.check_width(self.block_size)
-        self.chooser.remember = 4 * int(getattr(config, "max_running_requests", None) or 256)
+        self.decoder = _decoder(settings, policy, self.mask_id)
+        self.decoder.check_width(self.block_size)
+        self.decoder.remember = 4 * int(getattr(config, "max_running_requests", None) or 256)
         self._nameless = itertools.count()
 
     def init_step_state(self, forward_batch: Any) -> list[Hashable]:
-        """What SGLang keeps for each request while a block lasts: its name, under which ``chooser`` knows it."""
+        """What SGLang keeps for each request while a block lasts: its name, under which ``decoder`` knows it."""
         names = getattr(forward_batch, "rids", None)
         return list(names or (f"block {next(self._nameless)}" for _ in range(forward_batch.batch_size)))
 
@@ -57,7 +57,7 @@ class PolicyAlgorithm:
 
     def max_steps(self, block_size: int) -> int:
         """Steps after which SGLang gives a block up: with forced progress one a position, and the last call."""
-        return block_size + 1 + (0 if self.chooser.force_progress else self.chooser.response_length)
+        return block_size + 1 + (0 if self.decoder.force_progress else self.decoder.response_length)
 
     def step(self, forward_batch: Any, logits_output: Any, states: list[Hashable]) -> list[bool]:
         """Writes the chosen tokens into ``forward_batch.input_ids`` (B·W,) in place.
@@ -76,12 +76,12 @@ class PolicyAlgorithm:
         masked, given = tokens == self.mask_id, getattr(forward_batch, "dllm_prompt_mask", None)
         masked = masked if given is None else masked & ~given
         logits: Tensor = getattr(logits_output, "full_logits", logits_output).view(*shape, -1)
-        choice = self.chooser(logits, masked, states, self.temperature)
+        choice = self.decoder(logits, masked, states, self.temperature)
         forward_batch.input_ids.copy_(torch.where(choice.unmask, choice.token, tokens).view(-1))
         return [not left for left in masked.any(-1).tolist()]
 
 
-def _chooser(settings: dict[str, Any], policy: Policy | str | None, mask_id: int) -> Chooser:
+def _decoder(settings: dict[str, Any], policy: Policy | str | None, mask_id: int) -> BlockDecoder:
     policy = settings.pop("policy", None) if policy is None else policy
     length, seed = settings.pop("response_length", None), settings.pop("seed", 0)
     force = settings.pop("force_progress", True)
@@ -90,7 +90,7 @@ def _chooser(settings: dict[str, Any], policy: Policy | str | None, mask_id: int
         raise UsageError(
             f"the algorithm's settings are policy, response_length, temperature, seed, force_progress: {wrong}"
         )
-    return Chooser(policy, mask_id, int(length), int(seed), bool(force))
+    return BlockDecoder(policy, mask_id, int(length), int(seed), bool(force))
 
 
 def sglang_algorithm() -> type[PolicyAlgorithm]:
@@ -157,22 +157,22 @@ class PolicyRemasking:
 
         from dllm_plugin import runtime_worker
 
-        remasking = PolicyRemasking(Chooser("runs/x", mask_id=156895, response_length=256))
+        remasking = PolicyRemasking(BlockDecoder("runs/x", mask_id=156895, response_length=256))
         runtime_worker.run_block_contract_from_model_output = remasking.run_block
 
     Args:
-        chooser: decides.
+        decoder: decides.
         temperature: of the tokens.
     """
 
-    def __init__(self, chooser: Chooser, temperature: float = 0.0) -> None:
-        self.chooser, self.temperature = chooser, temperature
+    def __init__(self, decoder: BlockDecoder, temperature: float = 0.0) -> None:
+        self.decoder, self.temperature = decoder, temperature
         self._result: Any = _result_class()
         self._due: dict[Hashable, tuple[int, ...]] = {}
 
     def reset(self) -> None:
         """Forgets all requests."""
-        self.chooser.reset()
+        self.decoder.reset()
         self._due.clear()
 
     def apply(
@@ -187,7 +187,7 @@ class PolicyRemasking:
         Args:
             input_draft: W tokens, the block that the model has read.
             logits: (W, V), a tensor or rows of numbers.
-            remasking_config: ``request_id`` is used, and ``mask_token_id`` has to be the chooser's.
+            remasking_config: ``request_id`` is used, and ``mask_token_id`` has to be the decoder's.
 
         Returns:
             The plugin's ``RemaskStepResult``: the block and a new one of masks when it is finished; else nothing
@@ -197,15 +197,15 @@ class PolicyRemasking:
             UsageError: no logits, another mask token, or a block that does not follow from this request's last.
         """
         config, draft = remasking_config or {}, tuple(int(token) for token in input_draft)
-        mask_id, request = self.chooser.mask_id, config.get("request_id")
+        mask_id, request = self.decoder.mask_id, config.get("request_id")
         if logits is None:
             raise UsageError("logits are missing; apply is for the last pipeline rank")
         if int(config.get("mask_token_id", mask_id)) != mask_id:
-            raise UsageError(f"the plugin's mask token is {config['mask_token_id']}, the chooser's {mask_id}")
+            raise UsageError(f"the plugin's mask token is {config['mask_token_id']}, the decoder's {mask_id}")
         self._follow(request, draft)
         scores = torch.as_tensor(logits)[None]
         tokens = torch.tensor([draft], device=scores.device)
-        choice = self.chooser(scores, tokens == mask_id, [request], self.temperature)
+        choice = self.decoder(scores, tokens == mask_id, [request], self.temperature)
         after = tuple(torch.where(choice.unmask, choice.token, tokens)[0].tolist())
         blank = (mask_id,) * len(after)
         result = self._result(*((), after) if mask_id in after else (after, blank))
@@ -237,8 +237,8 @@ class PolicyRemasking:
                     "the block does not follow from the last one: reset() between requests, or give "
                     'remasking_config={"request_id": …} where several are served'
                 )
-            self.chooser.reset([request])
-        for name in list(self._due)[: max(len(self._due) - self.chooser.remember, 0)]:
+            self.decoder.reset([request])
+        for name in list(self._due)[: max(len(self._due) - self.decoder.remember, 0)]:
             del self._due[name]
 
 

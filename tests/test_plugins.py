@@ -20,7 +20,7 @@ from dllm_env.denoisers import Extras, load_denoiser
 from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
-from dllm_env.policies.chooser import Chooser
+from dllm_env.policies.block_decoder import BlockDecoder
 from dllm_env.policies.heads import Bernoulli, DynamicPlackettLuce
 from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.policies.plugins import DreamHooks, PolicyDecoder, TransferIndex, transfer_index
@@ -75,10 +75,10 @@ Run = Callable[[drivers.Model, Tensor], tuple[Tensor, list[int] | None]]
 
 
 def fast_dllm(policy: Policy, cache: str) -> Run:
-    chooser = transfer_index(policy, MASK, LENGTH, BLOCK)
+    decoder = transfer_index(policy, MASK, LENGTH, BLOCK)
 
     def run(model: drivers.Model, given: Tensor) -> tuple[Tensor, None]:
-        tokens, nfe = drivers.fast_dllm(model, given, chooser, BLOCK, MASK, cache=cache)
+        tokens, nfe = drivers.fast_dllm(model, given, decoder, BLOCK, MASK, cache=cache)
         assert nfe == model.calls
         return tokens, None
 
@@ -86,12 +86,12 @@ def fast_dllm(policy: Policy, cache: str) -> Run:
 
 
 def dream(policy: Policy, as_dictionary: bool) -> Run:
-    hooks = DreamHooks(Chooser(policy, MASK, LENGTH), BLOCK)
+    hooks = DreamHooks(BlockDecoder(policy, MASK, LENGTH), BLOCK)
     return lambda model, given: (hooks.generate(drivers.DreamModel(model, MASK, as_dictionary), given), None)
 
 
 def dinfer(policy: Policy, plain: bool) -> Run:
-    decoder = PolicyDecoder(Chooser(policy, MASK, LENGTH), DENOISER.eot_id)
+    decoder = PolicyDecoder(BlockDecoder(policy, MASK, LENGTH), DENOISER.eot_id)
     return lambda model, given: (drivers.dinfer(model, given, decoder, BLOCK, plain=plain), None)
 
 
@@ -125,7 +125,7 @@ def sglang(policy: Policy, fdfo: bool) -> Run:
 
 
 def vllm(policy: Policy, rows: bool) -> Run:
-    remasking = PolicyRemasking(Chooser(policy, MASK, LENGTH))
+    remasking = PolicyRemasking(BlockDecoder(policy, MASK, LENGTH))
 
     def run(model: drivers.Model, given: Tensor) -> tuple[Tensor, list[int]]:
         remasking.reset()
@@ -215,7 +215,7 @@ def test_the_same_seeds_draw_the_same(name: str) -> None:
 def test_full_diffusion_through_dream() -> None:
     policy = load_policy("threshold:0.7")
     model = drivers.Model(DENOISER, LENGTH)
-    tokens = DreamHooks(Chooser(policy, MASK, LENGTH)).generate(
+    tokens = DreamHooks(BlockDecoder(policy, MASK, LENGTH)).generate(
         drivers.DreamModel(model, MASK), torch.tensor(prompts())
     )
     result = played(policy, LENGTH)
@@ -224,7 +224,7 @@ def test_full_diffusion_through_dream() -> None:
 
 
 def test_dream_without_its_loop_ended() -> None:
-    hooks = DreamHooks(Chooser("threshold:0.9", MASK, LENGTH), BLOCK)
+    hooks = DreamHooks(BlockDecoder("threshold:0.9", MASK, LENGTH), BLOCK)
     given, model = torch.tensor(prompts()), drivers.DreamModel(drivers.Model(DENOISER, LENGTH), MASK)
     tokens = model.diffusion_generate(
         given,
@@ -241,7 +241,7 @@ def test_dream_without_its_loop_ended() -> None:
 
 
 def test_dinfer_may_ask_again_after_the_last_mask() -> None:
-    decoder = PolicyDecoder(Chooser(POLICIES["learned"], MASK, LENGTH), DENOISER.eot_id)
+    decoder = PolicyDecoder(BlockDecoder(POLICIES["learned"], MASK, LENGTH), DENOISER.eot_id)
     tokens = drivers.dinfer(drivers.Model(DENOISER, LENGTH), torch.tensor(prompts()), decoder, BLOCK, unroll=3)
     assert torch.equal(tokens[:, PROMPT:], played(POLICIES["learned"]).responses)
 
@@ -275,7 +275,7 @@ def test_policies_that_do_not_fit_are_refused() -> None:
     remasking.remasks = True  # type: ignore[attr-defined]
     for policy, message in ((hidden, "hidden states"), (support, "support"), (remasking, "back to mask")):
         with pytest.raises(UsageError, match=message):
-            Chooser(policy, 0, 5)
+            BlockDecoder(policy, 0, 5)
     for text in ("wino", "remdm"):
         with pytest.raises(UsageError, match="engines do not"):
             transfer_index(text, MASK, LENGTH, BLOCK)
@@ -285,14 +285,14 @@ def test_a_policy_for_the_whole_response_needs_one_block() -> None:
     full = LearnedPolicy(learned().network, DynamicPlackettLuce(), "full", greedy=True)
     for make in (
         lambda: transfer_index(full, MASK, LENGTH, BLOCK),
-        lambda: DreamHooks(Chooser(full, MASK, LENGTH), BLOCK),
-        lambda: Chooser(full, MASK, LENGTH)(logits(), torch.ones(3, 5).bool()),
+        lambda: DreamHooks(BlockDecoder(full, MASK, LENGTH), BLOCK),
+        lambda: BlockDecoder(full, MASK, LENGTH)(logits(), torch.ones(3, 5).bool()),
         lambda: PolicyAlgorithm(settings(), full),
     ):
         with pytest.raises(UsageError, match="--context block"):
             make()
     with pytest.warns(UserWarning, match="--context full"):
-        hooks = DreamHooks(Chooser(full, MASK, LENGTH))
+        hooks = DreamHooks(BlockDecoder(full, MASK, LENGTH))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # once is enough
         tokens = hooks.generate(drivers.DreamModel(drivers.Model(DENOISER, LENGTH), MASK), torch.tensor(prompts()))
@@ -302,10 +302,10 @@ def test_a_policy_for_the_whole_response_needs_one_block() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Chooser("threshold:0.9", 0, 0), "response length"),
-        (lambda: Chooser("no-such-policy", 0, 5), "no policy"),
+        (lambda: BlockDecoder("threshold:0.9", 0, 0), "response length"),
+        (lambda: BlockDecoder("no-such-policy", 0, 5), "no policy"),
         (lambda: transfer_index("leftmost", MASK, LENGTH, 7), "does not divide"),
-        (lambda: TransferIndex(Chooser("leftmost", MASK, LENGTH), 0), "does not divide"),
+        (lambda: TransferIndex(BlockDecoder("leftmost", MASK, LENGTH), 0), "does not divide"),
         (lambda: PolicyAlgorithm(settings()), "is missing"),
         (lambda: PolicyAlgorithm(settings(response_length=None), Never()), "is missing"),
         (lambda: PolicyAlgorithm(settings(policy="leftmost", threshold=0.5)), "got threshold"),
@@ -320,7 +320,7 @@ def test_settings_that_do_not_fit_are_refused(make: Callable[[], Any], message: 
 def test_dream_needs_both_hooks_and_the_right_length() -> None:
     x = drivers.blank(torch.tensor(prompts(1)), LENGTH, MASK)
     zeros = torch.zeros(*x.shape, VOCABULARY)
-    hooks = DreamHooks(Chooser("leftmost", MASK, LENGTH), BLOCK)
+    hooks = DreamHooks(BlockDecoder("leftmost", MASK, LENGTH), BLOCK)
     with pytest.raises(UsageError, match="generation_logits_hook_func is missing"):
         hooks.tokens(0, x, zeros)
     assert hooks.logits(0, x, zeros) is zeros
@@ -393,14 +393,14 @@ def test_vllms_own_result_class_where_it_is_installed(monkeypatch: pytest.Monkey
     base = ModuleType("base")
     base.RemaskStepResult = RemaskStepResult  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "dllm_plugin.remasking.base", base)
-    remasking = PolicyRemasking(Chooser("threshold:0", 0, 4))
+    remasking = PolicyRemasking(BlockDecoder("threshold:0", 0, 4))
     result = remasking.apply(input_draft=[0, 5, 0], logits=[[0.0, 1.0, 2.0]] * 3)
     assert type(result) is RemaskStepResult
     assert (result.committed_token_ids, result.next_input_block) == ((2, 5, 2), (0, 0, 0))
 
 
 def test_one_vllm_request_after_the_other() -> None:
-    remasking = PolicyRemasking(Chooser("leftmost", 0, 4))
+    remasking = PolicyRemasking(BlockDecoder("leftmost", 0, 4))
     scores = torch.tensor([[0.0, 1.0, 2.0]] * 2)
     assert remasking.apply(input_draft=(0, 0), logits=scores) == StepResult((), (2, 0))
     assert remasking.apply(input_draft=(2, 0), logits=scores) == StepResult((2, 2), (0, 0))
@@ -415,7 +415,7 @@ def test_one_vllm_request_after_the_other() -> None:
 
 
 def test_a_vllm_request_that_begins_anew_under_its_name() -> None:
-    remasking = PolicyRemasking(Chooser(spy := Spy(), 0, 4))
+    remasking = PolicyRemasking(BlockDecoder(spy := Spy(), 0, 4))
     scores, config = torch.tensor([[0.0, 1.0, 2.0]] * 2), {"request_id": "a"}
     for draft in ((0, 0), (2, 0), (1, 0)):
         remasking.apply(input_draft=draft, logits=scores, remasking_config=config)
@@ -426,14 +426,14 @@ def test_a_vllm_request_that_begins_anew_under_its_name() -> None:
     ("given", "message"),
     [
         ({"logits": None}, "logits are missing"),
-        ({"remasking_config": {"mask_token_id": 9}}, "mask token is 9, the chooser's 0"),
+        ({"remasking_config": {"mask_token_id": 9}}, "mask token is 9, the decoder's 0"),
         ({"logits": [[0.0, 1.0]]}, "must be"),
     ],
 )
 def test_a_vllm_step_that_does_not_fit_is_refused(given: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"input_draft": [0, 0], "logits": torch.zeros(2, 3), **given}
     with pytest.raises(UsageError, match=message):
-        PolicyRemasking(Chooser("leftmost", 0, 4)).apply(**arguments)
+        PolicyRemasking(BlockDecoder("leftmost", 0, 4)).apply(**arguments)
 
 
 # ---------------------------------------------------------------------------------------------- the examples

@@ -47,7 +47,7 @@ class _Row:
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Chooser:
+class BlockDecoder:
     """Makes a policy's decisions from the logits of the active block.
 
     A row is one response. Its steps, random streams and memory are kept from call to call, and what it gets depends

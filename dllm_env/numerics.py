@@ -35,3 +35,13 @@ def digest(weights: Mapping[str, Tensor], about: str = "") -> str:
         total.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def lowest_argmax(logits: Tensor) -> Tensor:
+    """(n,) int64: in each row of (n, V) the lowest index among those of the largest value, on any device.
+
+    ``topk`` keeps no order among equal values, and ``argmax`` promises none.
+    """
+    size = logits.shape[-1]
+    index = torch.arange(size, dtype=torch.int32, device=logits.device)
+    return torch.where(logits < logits.amax(-1, keepdim=True), size, index).amin(-1).long()

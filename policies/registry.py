@@ -51,7 +51,7 @@ def load_heuristic(text: str) -> Heuristic:
     for key, value in values.items():
         if key not in kinds:
             raise UsageError(f"{name} has no parameter {key!r}; it has {', '.join(kinds) or 'none'}")
-        if isinstance(value, str):
+        if isinstance(value, str) and kinds[key] is not str:
             raise UsageError(f"{name}: {key} must be a number, got {value!r}")
     return rule(**{key: float(value) if kinds[key] is float else value for key, value in values.items()})
 

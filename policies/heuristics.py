@@ -280,7 +280,7 @@ Variant = Literal["shipped", "paper"]
 
 @dataclass(frozen=True)
 class Factor(Heuristic):
-    """The n highest c, n as large as the bounds c₍ₙ₎ ≥ 1 − f/(n+1) allow, +top-1 (Fast-dLLM, arXiv 2505.22618; 1).
+    """The n highest c, as many as keep c₍ₙ₎ ≥ 1 − f/(n+1), +top-1 (Fast-dLLM, arXiv 2505.22618; 1).
 
     The paper's formula and the code that Fast-dLLM ships differ. ``paper``: the largest n that keeps its own bound,
     whether or not those before it do. ``shipped`` (``get_transfer_index_dynamic`` in its ``llada/generate.py``), which

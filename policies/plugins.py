@@ -7,6 +7,7 @@ which tokens. ``serving.py`` does the same for serving engines. docs/plugins.md 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 import torch
@@ -47,27 +48,62 @@ class TransferIndex:
         x: Tensor,
         num_transfer_tokens: Tensor | None,
         threshold: float | None = None,
+        factor: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Chooses one step.
 
         Args:
             logits: (B, S, V) of the whole sequence, of what follows a cached prefix, or of the block alone.
             temperature: of the tokens.
-            remasking, num_transfer_tokens, threshold: of the rule that this takes the place of; not used.
+            remasking, threshold, factor: of the rule that this takes the place of; not used.
             mask_index: (B, S) bool, masks of the active block.
             x: (B, S) int64, tokens.
+            num_transfer_tokens: (B,) tokens that the sampler's schedule has for this step, if it has one.
 
         Returns:
             x0, the predicted tokens in the place of the masks, and transfer_index, where to write; (B, S) each.
 
         Raises:
-            UsageError: masks outside the block, or tensors that do not fit.
+            UsageError: masks outside the block, tensors that do not fit, a response of another length, or a
+                schedule of the sampler that may end too early for the policy.
         """
+        if not isinstance(x, Tensor) or not isinstance(mask_index, Tensor) or x.shape != mask_index.shape:
+            raise UsageError(
+                "Fast-dLLM has to give x, the tokens, and mask_index, tensors of the same shape (B, S)"
+            )
+        self._check_schedule(num_transfer_tokens, threshold, factor)
+        self._check_length(x)
         length = self.decoder.response_length
         if x.shape[1] >= length and self.decoder.started and bool((x[:, -length:] == self.decoder.mask_id).all()):
             self.decoder.reset()
         choice = self.decoder.in_sequences(logits, mask_index, self.block_length, temperature)
         return torch.where(mask_index, choice.token.to(x.dtype), x), choice.unmask
+
+    def _check_schedule(self, planned: Tensor | None, threshold: float | None, factor: float | None) -> None:
+        """Without a threshold the sampler looks each step up in a schedule, and fails at its end.
+
+        A schedule of at most one token a step is as long as the block, which is enough where each step reveals one.
+        """
+        if threshold is not None or factor is not None or planned is None:
+            return
+        if self.decoder.force_progress and int(torch.as_tensor(planned).max()) <= 1:
+            return
+        raise UsageError(
+            "without a threshold Fast-dLLM ends each block after steps / blocks steps, and the policy may need more: "
+            "give it any threshold (threshold=0.9; it is not used)"
+            + (f", or steps={self.decoder.response_length}" if self.decoder.force_progress else "")
+        )
+
+    def _check_length(self, x: Tensor) -> None:
+        """A response begins with as many masks as the decoder was told."""
+        length, masked = self.decoder.response_length, x == self.decoder.mask_id
+        if self.decoder.started or x.shape[1] < length:
+            return
+        if not bool(masked[:, -length:].all()) or bool(masked[:, :-length].any()):
+            raise UsageError(
+                f"Fast-dLLM's response has to be {length} masks at the end of x; give gen_length={length}, and "
+                f"mask_id={self.decoder.mask_id}"
+            )
 
 
 def transfer_index(
@@ -89,7 +125,8 @@ def transfer_index(
         )
 
     Give any ``threshold``: it is not used, but without one the sampler looks up how many tokens each step writes in
-    a schedule of ``steps``, which ends too early for some policies. It works without a cache and with both caches.
+    a schedule of ``steps``, at the end of which it fails; with fewer steps than ``gen_length`` that is refused. It
+    works without a cache and with both caches.
     All rows go through the blocks together, so that ``nfe`` is that of the slowest row in each block.
 
     Arguments are those of ``BlockDecoder``; ``response_length`` and ``block_length`` have to be the sampler's.
@@ -100,7 +137,16 @@ def transfer_index(
 # ---------------------------------------------------------------------------------------------------- Dream
 
 
+DREAM_CODE = (
+    "Dream's own code does not run on transformers 5: install transformers 4.46.2 in an environment of its own, "
+    "beside dllm-env without its extra hf; or run Dream by dllm_env.generate or dllm-env eval --denoiser, which need "
+    "none of that code"
+)
+
+
 class _Generates(Protocol):
+    """Dream's model."""
+
     def diffusion_generate(self, inputs: Tensor, **settings: Any) -> Any: ...
 
 
@@ -149,7 +195,15 @@ class DreamHooks:
             model: with ``diffusion_generate``.
             inputs: prompts, padded on the left.
             settings: more arguments of ``diffusion_generate``, like ``attention_mask``.
+
+        Raises:
+            UsageError: a model without ``diffusion_generate``, Dream's code on a transformers that it does not run
+                on, another response length, or fewer ``steps`` than the policy needed.
         """
+        if not callable(getattr(model, "diffusion_generate", None)):
+            raise UsageError(
+                f"{type(model).__name__} has no diffusion_generate, which Dream's own code has. {DREAM_CODE}"
+            )
         length = self.decoder.response_length
         hooks = {"generation_logits_hook_func": self.logits, "generation_tokens_hook_func": self.tokens}
         self._ends_loop = True
@@ -157,14 +211,29 @@ class DreamHooks:
             out = model.diffusion_generate(
                 inputs, **{"max_new_tokens": length, "steps": length, **settings, **hooks}
             )
-            return getattr(out, "sequences", out)
         except _Finished as finished:
             return finished.tokens
+        except (AttributeError, ImportError, KeyError, TypeError) as error:
+            if (
+                "dream" not in f"{type(model).__module__}.{type(model).__name__}".lower()
+                or not _on_transformers_5()
+            ):
+                raise
+            raise UsageError(f"Dream failed ({type(error).__name__}: {error}). {DREAM_CODE}") from error
         finally:
             self._ends_loop = False
+        tokens: Tensor = getattr(out, "sequences", out)
+        left = int((tokens == self.decoder.mask_id).sum())
+        if left:
+            raise UsageError(
+                f"Dream's loop ended after its steps with {left} masks left; leave steps out, or give {length}"
+            )
+        return tokens
 
     def logits(self, step: int | None, x: Tensor, logits: Tensor) -> Tensor:
         """``generation_logits_hook_func``: decides; returns the logits (B, S, V) as they are."""
+        if not isinstance(logits, Tensor):
+            raise UsageError("Dream has to give its logits to generation_logits_hook_func")
         if self._after is not None:
             raise UsageError("give diffusion_generate both hooks: generation_tokens_hook_func is missing")
         masked = x == self.decoder.mask_id
@@ -197,6 +266,13 @@ class DreamHooks:
             self.decoder.reset()
 
 
+def _on_transformers_5() -> bool:
+    try:
+        return int(version("transformers").partition(".")[0]) >= 5
+    except PackageNotFoundError:
+        return False
+
+
 # --------------------------------------------------------------------------------------------------- dInfer
 
 
@@ -222,6 +298,7 @@ class PolicyDecoder:
     """Some of dInfer's runners make a threshold of each step from it; ``decode`` does not use one."""
 
     def __init__(self, decoder: BlockDecoder, eos_id: int, temperature: float = 0.0) -> None:
+        check_decoder(decoder)
         self.decoder, self.mask_id, self.eos_id = decoder, decoder.mask_id, eos_id
         self.temperature = temperature
 
@@ -245,12 +322,37 @@ class PolicyDecoder:
             UsageError: logits that do not fit the block.
         """
         block = x[:, block_start:block_end]
+        if not isinstance(logits, Tensor) or logits.shape[:-1] != block.shape:
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else "nothing"
+            raise UsageError(f"dInfer has to give the logits of the block, {(*block.shape, 'V')}, got {shape}")
         choice = self.decoder(logits, block == self.mask_id, temperature=self.temperature)
         x[:, block_start:block_end] = torch.where(choice.unmask, choice.token.to(block.dtype), block)
 
+    def batch_decode(self, *_: Any, **__: Any) -> None:
+        """Called by runners with the blocks of several requests at different places, which are not served.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "this runner of dInfer decodes blocks at different places together (batch_decode), which is not served; "
+            "take BlockWiseDiffusionLLM"
+        )
+
+
+def check_decoder(decoder: BlockDecoder) -> None:
+    """Whether this is what an adapter asks for.
+
+    Raises:
+        UsageError: something else, as a policy's name.
+    """
+    if not isinstance(decoder, BlockDecoder):
+        raise UsageError(f"give a BlockDecoder(policy, mask_id, response_length), got {decoder!r}")
+
 
 def _check_block(decoder: BlockDecoder, block_length: int) -> None:
+    check_decoder(decoder)
     length = decoder.response_length
-    if block_length < 1 or length % block_length:
+    if not isinstance(block_length, int) or block_length < 1 or length % block_length:
         raise UsageError(f"block length {block_length} does not divide the response length {length}")
     decoder.check_width(block_length)

@@ -1,7 +1,7 @@
 """How many positions a step reveals where a number of steps is asked for, as the published samplers count them.
 
-Both share the steps over the blocks and count within each block. Where the blocks do not divide the steps, which the
-published code refuses, the first blocks take one step more; every block takes one at least.
+Both share the steps over the blocks and count within each block. Where the blocks do not divide the steps, which
+the published code refuses, the first blocks take one step more; every block takes one at least.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def block_steps(observation: Observation, steps: int) -> BlockSteps:
     """Shares the steps of a row over its blocks.
 
     The number of blocks is that of L positions in blocks of W; L is the number of masks in the row's first step.
-    What has to be known of earlier steps is in the memory. Without a memory the block is taken to be the row's first.
+    What has to be known of earlier steps is in the memory. Without one the block is taken to be the row's first.
 
     Args:
         observation: of rules that see the active block, W positions.
@@ -107,9 +107,9 @@ def dream_count(at: BlockSteps) -> Tensor:
     """(B,) positions of this step: floor(masks left · (1 − s/t)), all that are left in the last step.
 
     t and s are the times before and after the step, evenly from 1 to ``LAST_TIME`` over the steps of the block: the
-    rules other than ``origin`` in ``generation_utils.py`` of DreamLM/Dream, but for the number of masks left, which is
-    there the mean over the batch and here the row's. In blocks, as Fast-dLLM's ``generation_utils_block.py``. Some
-    early steps reveal nothing where there are about as many steps as masks; they cost no evaluation in a rollout.
+    rules other than ``origin`` in Dream's ``generation_utils.py``, but for the number of masks left, which there is
+    the mean over the batch and here the row's. In blocks as in Fast-dLLM's ``generation_utils_block.py``. Early steps
+    reveal nothing where there are about as many steps as masks; they cost no evaluation in a rollout.
     """
     count = at.left.clone()
     for steps in at.steps.unique().tolist():
@@ -133,7 +133,7 @@ def scheduled(rule: str, observation: Observation, steps: int, schedule: Schedul
     longest = int(at.length.max()) if len(at.length) else steps
     if steps > longest:
         raise UsageError(
-            f"{rule}: {steps} steps do not fit into a response of {longest} tokens, which ends after as many steps; "
+            f"{rule}: {steps} steps do not fit into a response of {longest} tokens, which ends after as many; "
             f"give at most {longest}"
         )
     return dream_count(at), at

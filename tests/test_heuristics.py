@@ -224,7 +224,7 @@ def test_dreams_schedule_ends_within_the_response() -> None:
 
 
 def test_a_new_row_in_a_slot_begins_its_own_schedule() -> None:
-    """Row 0 goes on in its block; the memory of row 1 is zero, as that of a prompt that takes a finished one's place."""
+    """Row 0 goes on in its block; row 1, whose memory is zero, is a prompt that took a finished one's place."""
     rule = TopK(steps=4)
     first = rule.act(observe([[0.5] * 10] * 2, [[1] * 10] * 2), RowRandom(torch.arange(2)))
     memory = {name: value.index_fill(0, torch.tensor([1]), 0) for name, value in first.memory.items()}
@@ -253,7 +253,7 @@ def test_blocks_beyond_the_response_length_are_told_apart() -> None:
 
 
 def test_klass_keeps_to_the_plan_where_it_falls_back() -> None:
-    """8 masks in 3 steps are 3, 3, 2. In step 1 position 0 alone is sure and steady; step 2 takes what was planned."""
+    """8 masks in 3 steps are 3, 3, 2. In step 1 one position is sure and steady; step 2 takes what was planned."""
     rule, memory, found = Klass(history=1, steps=3), {}, []
     left = [1] * 8
     for step, (sure, moving) in enumerate(((0.5, 0.5), (0.9, 0.5), (0.5, 0.9), (0.5, 0.5))):
@@ -304,9 +304,7 @@ def test_entropy(k: int, entropy: list[float], selectable: list[int], unmask: li
         (1, [0.9, 0.9, 0.9], [0, 0, 0], [0, 0, 0]),
     ],
 )
-def test_factor_of_the_paper(
-    f: float, confidence: list[float], selectable: list[int], unmask: list[int]
-) -> None:
+def test_factor_of_the_paper(f: float, confidence: list[float], selectable: list[int], unmask: list[int]) -> None:
     assert act(Factor(f, "paper"), seen(selectable, confidence=confidence)) == unmask
 
 

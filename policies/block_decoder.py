@@ -25,7 +25,7 @@ from dllm_env.random import RowRandom, derive_key, to_gumbel
 
 @dataclass
 class Choice:
-    """What to write into B rows of W positions.
+    """Tokens and positions to write into B rows of W positions.
 
     Attributes:
         token: (B, W) int64, the predicted token of masked positions, 0 elsewhere. At temperature 0 it is the most
@@ -39,7 +39,7 @@ class Choice:
 
 @dataclass
 class _Row:
-    """What is remembered of one response: its streams, steps taken, positions written, the policy's memory."""
+    """The state of one response: its streams, steps taken, positions written, the policy's memory."""
 
     policy: RowRandom
     tokens: RowRandom
@@ -208,7 +208,7 @@ class BlockDecoder:
     def _predict(
         self, rows: list[_Row], logits: Tensor, active: Tensor, masked: Tensor, temperature: float
     ) -> Prediction:
-        """What the logits (B', W, V) of the ``active`` rows say about their masked positions."""
+        """Predictions of the masked positions of the ``active`` rows from their logits (B', W, V)."""
         vocabulary, policy = logits.shape[-1], self.policy
         streams = _join([r.tokens for r in rows])
         written = torch.tensor([r.committed for r in rows], device=logits.device)
@@ -309,7 +309,7 @@ def _split(joined: RowRandom, streams: list[RowRandom]) -> None:
 
 
 def _join_memory(rows: list[_Row]) -> dict[str, Tensor]:
-    """What the rows' last decisions left, zeros for rows in their first step."""
+    """The memory of the rows' last decisions, zeros for rows in their first step."""
     known = {name: value for row in rows for name, value in row.memory.items()}
     return {
         name: torch.cat([row.memory.get(name, torch.zeros_like(like)) for row in rows])

@@ -280,12 +280,12 @@ Variant = Literal["shipped", "paper"]
 
 @dataclass(frozen=True)
 class Factor(Heuristic):
-    """The n highest c, as many as keep c₍ₙ₎ ≥ 1 − f/(n+1), +top-1 (Fast-dLLM, arXiv 2505.22618; 1).
+    """The n highest c with c₍ₙ₎ ≥ 1 − f/(n+1), +top-1 (Fast-dLLM, arXiv 2505.22618; published f = 1).
 
     The paper's formula and the code that Fast-dLLM ships differ. ``paper``: the largest n that keeps its own bound,
-    whether or not those before it do. ``shipped`` (``get_transfer_index_dynamic`` in its ``llada/generate.py``), which
-    its figures were made with and so is the default: down the sorted list until one fails, of which the first never
-    does; and when all but the last were taken, the last as well.
+    whether or not those before it do. ``shipped``, the default as people compare with it, is
+    ``get_transfer_index_dynamic`` in its ``llada/generate.py``: down the sorted list until one fails, of which the
+    first never does; and when all but the last were taken, the last as well.
     """
 
     rule = "factor"

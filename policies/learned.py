@@ -137,9 +137,12 @@ class LearnedPolicy(ModelHubMixin):
 
     def generate_model_card(self, *_: Any, **about: Any) -> ModelCard:
         """What ``README.md`` says; see ``policies.model_card.model_card``."""
-        from dllm_env.policies.model_card import model_card
+        from dllm_env.policies.model_card import PolicyFacts, model_card
 
-        return model_card(self, about.get("name", ""), about.get("results", ()))
+        weights = sum(value.numel() for value in self.network.state_dict().values())
+        network, head = network_name(self.network), head_name(self.head)
+        facts = PolicyFacts(self.name, network, head, self.context, self.top, weights, self.training)
+        return model_card(facts, about.get("name", ""), about.get("results", ()))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -1,6 +1,6 @@
 """Any policy inside the samplers that people already use: Fast-dLLM, Dream and dInfer.
 
-Their loops stay theirs: they call the model, and ask here which positions of the active block to unmask, and with
+Each keeps its own loop and calls the model; it asks here which positions of the active block to unmask, and with
 which tokens. ``serving.py`` does the same for serving engines. docs/plugins.md says what was tested.
 """
 
@@ -89,7 +89,7 @@ class TransferIndex:
         if self.decoder.force_progress and int(torch.as_tensor(planned).max()) <= 1:
             return
         raise UsageError(
-            "without a threshold Fast-dLLM ends each block after steps / blocks steps, and the policy may need more: "
+            "without a threshold Fast-dLLM ends each block after steps / blocks steps, and a policy may need more: "
             "give it any threshold (threshold=0.9; it is not used)"
             + (f", or steps={self.decoder.response_length}" if self.decoder.force_progress else "")
         )
@@ -114,7 +114,7 @@ def transfer_index(
     seed: int = 0,
     force_progress: bool = True,
 ) -> TransferIndex:
-    """What Fast-dLLM calls to choose positions, deciding by a policy. In the folder of its ``generate.py``::
+    """The function that Fast-dLLM calls to choose positions, deciding by a policy. In the folder of its ``generate.py``::
 
         import generate
         from dllm_env.policies.plugins import transfer_index
@@ -139,8 +139,8 @@ def transfer_index(
 
 DREAM_CODE = (
     "Dream's own code does not run on transformers 5: install transformers 4.46.2 in an environment of its own, "
-    "beside dllm-env without its extra hf; or run Dream by dllm_env.generate or dllm-env eval --denoiser, which need "
-    "none of that code"
+    "beside dllm-env without its extra hf; or run Dream by dllm_env.generate or dllm-env eval --denoiser, which "
+    "need none of that code"
 )
 
 
@@ -182,6 +182,7 @@ class DreamHooks:
     """
 
     def __init__(self, decoder: BlockDecoder, block_length: int = 0, temperature: float = 0.0) -> None:
+        check_decoder(decoder)
         self.block_length = block_length or decoder.response_length
         _check_block(decoder, self.block_length)
         self.decoder, self.temperature = decoder, temperature
@@ -335,8 +336,8 @@ class PolicyDecoder:
             UsageError: always.
         """
         raise UsageError(
-            "this runner of dInfer decodes blocks at different places together (batch_decode), which is not served; "
-            "take BlockWiseDiffusionLLM"
+            "this runner of dInfer decodes blocks at different places together (batch_decode), which is not "
+            "served; take BlockWiseDiffusionLLM"
         )
 
 

@@ -108,7 +108,7 @@ def dream_count(at: BlockSteps) -> Tensor:
 
     t and s are the times before and after the step, evenly from 1 to ``LAST_TIME`` over the steps of the block: the
     rules other than ``origin`` in Dream's ``generation_utils.py``, but for the number of masks left, which there is
-    the mean over the batch and here the row's. In blocks as in Fast-dLLM's ``generation_utils_block.py``. Early steps
+    the mean over the batch and here the row's. In blocks as Fast-dLLM's ``generation_utils_block.py``. Early steps
     reveal nothing where there are about as many steps as masks; they cost no evaluation in a rollout.
     """
     count = at.left.clone()

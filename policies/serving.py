@@ -49,7 +49,7 @@ class PolicyAlgorithm:
         self._nameless = itertools.count()
 
     def init_step_state(self, forward_batch: Any) -> list[Hashable]:
-        """What SGLang keeps for each request while a block lasts: its name, under which ``decoder`` knows it."""
+        """The state that SGLang keeps for each request while a block lasts: the name by which ``decoder`` knows it."""
         names = getattr(forward_batch, "rids", None)
         return list(names or (f"block {next(self._nameless)}" for _ in range(forward_batch.batch_size)))
 
@@ -188,12 +188,12 @@ def register_sglang() -> None:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a remasking policy answers, where the plugin with its own ``RemaskStepResult`` is not installed."""
+    """The answer of a remasking policy, where the plugin with its own ``RemaskStepResult`` is not installed."""
 
     committed_token_ids: tuple[int, ...]
     """The finished block, or nothing yet."""
     next_input_block: tuple[int, ...]
-    """What the model reads next: this block with fewer masks, or a new one of masks."""
+    """The block that the model reads next: this one with fewer masks, or a new one of masks."""
 
 
 class PolicyRemasking:

@@ -105,6 +105,49 @@ def test_bfloat16() -> None:
     assert torch.equal(low.token, high.token)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("name", ["leftmost:9", "threshold:0", "margin:9", "entropy:9", "klass:tau=0"])
+def test_of_equal_logits_the_lowest_token_is_written(name: str, dtype: torch.dtype) -> None:
+    """Whatever a policy reads: id 7 of 7, 150 and 290; of 8 to 319 with the mask token 0 above them, 8."""
+    given = torch.zeros(2, 6, 320, dtype=dtype)
+    given[0, :, [7, 150, 290]] = 3
+    given[1, :, 8:] = 1
+    given[:, :, 0] = 5
+    choice = BlockDecoder(name, 0, 6)(given, torch.ones(2, 6).bool())
+    assert choice.token.tolist() == [[7] * 6, [8] * 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("top_k:2", [1, 1, 0, 0, 0, 0]),
+        ("margin:2", [1, 1, 0, 0, 0, 0]),
+        ("entropy:2", [1, 1, 0, 0, 0, 0]),
+        ("top_k:steps=3", [1, 1, 0, 0, 0, 0]),
+        ("entropy:steps=3", [1, 0, 0, 0, 0, 0]),
+        ("threshold:1", [1, 0, 0, 0, 0, 0]),
+        ("factor:0", [1, 0, 0, 0, 0, 0]),
+        ("entropy_bound:0", [1, 0, 0, 0, 0, 0]),
+        ("klass", [1, 0, 0, 0, 0, 0]),
+        ("local_leap:1", [1, 0, 0, 0, 0, 0]),
+        ("hierarchy:high=1", [1, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_of_equal_positions_the_leftmost_are_chosen(name: str, expected: list[int]) -> None:
+    given = torch.zeros(1, 6, 50).bfloat16()
+    given[..., [20, 40]] = 2.0
+    choice = BlockDecoder(name, 0, 6)(given, torch.ones(1, 6).bool())
+    assert choice.unmask[0].int().tolist() == expected
+    assert BlockDecoder(Never(), 0, 6)(given, torch.ones(1, 6).bool()).unmask[0].int().tolist() == [
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]
+
+
 def test_tokens_are_drawn_with_the_models_probabilities() -> None:
     row = torch.tensor([9.0, 0.0, 1.0, 2.0])
     decoder = BlockDecoder("threshold:0", 0, 64)
@@ -166,6 +209,14 @@ def test_a_decision_that_remasks_is_refused() -> None:
         (lambda c: c(logits(), torch.ones(3, 4).bool()), r"logits \(3, 5, 7\)"),
         (lambda c: c(logits()[0], torch.ones(5).bool()), r"must be \(B, W, V\)"),
         (lambda c: c(logits(), torch.ones(3, 5)), "bool"),
+        (lambda c: c(None, torch.ones(3, 5).bool()), "the logits must be a tensor, got nothing"),
+        (lambda c: c(logits(), None), "the mask must be a tensor, got nothing"),
+        (lambda c: c(logits().tolist(), torch.ones(3, 5).bool()), "the logits must be a tensor, got list"),
+        (lambda c: c(logits().long(), torch.ones(3, 5).bool()), "floating type"),
+        (lambda c: c(logits()[..., :0], torch.ones(3, 5).bool()), "mask token 0 is none of the 0 tokens"),
+        (lambda c: c(logits(), torch.ones(3, 5).bool(), None, None), "temperature"),
+        (lambda c: c.in_sequences(None, torch.ones(3, 5).bool(), 5), "got nothing"),
+        (lambda c: c.in_sequences(logits(), torch.ones(3, 6).bool(), 5), "must be"),
         (lambda c: c(logits(), torch.ones(3, 5).bool(), ["a", "b", "a"]), "different names"),
         (lambda c: c(logits(), torch.ones(3, 5).bool(), ["a"]), "different names"),
         (lambda c: c(logits(), torch.ones(3, 5).bool(), None, -1.0), "temperature"),

@@ -32,6 +32,7 @@ from dllm_env.policies.serving import (
     register_sglang,
     sglang_algorithm,
 )
+from dllm_env.policies.vllm_sampler import BatchedRemask
 from dllm_env.tasks import Trace
 
 DENOISER = load_denoiser("tiny")
@@ -134,6 +135,38 @@ def vllm(policy: Policy, rows: bool) -> Run:
     return run
 
 
+def plugin_with(sampler: type, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """An installed plugin with this sampler."""
+    for name in ("dllm_plugin", "dllm_plugin.sampling"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    module: Any = ModuleType("diffusion_sampler")
+    module.DiffusionSampler = sampler
+    monkeypatch.setitem(sys.modules, "dllm_plugin.sampling.diffusion_sampler", module)
+    return module
+
+
+def batched_vllm(policy: Policy, named: bool) -> Run:
+    remask = BatchedRemask(BlockDecoder(policy, MASK, LENGTH))
+
+    class Sampler(drivers.DiffusionSampler):
+        pass
+
+    if named:
+        with pytest.MonkeyPatch.context() as patch:
+            plugin_with(Sampler, patch)
+            remask.install()
+
+    def run(model: drivers.Model, given: Tensor) -> tuple[Tensor, list[int]]:
+        remask.decoder.reset()
+        sampler = Sampler(MASK, BLOCK)
+        if not named:
+            sampler._remask_fn = remask
+        tokens, calls = drivers.batched_vllm(model, given, sampler, apart=2, shuffle=True)
+        return tokens, [c - LENGTH // BLOCK for c in calls]  # one more call a block stores it in the cache
+
+    return run
+
+
 ENGINES: dict[str, Callable[[Policy], Run]] = {
     **{f"fast-dllm, {c} cache": lambda policy, c=c: fast_dllm(policy, c) for c in ("none", "prefix", "dual")},
     "dream": lambda policy: dream(policy, False),
@@ -144,6 +177,7 @@ ENGINES: dict[str, Callable[[Policy], Run]] = {
     "sglang, first done first out": lambda policy: sglang(policy, True),
     "vllm": lambda policy: vllm(policy, True),
     "vllm, tensor": lambda policy: vllm(policy, False),
+    "vllm, sampler": lambda policy: batched_vllm(policy, True),
 }
 VARIANTS = ("dream, dictionary", "dinfer, tensor", "vllm, tensor")
 CASES = [(e, p) for e in ENGINES for p in POLICIES if e not in VARIANTS or p == "learned"]
@@ -309,6 +343,20 @@ def test_a_policy_for_the_whole_response_needs_one_block() -> None:
         (lambda: PolicyAlgorithm(settings()), "is missing"),
         (lambda: PolicyAlgorithm(settings(response_length=None), Never()), "is missing"),
         (lambda: PolicyAlgorithm(settings(policy="leftmost", threshold=0.5)), "got threshold"),
+        (
+            lambda: PolicyAlgorithm(settings(policy="leftmost", response_length="long")),
+            "response_length must be a num",
+        ),
+        (lambda: PolicyAlgorithm(settings(policy="leftmost", response_length=0)), "response length"),
+        (lambda: PolicyAlgorithm(settings(policy="leftmost", temperature=None)), "temperature must be a number"),
+        (lambda: PolicyAlgorithm(settings(policy="leftmost", force_progress="no")), "force_progress must be true"),
+        (lambda: PolicyAlgorithm(SimpleNamespace(mask_id=MASK), Never()), "has no block_size"),
+        (
+            lambda: PolicyAlgorithm(SimpleNamespace(mask_id=None, block_size=None), Never()),
+            "no block_size and no mask",
+        ),
+        (lambda: BlockDecoder("leftmost", None, 5), "mask token is an id"),  # type: ignore[arg-type]
+        (lambda: BlockDecoder("leftmost", 0, "5"), "whole number"),  # type: ignore[arg-type]
         (sglang_algorithm, "pip install sglang"),
     ],
 )
@@ -422,12 +470,239 @@ def test_a_vllm_request_that_begins_anew_under_its_name() -> None:
     assert [int(seen.step) for seen in spy.seen] == [0, 1, 0]
 
 
+@pytest.mark.parametrize("name", ["threshold:0.9", "leftmost:2"])
+def test_vllms_sampler_without_names(name: str) -> None:
+    """Rules without progress and randomness write the same where each block counts as a response of its own."""
+    tokens, calls = batched_vllm(POLICIES[name], False)(drivers.Model(DENOISER, LENGTH), torch.tensor(prompts()))
+    expected = played(POLICIES[name])
+    assert torch.equal(tokens[:, PROMPT:], expected.responses)
+    assert calls == expected.nfe.tolist()
+
+
+def test_batched_remask_by_hand() -> None:
+    remask = BatchedRemask(BlockDecoder(spy := Spy(1), 0, 8))
+    scores = torch.zeros(2, 3, 4).bfloat16()
+    scores[..., 0] = 9  # the mask token is never written
+    scores[..., 2] = 1
+    draft = torch.tensor([[0, 5, 0], [0, 0, 0]], dtype=torch.int32)
+    after, done, count = remask(scores, draft, 0, 0.9)
+    assert draft.tolist() == [[0, 5, 0], [0, 0, 0]]
+    assert (after.tolist(), after.dtype) == ([[2, 5, 0], [2, 0, 0]], torch.int32)
+    assert (done.tolist(), count.tolist()) == ([False, False], [1, 1])
+    turned = after.flip(0)
+    out = torch.zeros_like(turned)
+    remask.decoder.policy = load_policy("threshold:0")
+    after, done, count = remask(
+        logits=scores,
+        input_draft=turned,
+        mask_token_id=0,
+        threshold=0.9,
+        temperature=0.0,
+        use_float64=True,
+        out=out,
+    )
+    assert after is out
+    assert out.tolist() == [[2, 2, 2], [2, 5, 2]]
+    assert (done.tolist(), count.tolist()) == ([True, True], [2, 1])
+    assert remask(scores, out, 0, 0.9)[0].tolist() == out.tolist()
+    assert spy.seen[0].step.tolist() == [0, 0]
+
+
+def test_a_block_without_a_name_is_known_by_what_it_was_left_with() -> None:
+    remask = BatchedRemask(BlockDecoder(spy := Spy(1), 0, 8))
+    scores = torch.arange(8.0).expand(1, 4, 8)
+    one, _, _ = remask(scores, torch.tensor([[0, 0, 0, 0]]), 0, 0.9)
+    other, _, _ = remask(scores, torch.tensor([[3, 0, 0, 0]]), 0, 0.9)
+    remask(scores.expand(2, 4, 8), torch.cat([other, one]), 0, 0.9)
+    remask(scores, torch.tensor([[0, 0, 0, 0]]), 0, 0.9)
+    assert [seen.step.tolist() for seen in spy.seen] == [[0], [0], [1, 1], [0]]
+
+
+def test_vllms_sampler_tells_a_policy_its_progress_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sampler(drivers.DiffusionSampler):
+        pass
+
+    module = plugin_with(Sampler, monkeypatch)
+    remask = BatchedRemask(BlockDecoder(spy := Spy(1), MASK, LENGTH))
+    remask.install()
+    assert module.batched_remask is remask
+    drivers.batched_vllm(drivers.Model(DENOISER, LENGTH), torch.tensor(prompts(1)), Sampler(MASK, BLOCK))
+    assert [int(seen.step) for seen in spy.seen] == list(range(LENGTH))
+
+
+def test_a_block_of_vllms_that_is_cut_off_leaves_the_next_one_whole() -> None:
+    sampler = drivers.DiffusionSampler(MASK, BLOCK, most_steps=3)
+    sampler._remask_fn = BatchedRemask(BlockDecoder("leftmost", MASK, LENGTH))
+    sampler.begin("a", [5, 6])
+    batch = SimpleNamespace(req_ids=["a"], cu_num_logits_np=[0, BLOCK])
+    scores = torch.zeros(BLOCK, VOCABULARY)
+    scores[:, 9] = 1
+    assert [sampler(scores, batch) for _ in range(3)] == [{}, {}, {"a": [5, 6, 9, 9, 9]}]
+    assert sampler.blocks["a"].eq(MASK).all()
+    sampler(scores, batch)
+    assert sampler.blocks["a"].tolist() == [9] + [MASK] * (BLOCK - 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: r(torch.zeros(1, 2, 3), torch.zeros(1, 2).long(), 9, 0.9), "mask token is 9, the decoder's 0"),
+        (lambda r: r(None, torch.zeros(1, 2).long(), 0, 0.9), "logits must be a tensor, got nothing"),
+        (lambda r: r(torch.zeros(1, 3, 3), torch.zeros(1, 2).long(), 0, 0.9), "must be"),
+        (lambda r: r(torch.zeros(2, 3), torch.zeros(2).long(), 0, 0.9), "input_draft"),
+        (lambda r: r(torch.zeros(1, 2, 3), None, 0, 0.9), "input_draft"),
+        (
+            lambda r: (r.requests(["a", "b"]), r(torch.zeros(1, 2, 3), torch.zeros(1, 2).long(), 0, 0.9)),
+            "1 blocks need as many requests, got 2",
+        ),
+        (lambda r: r.install(), "older versions take PolicyRemasking"),
+    ],
+)
+def test_a_call_of_vllms_sampler_that_does_not_fit_is_refused(call: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        call(BatchedRemask(BlockDecoder("leftmost", 0, 4)))
+
+
+# ---------------------------------------------------------------------- what engines give, and should not
+
+
+def sglang_step(**given: Any) -> Any:
+    algorithm = PolicyAlgorithm(settings(), "leftmost")
+    batch = SimpleNamespace(
+        batch_size=2,
+        input_ids=given.get("ids", torch.full((2 * BLOCK,), MASK)),
+        rids=["a", "b"],
+        dllm_prompt_mask=given.get("mask"),
+    )
+    return algorithm.step(batch, given.get("out", torch.zeros(2 * BLOCK, VOCABULARY)), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"out": SimpleNamespace(full_logits=None)}, "full_logits is None"),
+        ({"out": SimpleNamespace(next_token_logits=torch.zeros(2, 9))}, "full_logits is None"),
+        ({"out": None}, "full_logits is None"),
+        ({"out": torch.zeros(2, VOCABULARY)}, r"logits of 2 blocks of 8 must be \(16, V\), got \(2, "),
+        ({"out": torch.zeros(2 * BLOCK)}, r"must be \(16, V\)"),
+        ({"ids": torch.full((BLOCK,), MASK)}, r"input_ids of 2 blocks of 8 must be \(16,\), got \(8,\)"),
+        ({"ids": None}, "got nothing"),
+        ({"mask": torch.zeros(1, BLOCK)}, "dllm_prompt_mask of 2 blocks"),
+    ],
+)
+def test_a_step_of_sglangs_that_does_not_fit_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        sglang_step(**given)
+
+
+def test_sglang_may_give_its_tensors_in_either_shape() -> None:
+    logits = torch.zeros(2, BLOCK, VOCABULARY)
+    for out in (logits, logits.view(2 * BLOCK, -1), SimpleNamespace(full_logits=logits)):
+        assert sglang_step(out=out) == [False, False]
+    assert sglang_step(mask=torch.ones(2 * BLOCK).bool()) == [True, True]
+
+
+def fast_dllm_call(decoder: TransferIndex, **given: Any) -> Any:
+    x = drivers.blank(torch.tensor(prompts(1)), given.pop("length", LENGTH), MASK)
+    mask_index = x == MASK
+    mask_index[:, PROMPT + BLOCK :] = False
+    call = {"logits": torch.zeros(*x.shape, VOCABULARY), "mask_index": mask_index, "x": x, "temperature": 0.0}
+    return decoder(**{**call, "remasking": "low_confidence", "num_transfer_tokens": None, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_transfer_tokens": torch.tensor([2])}, "give it any threshold .*, or steps=32"),
+        ({"logits": None}, "logits must be a tensor, got nothing"),
+        ({"logits": torch.zeros(1, BLOCK, VOCABULARY)}, "must be"),
+        ({"mask_index": None}, "x, the tokens, and mask_index"),
+        ({"x": None}, "x, the tokens, and mask_index"),
+        ({"temperature": None}, "temperature must be a finite number"),
+        ({"length": LENGTH - BLOCK}, "give gen_length=32"),
+        ({"length": LENGTH + BLOCK}, "give gen_length=32"),
+    ],
+)
+def test_a_call_of_fast_dllms_that_does_not_fit_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        fast_dllm_call(transfer_index("leftmost", MASK, LENGTH, BLOCK), **given)
+
+
+def test_fast_dllms_schedule_is_refused_only_where_it_may_end_too_early() -> None:
+    """With as many steps as tokens, each block's schedule is as long as the block."""
+    for given in (
+        {"num_transfer_tokens": torch.tensor([1])},
+        {"num_transfer_tokens": torch.tensor([4]), "threshold": 0.9},
+        {"num_transfer_tokens": None, "factor": 1.0},
+    ):
+        fast_dllm_call(transfer_index("leftmost", MASK, LENGTH, BLOCK), **given)
+    waits = transfer_index("leftmost", MASK, LENGTH, BLOCK, force_progress=False)
+    with pytest.raises(UsageError, match="threshold"):
+        fast_dllm_call(waits, num_transfer_tokens=torch.tensor([1]))
+
+
+def test_dream_says_what_is_wrong() -> None:
+    hooks = DreamHooks(BlockDecoder("leftmost", MASK, LENGTH), BLOCK)
+    model = drivers.DreamModel(drivers.Model(DENOISER, LENGTH), MASK)
+    given = torch.tensor(prompts(1))
+    with pytest.raises(UsageError, match=r"no diffusion_generate, which Dream's own code has.*transformers 4.46"):
+        hooks.generate(object(), given)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="ended after its steps with 28 masks left; leave steps out, or give 32"):
+        hooks.generate(model, given, steps=4)
+    with pytest.raises(UsageError, match="max_new_tokens=32"):
+        hooks.generate(model, given, max_new_tokens=LENGTH - BLOCK)
+    with pytest.raises(UsageError, match="Dream has to give its logits"):
+        hooks.logits(0, given, None)  # type: ignore[arg-type]
+    assert hooks.generate(model, given).shape == (1, PROMPT + LENGTH)  # it goes on working
+
+
+def test_dreams_code_on_transformers_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    class DreamModel:
+        def diffusion_generate(self, inputs: Tensor, **_: Any) -> Tensor:
+            raise KeyError("default")
+
+    hooks = DreamHooks(BlockDecoder("leftmost", MASK, LENGTH), BLOCK)
+    monkeypatch.setattr("dllm_env.policies.plugins.version", lambda _: "5.23.0")
+    with pytest.raises(UsageError, match=r"KeyError: 'default'.*does not run on transformers 5: install"):
+        hooks.generate(DreamModel(), torch.tensor(prompts(1)))
+    monkeypatch.setattr("dllm_env.policies.plugins.version", lambda _: "4.46.2")
+    with pytest.raises(KeyError):
+        hooks.generate(DreamModel(), torch.tensor(prompts(1)))
+
+
+def test_dinfer_says_what_is_wrong() -> None:
+    decoder = PolicyDecoder(BlockDecoder("leftmost", MASK, LENGTH), DENOISER.eot_id)
+    x = drivers.blank(torch.tensor(prompts(1)), LENGTH, MASK)
+    with pytest.raises(UsageError, match=r"logits of the block, .*got nothing"):
+        decoder.decode(None, PROMPT, PROMPT + BLOCK, x)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="logits of the block"):
+        decoder.decode(torch.zeros(*x.shape, VOCABULARY), PROMPT, PROMPT + BLOCK, x)
+    with pytest.raises(UsageError, match="BlockWiseDiffusionLLM"):
+        decoder.batch_decode(None, None)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DreamHooks("leftmost"),  # type: ignore[arg-type]
+        lambda: PolicyDecoder("leftmost", 1),  # type: ignore[arg-type]
+        lambda: PolicyRemasking("leftmost"),  # type: ignore[arg-type]
+        lambda: BatchedRemask("leftmost"),  # type: ignore[arg-type]
+        lambda: TransferIndex(None, BLOCK),  # type: ignore[arg-type]
+    ],
+)
+def test_adapters_want_a_decoder(make: Callable[[], Any]) -> None:
+    with pytest.raises(UsageError, match="give a BlockDecoder"):
+        make()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"logits": None}, "logits are missing"),
         ({"remasking_config": {"mask_token_id": 9}}, "mask token is 9, the decoder's 0"),
         ({"logits": [[0.0, 1.0]]}, "must be"),
+        ({"logits": torch.zeros(1, 2, 3)}, "must be"),
     ],
 )
 def test_a_vllm_step_that_does_not_fit_is_refused(given: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""vLLM's dllm-plugin, deciding by a policy. python examples/plugin_vllm.py
+"""vLLM's dllm-plugin without a DiffusionSampler, deciding by a policy. python examples/plugin_vllm.py
 
 With the plugin itself: runtime_worker.run_block_contract_from_model_output = PolicyRemasking(decoder).run_block
 """

@@ -67,8 +67,8 @@ def _introduction(policy: PolicyFacts, name: str) -> str:
     head = policy.head.replace("_", " ")
     return (
         f"# {name}\n\nAn unmasking policy for masked diffusion language models: in each step it chooses which "
-        f"masks to replace. One transformer block of {policy.weights:,} weights with a {head} head, trained with dllm-env "
-        f"{dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\nIt reads {reads}. It sees {sees}."
+        f"masks to replace. One transformer block of {policy.weights:,} weights with a {head} head, trained with "
+        f"dllm-env {dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\nIt reads {reads}. It sees {sees}."
     )
 
 

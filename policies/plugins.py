@@ -114,7 +114,7 @@ def transfer_index(
     seed: int = 0,
     force_progress: bool = True,
 ) -> TransferIndex:
-    """The function that Fast-dLLM calls to choose positions, deciding by a policy. In the folder of its ``generate.py``::
+    """Fast-dLLM's function that chooses positions, deciding by a policy. In the folder of its ``generate.py``::
 
         import generate
         from dllm_env.policies.plugins import transfer_index

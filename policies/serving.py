@@ -49,7 +49,7 @@ class PolicyAlgorithm:
         self._nameless = itertools.count()
 
     def init_step_state(self, forward_batch: Any) -> list[Hashable]:
-        """The state that SGLang keeps for each request while a block lasts: the name by which ``decoder`` knows it."""
+        """What SGLang keeps of each request during a block: the name by which ``decoder`` knows it."""
         names = getattr(forward_batch, "rids", None)
         return list(names or (f"block {next(self._nameless)}" for _ in range(forward_batch.batch_size)))
 

@@ -714,7 +714,7 @@ def test_a_vllm_step_that_does_not_fit_is_refused(given: dict[str, Any], message
 # ---------------------------------------------------------------------------------------------- the examples
 
 
-@pytest.mark.parametrize("engine", ["fast_dllm", "dream", "dinfer", "sglang", "vllm"])
+@pytest.mark.parametrize("engine", ["fast_dllm", "dream", "dinfer", "sglang", "vllm", "vllm_sampler"])
 def test_an_example_runs(engine: str) -> None:
     path = Path(__file__).parent.parent / "examples" / f"plugin_{engine}.py"
     assert len(path.read_text().splitlines()) < 40

@@ -5,7 +5,7 @@ With Dream itself: DreamHooks(BlockDecoder(policy, mask_id=151666, response_leng
 
 import torch
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.policies.block_decoder import BlockDecoder
 from dllm_env.policies.plugins import DreamHooks
 

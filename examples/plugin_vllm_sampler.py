@@ -5,7 +5,7 @@ With the plugin itself: BatchedRemask(decoder).install() in the worker's process
 
 import torch
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.policies.block_decoder import BlockDecoder
 from dllm_env.policies.vllm_sampler import BatchedRemask
 

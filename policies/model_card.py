@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 import dllm_env
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 
 PAPER = "https://arxiv.org/abs/2512.09106"
 TAGS = ["dllm-env", "unmasking-policy", "diffusion-language-model", "reinforcement-learning"]

@@ -226,6 +226,21 @@ def test_the_comparison_is_not_an_easy_one(expected: dict[str, Rollout]) -> None
     assert any(calls_together(result) > int(result.nfe.max()) for result in expected.values())  # rows wait
 
 
+@pytest.mark.parametrize("name", ["top_k:steps=12", "entropy:steps=12", "margin:steps=13", "klass:steps=10"])
+@pytest.mark.parametrize(
+    "engine", ["fast-dllm, dual cache", "dream", "sglang, first done first out", "vllm, sampler"]
+)
+def test_schedules_where_only_the_block_is_seen(engine: str, name: str) -> None:
+    policy = load_policy(name)
+    result = played(policy)
+    tokens, calls = ENGINES[engine](policy)(drivers.Model(DENOISER, LENGTH), torch.tensor(prompts()))
+    assert torch.equal(tokens[:, PROMPT:], result.responses)
+    if calls is not None:
+        assert calls == result.nfe.tolist()
+    if name.endswith("12"):
+        assert result.nfe.tolist() == [12] * ROWS
+
+
 @pytest.mark.parametrize("name", ["random:2", "learned", "forced"])
 def test_the_same_seeds_draw_the_same(name: str) -> None:
     known = {

@@ -61,7 +61,7 @@ def _introduction(policy: PolicyFacts, name: str) -> str:
         "confidence": f"the {largest} of each position, its mask, and the step: any masked diffusion language "
         "model will do",
         "hidden": "the last hidden states of the language model that it was trained on, and of no other",
-    }[policy.network]
+    }.get(policy.network, "what its own network reads")
     block = "the active block only, as samplers and serving engines show it"
     sees = block if policy.context == "block" else "the whole response"
     head = policy.head.replace("_", " ")

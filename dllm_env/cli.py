@@ -269,8 +269,8 @@ def evaluate(arguments: list[str]) -> None:
     import tyro
 
     from dllm_env.eval.evaluate import EvaluationConfig, prepare
-    from dllm_env.eval.pieces import default_workers
-    from dllm_env.eval.play import finish, play
+    from dllm_env.eval.parallel import default_workers
+    from dllm_env.eval.runner import finish, play
     from dllm_env.eval.suite import load_suite
 
     @dataclass(frozen=True)
@@ -328,9 +328,9 @@ def report(arguments: list[str]) -> None:
     import tyro
 
     from dllm_env.eval.compare import comparisons, pool
-    from dllm_env.eval.play import title
     from dllm_env.eval.report import REPORT, write_report
     from dllm_env.eval.results import read
+    from dllm_env.eval.runner import title
 
     @dataclass(frozen=True)
     class Arguments:
@@ -388,7 +388,7 @@ def generate(arguments: list[str]) -> None:
     import tyro
     from rich.console import Console
 
-    from dllm_env.eval.generate import GenerationConfig, generate, show
+    from dllm_env.eval.show import GenerationConfig, make_generation, show
 
     @dataclass(frozen=True)
     class Arguments:
@@ -397,7 +397,7 @@ def generate(arguments: list[str]) -> None:
         """Show one picture that changes instead of a line for each step; never where the output is no terminal."""
 
     given = _parse(Arguments, arguments, "dllm-env generate", COMMANDS["generate"].summary)
-    show(generate(given.config), Console(highlight=False), given.animate)
+    show(make_generation(given.config), Console(highlight=False), given.animate)
 
 
 def push(arguments: list[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from dllm_env.front import Point
+from dllm_env.pareto import Coordinates
 
 
 def bootstrap_interval(
@@ -59,7 +59,7 @@ def tokens_before_eot(responses: Tensor, end_ids: Sequence[int], mask_id: int) -
     return (before & (responses != mask_id)).sum(-1)
 
 
-def best_at_most(points: Sequence[Point], nfe: float) -> int | None:
+def best_at_most(points: Sequence[Coordinates], nfe: float) -> int | None:
     """The best that can be had at this speed: the most accurate point with at most ``nfe`` evaluations.
 
     Args:
@@ -121,7 +121,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return float(min(Fraction(1), Fraction(2 * tail, 2**n)))
 
 
-def area_under_front(points: Sequence[Point], low: float, high: float) -> float:
+def pareto_area(points: Sequence[Coordinates], low: float, high: float) -> float:
     """Mean over n in [low, high] of the best accuracy that at most n evaluations give; 0 where none is that fast.
 
     Args:
@@ -144,7 +144,7 @@ def area_under_front(points: Sequence[Point], low: float, high: float) -> float:
     return (area + best * (high - reached)) / (high - low)
 
 
-def front_interval(
+def pareto_area_interval(
     correct: NDArray[np.float64],
     nfe: NDArray[np.float64],
     low: float,
@@ -157,7 +157,7 @@ def front_interval(
 
     Args:
         correct, nfe: (policies, problems), of the same problems.
-        low, high: as in ``area_under_front``.
+        low, high: as in ``pareto_area``.
         generator: the only source of random numbers.
         level: share of the resampled areas inside the interval.
         resamples: how often to draw.
@@ -171,6 +171,6 @@ def front_interval(
     for _ in range(resamples):
         drawn = generator.integers(correct.shape[1], size=correct.shape[1])
         points = zip(nfe[:, drawn].mean(1).tolist(), correct[:, drawn].mean(1).tolist(), strict=True)
-        areas.append(area_under_front(list(points), low, high))
+        areas.append(pareto_area(list(points), low, high))
     below, above = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
     return float(below), float(above)

@@ -78,7 +78,7 @@ class Setting:
         return tuple(getattr(self, column.name) for column in fields(self) if column.name not in without)
 
     @property
-    def scene(self) -> tuple[Any, ...]:
+    def condition(self) -> tuple[Any, ...]:
         """What policies have to share to be compared."""
         return self.part("policy", "learned", "seed", *VERSIONS)
 
@@ -132,7 +132,7 @@ class Result:
     setting: Setting
     outcomes: list[Outcome]
 
-    def entry(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """The setting and its figures, as ``results.json`` and ``results.csv`` have them."""
         figures = summarise(self.outcomes)
         return {**asdict(self.setting), **asdict(figures)}
@@ -314,9 +314,9 @@ def _lines(file: Path, make: Any, skip_broken: bool) -> list[Any]:
 
 def write_tables(folder: Path, results: Sequence[Result]) -> None:
     """Writes ``results.json`` (a list with one object per setting) and ``results.csv``."""
-    entries = [result.entry() for result in results]
-    (folder / RESULTS_JSON).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    records = [result.record() for result in results]
+    (folder / RESULTS_JSON).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     with (folder / RESULTS_CSV).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(entries[0]))
+        writer = csv.DictWriter(file, list(records[0]))
         writer.writeheader()
-        writer.writerows(entries)
+        writer.writerows(records)

@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from dllm_env.eval.metrics import (
-    area_under_front,
     best_at_most,
     bootstrap_interval,
-    front_interval,
     mcnemar,
+    pareto_area,
+    pareto_area_interval,
     pass_at_k,
     quantile,
     tokens_before_eot,
 )
-from dllm_env.front import pareto_front
+from dllm_env.pareto import pareto_front
 
 
 def interval(values, seed=0, **settings):
@@ -146,31 +146,31 @@ def test_mcnemar_by_hand_and_by_enumeration():
 
 def test_area_under_front_by_hand():
     points = [(4.0, 0.5), (2.0, 0.2), (3.0, 0.1), (12.0, 1.0)]
-    assert area_under_front(points, 0, 10) == pytest.approx((2 * 0.2 + 6 * 0.5) / 10)
-    assert area_under_front(points, 3, 10) == pytest.approx((1 * 0.2 + 6 * 0.5) / 7)
-    assert area_under_front(points, 0, 1) == 0.0
-    assert area_under_front([(1.0, 1.0)], 1, 40) == 1.0
-    assert area_under_front([], 1, 40) == 0.0
+    assert pareto_area(points, 0, 10) == pytest.approx((2 * 0.2 + 6 * 0.5) / 10)
+    assert pareto_area(points, 3, 10) == pytest.approx((1 * 0.2 + 6 * 0.5) / 7)
+    assert pareto_area(points, 0, 1) == 0.0
+    assert pareto_area([(1.0, 1.0)], 1, 40) == 1.0
+    assert pareto_area([], 1, 40) == 0.0
     with pytest.raises(ValueError, match="low < high"):
-        area_under_front(points, 3, 3)
+        pareto_area(points, 3, 3)
 
 
 def test_area_under_front_agrees_with_adding_up():
     generator = np.random.default_rng(3)
     points = [(float(n), float(a)) for n, a in zip(generator.integers(1, 40, 9), generator.random(9), strict=True)]
     steps = [max((a for n, a in points if n <= at), default=0.0) for at in range(1, 40)]
-    assert area_under_front(points, 1, 40) == pytest.approx(sum(steps) / 39)
+    assert pareto_area(points, 1, 40) == pytest.approx(sum(steps) / 39)
 
 
 def test_interval_of_a_front():
     correct, nfe = np.ones((2, 50)), np.array([[5.0] * 50, [9.0] * 50])
-    assert front_interval(correct, nfe, 1, 9, np.random.default_rng(0)) == (0.5, 0.5)
+    assert pareto_area_interval(correct, nfe, 1, 9, np.random.default_rng(0)) == (0.5, 0.5)
     correct[0, ::2] = 0
-    low, high = front_interval(correct, nfe, 1, 9, np.random.default_rng(0))
+    low, high = pareto_area_interval(correct, nfe, 1, 9, np.random.default_rng(0))
     assert low < 0.25 < high
     # One policy at one NFE: the interval of the accuracy, scaled.
     below, above = interval(correct[0])
     assert (low, high) == pytest.approx((below / 2, above / 2), abs=0.03)
     for shape in (np.ones(3), np.ones((0, 4))):
         with pytest.raises(ValueError, match="policies, problems"):
-            front_interval(shape, shape, 1, 9, np.random.default_rng(0))
+            pareto_area_interval(shape, shape, 1, 9, np.random.default_rng(0))

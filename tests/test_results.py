@@ -158,7 +158,11 @@ def test_every_value_has_a_say_in_the_key() -> None:
         "task": "sudoku",
     }
     assert len({SETTING.key, *(replace(SETTING, **{name: value}).key for name, value in changes.items())}) == 7
-    assert replace(SETTING, seed=3).scene == replace(SETTING, policy="x", code_version="2").scene == SETTING.scene
+    assert (
+        replace(SETTING, seed=3).condition
+        == replace(SETTING, policy="x", code_version="2").condition
+        == SETTING.condition
+    )
 
 
 def test_the_code_has_a_version() -> None:
@@ -170,7 +174,7 @@ def test_tables_hold_the_figures(tmp_path: Path) -> None:
     results = [Result(SETTING, [outcome(index=i, correct=i % 2) for i in range(4)])]
     write_tables(tmp_path, results)
     (entry,) = json.loads((tmp_path / "results.json").read_text())
-    assert entry == results[0].entry()
+    assert entry == results[0].record()
     assert (entry["policy"], entry["accuracy"], entry["problems"]) == ("threshold:0.9", 0.5, 4)
     with (tmp_path / "results.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)

@@ -12,7 +12,7 @@ from rich.table import Table
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import (
     best_at_most,
-    bootstrap_interval,
+    difference_interval,
     mcnemar,
     mean,
     pareto_area,
@@ -170,10 +170,11 @@ class Comparison:
         title: of their condition.
         why: what the second was chosen for.
         problems: how many both have.
-        difference, low, high: of accuracies, first minus second, with the 95% interval of a paired bootstrap.
+        difference, low, high: of accuracies, first minus second, with the 95% interval of ``difference_interval``.
         first_only, second_only: problems that only the one solved, where each was tried once.
         p: of McNemar's exact test, where each was tried once.
-        nfe_ratio, nfe_low, nfe_high: NFE of the second over that of the first, with the interval of the same kind.
+        nfe_ratio, nfe_low, nfe_high: NFE of the second over that of the first, with the 95% interval of a
+            paired bootstrap; it has no width where both always need the same NFE.
     """
 
     first: str
@@ -202,8 +203,9 @@ def compare(first: Entry, second: Entry, title: str = "", why: str = "") -> Comp
     common = [problem for problem in mine if problem in theirs]
     if not common:
         raise UsageError(f"{first.label} and {second.label} have no problem in common")
-    difference = np.array([mean(mine[problem]) - mean(theirs[problem]) for problem in common])
-    low, high = bootstrap_interval(difference, _generator("paired", len(common)))
+    scores = [[found[problem] for problem in common] for found in (mine, theirs)]
+    difference = np.array([mean(one) - mean(other) for one, other in zip(*scores, strict=True)])
+    low, high = difference_interval(*scores, _generator("paired", len(common)))
     once = all(len(mine[problem]) == len(theirs[problem]) == 1 for problem in common)
     first_only, second_only = int((difference > 0).sum()), int((difference < 0).sum())
     ratio, nfe_low, nfe_high = _nfe_ratio(first, second, common)

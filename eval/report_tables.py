@@ -59,7 +59,8 @@ def figures_table(groups: Sequence[Sequence[Entry]], titles: Sequence[str]) -> T
         "condition": "what the policies share; only policies of the same condition can be compared",
         "problems": "problems, those of all seeds together",
         "accuracy": "share of the problems that were solved",
-        "95% interval": "where the accuracy on all problems of this kind is likely to be (bootstrap)",
+        "95% interval": "where the accuracy on all problems of this kind is likely to be (Wilson's; of several "
+        "samples for a problem the bootstrap)",
         **{f"pass@{k}": f"chance that at least one of {k} samples of a problem is right" for k in ks},
         "NFE": "denoiser evaluations for a response, on average; fewer is faster",
         "NFE 90%": "nine of ten responses need at most so many",
@@ -104,7 +105,7 @@ def pairs_table(pairs: Sequence[Comparison], titles: Sequence[str]) -> Table:
         "condition": "where both were played",
         "problems": "problems that both were given",
         "accuracy": "accuracy of the first minus that of the second, in percentage points",
-        "95% interval": "of this difference (paired bootstrap)",
+        "95% interval": "of this difference (Tango's; of several samples for a problem the paired bootstrap)",
         "only first right": "problems that the first solved and the second did not",
         "only second right": "problems that the second solved and the first did not",
         "p": "chance of counts at least so uneven if both were equally good (McNemar's exact test)",

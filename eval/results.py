@@ -21,7 +21,7 @@ import numpy as np
 import dllm_env
 import dllm_env.policies
 from dllm_env.errors import UsageError
-from dllm_env.eval.metrics import bootstrap_interval, mean, quantile
+from dllm_env.eval.metrics import accuracy_interval, mean, quantile
 from dllm_env.random import derive_key
 
 SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.jsonl", "results.json", "results.csv"
@@ -144,7 +144,7 @@ class Figures:
 
     Attributes:
         problems, samples: how many, samples of all problems together.
-        accuracy: mean over problems of the share of right samples, with its 95% bootstrap interval over problems.
+        accuracy: mean over problems of the share of right samples, with the 95% interval of ``accuracy_interval``.
         nfe, nfe_90: mean and 90th percentile of the denoiser evaluations of a row.
         tokens_per_nfe: response tokens before end-of-text over NFE, both summed.
         finished: share of the rows that were not cut off.
@@ -170,7 +170,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Figures:
     correct = list(by_problem(outcomes).values())
     accuracy = [mean(samples) for samples in correct]
     generator = np.random.default_rng(derive_key("bootstrap", len(accuracy)) % 2**63)
-    low, high = bootstrap_interval(accuracy, generator)
+    low, high = accuracy_interval(correct, generator)
     nfe = [outcome.nfe for outcome in outcomes]
     return Figures(
         problems=len(accuracy),

@@ -28,6 +28,7 @@ from dllm_env.eval.compare import (
     pool,
     table,
 )
+from dllm_env.eval.metrics import paired_score_interval
 from dllm_env.eval.results import Result
 from dllm_env.eval.runner import save_pareto_plot
 from dllm_env.pareto import Point, plot_pareto
@@ -114,8 +115,11 @@ def test_a_paired_comparison_by_hand() -> None:
     assert (found.problems, found.first_only, found.second_only) == (10, 5, 1)
     assert found.p == 14 / 64
     assert found.difference == pytest.approx(0.4)
+    assert (found.low, found.high) == paired_score_interval(5, 1, 10)
     assert found.low < 0.4 < found.high
     assert (found.nfe_ratio, found.nfe_low, found.nfe_high) == (1.5, 1.5, 1.5)
+    alike = compare(first, first)
+    assert (alike.difference, alike.low, alike.high) == (0.0, *paired_score_interval(0, 0, 12))
     back = compare(second, first)
     assert (back.difference, back.p) == (-found.difference, found.p)
     (far,) = entries(result("c", [1.0], 4, seed=5))

@@ -23,6 +23,7 @@ from dllm_env.eval.results import (
     summarise,
     write_tables,
 )
+from dllm_env.intervals import wilson_interval
 
 SETTING = Setting(
     policy="threshold:0.9",
@@ -76,6 +77,8 @@ def test_figures_by_hand() -> None:
     assert (found.problems, found.samples) == (3, 6)
     assert found.accuracy == 0.5
     assert (found.accuracy_low, found.accuracy_high) == (0.0, 1.0)
+    alike = summarise([outcome(index=i) for i in range(200)])
+    assert (alike.accuracy_low, alike.accuracy_high) == wilson_interval(200, 200)
     assert (found.nfe, found.nfe_90) == (3.5, 5.5)
     assert found.tokens_per_nfe == 12 / 21
     assert found.seconds == 3.0

@@ -9,6 +9,7 @@ from typing import Any
 
 from stable_baselines3.common.logger import Figure, Logger
 
+from dllm_env.intervals import wilson_interval
 from dllm_env.pareto import Point, plot_pareto
 from dllm_env.policies.networks import PolicyNetwork
 from dllm_env.policies.registry import load_heuristic
@@ -72,10 +73,10 @@ class Keeper:
         log.record("validation/sample", self._sample(played), exclude=NOT_TENSORBOARD)
 
     def _point(self, label: str, score: Score, learned: bool = False) -> Point:
-        """With the normal approximation of the accuracy's 95% interval."""
-        mean = score.accuracy
-        half = 1.96 * math.sqrt(mean * (1 - mean) / len(self.setting.validation))
-        return Point(label, learned, score.nfe, mean, max(0.0, mean - half), min(1.0, mean + half))
+        """With Wilson's 95% interval of the accuracy."""
+        count = len(self.setting.validation)
+        low, high = wilson_interval(score.accuracy * count, count)
+        return Point(label, learned, score.nfe, score.accuracy, low, high)
 
     def _sample(self, played: Attempt) -> str:
         """The first validation problem as a text, a line for each step that wrote something; code in Markdown."""

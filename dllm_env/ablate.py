@@ -157,7 +157,7 @@ def table(lines: Sequence[Line]) -> Table:
 
 def write_table(lines: Sequence[Line], path: Path) -> None:
     """A row for each training."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["network", "head", "seed", "accuracy", "nfe"])
         for line in lines:

@@ -27,12 +27,11 @@ from dllm_env.random import derive_key
 SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.jsonl", "results.json", "results.csv"
 
 VERSIONS = ("policy_version", "denoiser_version", "code_version")
-PLAYED_CODE = (
-    *("answers", "backbones", "benchmark", "benchmarks", "checkpoints", "denoisers", "dynamics"),
-    *("huggingface", "judge", "numerics", "programs", "random", "reasoning", "rows", "sandbox"),
-    *("sandboxed", "tasks", "tiny"),
+NOT_PLAYED = (
+    *("train", "eval", "policies"),  # in an installed package they are folders of it; policies count by themselves
+    *("commands", "cli.py", "__main__.py", "demo.py", "ablate.py", "lists.py", "pareto.py", "intervals.py"),
 )
-"""Modules of the core that decide what an evaluation gives, beside those of the policies."""
+"""What of the core cannot change an outcome: commands and pictures. All other modules count, new ones as well."""
 
 
 @dataclass(frozen=True)
@@ -202,9 +201,27 @@ def by_problem(outcomes: Iterable[Outcome]) -> dict[tuple[int, int], list[float]
 def code_version() -> str:
     """The package's version with a digest of the code that plays."""
     core, policies = (Path(module.__path__[0]) for module in (dllm_env, dllm_env.policies))
-    files = [core / f"{name}.py" for name in PLAYED_CODE] + sorted(policies.glob("*.py"))
-    digest = hashlib.blake2b(b"\0".join(file.read_bytes() for file in files), digest_size=4)
+    digest = hashlib.blake2b(digest_size=4)
+    for name, file in played_code(core, policies).items():
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
     return f"{dllm_env.__version__}+{digest.hexdigest()}"
+
+
+def played_code(core: Path, policies: Path) -> dict[str, Path]:
+    """The modules that decide what an evaluation gives: the policies, and the core but for ``NOT_PLAYED``.
+
+    Args:
+        core, policies: the folders of the two packages, whose rooms are searched, too.
+
+    Returns:
+        Files by their names within the package, sorted.
+    """
+    files = {f"policies/{file.relative_to(policies).as_posix()}": file for file in policies.rglob("*.py")}
+    for file in core.rglob("*.py"):
+        place = file.relative_to(core)
+        if place.parts[0] not in NOT_PLAYED:
+            files[place.as_posix()] = file
+    return dict(sorted(files.items()))
 
 
 def check_versions(settings: Iterable[Setting]) -> None:
@@ -316,7 +333,7 @@ def write_tables(folder: Path, results: Sequence[Result]) -> None:
     """Writes ``results.json`` (a list with one object per setting) and ``results.csv``."""
     records = [result.record() for result in results]
     (folder / RESULTS_JSON).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    with (folder / RESULTS_CSV).open("w", newline="", encoding="utf-8") as file:
+    with (folder / RESULTS_CSV).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, list(records[0]))
         writer.writeheader()
         writer.writerows(records)

@@ -125,7 +125,7 @@ class LearnedPolicy(ModelHubMixin):
         card = self.generate_model_card(**dict(model_card_kwargs or {}))
         for name, write in (
             (WEIGHTS, lambda path: save_file(state, path)),
-            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n")),
+            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")),
             (CARD, lambda path: path.write_text(str(card), encoding="utf-8")),
         ):
             temporary = folder / (name + ".tmp")
@@ -152,7 +152,7 @@ class LearnedPolicy(ModelHubMixin):
         """
         found = _find(str(folder))
         try:
-            config = json.loads((found / CONFIG).read_text())
+            config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
             settings = {
                 part: {k: v for k, v in config[part].items() if k != "kind"} for part in ("network", "head")
             }

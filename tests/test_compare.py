@@ -215,6 +215,12 @@ def test_the_prefix_cache_is_compared_with_doing_without() -> None:
     assert (pair.first_only, pair.second_only) == (0, 5)
 
 
+@pytest.mark.parametrize("name", ["runs/$x_$", "$\\frac$:1", "r\udce9gle.py", "a$b"])
+def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
+    points = [Point(name, learned, 5, 0.5, 0.4, 0.6) for learned in (False, True)]
+    plot_pareto({name: points}, name).savefig(tmp_path / "front.png")
+
+
 def test_a_long_title_fits_the_picture():
     title = "task reasoning-gym:leg_counting, denoiser tiny-llada, 16 tokens, 20 test problems for each of 3 seeds"
     figure = plot_pareto({"block length 16": [Point("threshold:0.9", False, 5, 0.5, 0.4, 0.6)]}, title)

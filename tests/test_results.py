@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import dllm_env
+import dllm_env.eval as evaluation
+from dllm_env import policies, train
 from dllm_env.errors import UsageError
 from dllm_env.eval.results import (
     PROBLEMS,
@@ -19,6 +25,7 @@ from dllm_env.eval.results import (
     append,
     check_versions,
     code_version,
+    played_code,
     read,
     summarise,
     write_tables,
@@ -171,6 +178,70 @@ def test_every_value_has_a_say_in_the_key() -> None:
 def test_the_code_has_a_version() -> None:
     assert code_version() == code_version()
     assert code_version().startswith("0.")
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package as an installed one lies on the disk, without weights; ``code_version`` looks there."""
+    root = tmp_path / "dllm_env"
+    no_weights = shutil.ignore_patterns("assets", "__pycache__")
+    for module in (dllm_env, policies, train, evaluation):
+        folder = root.joinpath(*module.__name__.split(".")[1:])
+        shutil.copytree(module.__path__[0], folder, ignore=no_weights, dirs_exist_ok=True)
+    monkeypatch.setattr(dllm_env, "__path__", [str(root)])
+    monkeypatch.setattr(policies, "__path__", [str(root / "policies")])
+    return root
+
+
+def version() -> str:
+    return code_version.__wrapped__()
+
+
+def test_every_module_that_plays_changes_the_version(copied: Path) -> None:
+    before, seen = version(), set()
+    files = played_code(copied, copied / "policies")
+    assert {"dynamics.py", "policies/rollout.py", "policies/heuristics.py", "random.py"} <= set(files)
+    for file in files.values():
+        text = file.read_bytes()
+        file.write_bytes(text + b"\n")
+        seen.add(version())
+        file.unlink()
+        seen.add(version())
+        file.write_bytes(text)
+    assert len(seen | {before}) == 2 * len(files) + 1
+    assert version() == before
+
+
+@pytest.mark.parametrize("place", ["new.py", "denoisers/new.py", "room/deeper/new.py", "policies/room/new.py"])
+def test_a_new_module_counts_without_being_listed(copied: Path, place: str) -> None:
+    before = version()
+    (copied / place).parent.mkdir(parents=True, exist_ok=True)
+    (copied / place).write_text("", encoding="utf-8")
+    assert version() != before
+
+
+def test_what_cannot_change_an_outcome_does_not_change_the_version(copied: Path) -> None:
+    before = version()
+    (copied / "commands").mkdir(exist_ok=True)
+    for place in ("cli.py", "commands/demo.py", "pareto.py", "train/grpo.py", "train/new.py", "eval/report.py"):
+        (copied / place).write_text("changed = True", encoding="utf-8")
+    assert version() == before
+
+
+def test_all_code_that_is_run_to_play_counts() -> None:
+    """Whatever an evaluation imports is counted, but for what only sums up."""
+    program = (
+        "import sys, dllm_env.eval.evaluate as e\n"
+        "e.evaluate(e.EvaluationConfig(problems=1), ['leftmost:40'])\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'dllm_env' and m.__file__))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    core, rules = Path(dllm_env.__path__[0]), Path(policies.__path__[0])
+    counted = {file.resolve() for file in played_code(core, rules).values()}
+    summed_up = {"pareto.py", "intervals.py"}
+    used = {Path(file).resolve() for file in done.stdout.split()}
+    left = {file for file in used - counted if file.name not in summed_up}
+    assert {file.parent.name for file in left} <= {"eval"}, left
 
 
 def test_tables_hold_the_figures(tmp_path: Path) -> None:

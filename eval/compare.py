@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import (
     best_at_most,
@@ -124,10 +125,7 @@ def condition_titles(groups: Sequence[Sequence[Entry]]) -> list[str]:
 
 
 _PLAIN = ("denoiser", "task")
-_CONDITION = (
-    *("task", "denoiser", "split", "response_length", "block_length", "temperature", "noise"),
-    *("max_steps", "stop_at_eot", "allow_remask", "remask_budget", "prefix_cache"),
-)
+_CONDITION = ("task", "denoiser", "split", *(rule.name for rule in fields(Rules)))
 
 
 def short_name(name: str) -> str:

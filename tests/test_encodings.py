@@ -18,7 +18,7 @@ from dllm_env import policies, train
 
 ROOT = Path(__file__).parents[1]
 RULE = """
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.policies.base import Decision
 
 class Rule:

@@ -15,15 +15,15 @@ import torch
 from make_checkpoint import make_bert, make_dream, make_llada
 from orders import by_orders
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.huggingface import Options
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.eval.harness_arguments import BATCH, SETTINGS, HarnessConfig, split_arguments, with_defaults
 from dllm_env.eval.harness_prompts import Prompts
 from dllm_env.eval.likelihood import log_likelihoods
-from dllm_env.huggingface import Options
 from dllm_env.policies.rollout import rollout
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the harness and what it imports
@@ -47,8 +47,8 @@ def test_arguments_come_as_texts_and_as_numbers():
         {"denoiser": "tiny", "block_length": "8", "temperature": "0.5", "stop_at_eot": "True"}
     )
     numbers = HarnessConfig.parse({"denoiser": "tiny", "block_length": 8.0, "temperature": 0.5, "stop_at_eot": 1})
-    assert texts == numbers == HarnessConfig("tiny", block_length=8, temperature=0.5, stop_at_eot=True)
-    assert HarnessConfig.parse({"pretrained": "tiny", "device": None}) == HarnessConfig("tiny")
+    assert texts == numbers == HarnessConfig(denoiser="tiny", block_length=8, temperature=0.5, stop_at_eot=True)
+    assert HarnessConfig.parse({"pretrained": "tiny", "device": None}) == HarnessConfig(denoiser="tiny")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,9 @@ def test_settings_of_a_checkpoint_are_arguments():
     for text in ("denoiser=a/b,dtype=bfloat16,shift=1", "denoiser=a/b:dtype=bfloat16,shift=1"):
         assert HarnessConfig.parse(split_arguments(text)).denoiser == "a/b:dtype=bfloat16,shift=1"
     quoted = split_arguments('denoiser="a/b:dtype=bfloat16,shift=1",policy=rules.py:R(a=1,b=2)')
-    assert HarnessConfig.parse(quoted) == HarnessConfig("a/b:dtype=bfloat16,shift=1", "rules.py:R(a=1,b=2)")
+    assert HarnessConfig.parse(quoted) == HarnessConfig(
+        denoiser="a/b:dtype=bfloat16,shift=1", policy="rules.py:R(a=1,b=2)"
+    )
     assert HarnessConfig.parse({"denoiser": "a/b", "trust_remote_code": True}).denoiser == "a/b:trust_remote_code=1"
 
 

@@ -26,7 +26,7 @@ WRITTEN, ACTIVE, WAITING = (226, 240, 217), (255, 221, 150), (224, 224, 224)
 
 
 @dataclass(frozen=True)
-class View:
+class Drawing:
     """What is shown of a row.
 
     Attributes:
@@ -44,16 +44,16 @@ class View:
     status: str
 
 
-def as_text(view: View) -> str:
+def as_text(drawing: Drawing) -> str:
     """The problem, the response with ▁ for masks and the active block in brackets, and the status."""
-    words = [MASK if hidden else word for word, hidden in zip(view.words, view.masked, strict=True)]
-    if view.block:
-        first, last = view.block[0], view.block[-1]
+    words = [MASK if hidden else word for word, hidden in zip(drawing.words, drawing.masked, strict=True)]
+    if drawing.block:
+        first, last = drawing.block[0], drawing.block[-1]
         words[first], words[last] = "[" + words[first], words[last] + "]"
-    return f"{view.prompt}\n{' '.join(words)}\n{view.status}\n"
+    return f"{drawing.prompt}\n{' '.join(words)}\n{drawing.status}\n"
 
 
-def as_picture(view: View) -> np.ndarray:
+def as_picture(drawing: Drawing) -> np.ndarray:
     """The same as a picture, (height, width, 3) uint8.
 
     A cell per position, eight in a line: green when written, yellow when masked and in the active block, grey when
@@ -61,18 +61,18 @@ def as_picture(view: View) -> np.ndarray:
     """
     from PIL import Image, ImageDraw
 
-    lines = -(-len(view.words) // COLUMNS)
+    lines = -(-len(drawing.words) // COLUMNS)
     size = (COLUMNS * CELL_WIDTH, (PROMPT_LINES + lines + 2) * LINE)
     image = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(image)
-    _draw_prompt(draw, view.prompt)
-    for position, (word, hidden) in enumerate(zip(view.words, view.masked, strict=True)):
+    _draw_prompt(draw, drawing.prompt)
+    for position, (word, hidden) in enumerate(zip(drawing.words, drawing.masked, strict=True)):
         left, top = position % COLUMNS * CELL_WIDTH, (PROMPT_LINES + position // COLUMNS) * LINE
-        colour = WRITTEN if not hidden else ACTIVE if position in view.block else WAITING
+        colour = WRITTEN if not hidden else ACTIVE if position in drawing.block else WAITING
         draw.rectangle((left, top, left + CELL_WIDTH - 2, top + LINE - 2), fill=colour)
         if not hidden:
             draw.text((left + 3, top + 1), _fit(word, CELL_WIDTH - 6), fill=TEXT, font=_font())
-    draw.text((4, size[1] - LINE - LINE // 2), view.status, fill=FAINT, font=_font())
+    draw.text((4, size[1] - LINE - LINE // 2), drawing.status, fill=FAINT, font=_font())
     return np.array(image)
 
 

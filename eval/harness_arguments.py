@@ -79,7 +79,7 @@ class HarnessConfig(Rules):
         if "gen_length" in given:
             if "response_length" in given:
                 raise UsageError("gen_length and response_length mean the same; give one of them")
-            given["response_length"] = given.pop("gen_length")
+            given["response_length"] = _value("gen_length", given.pop("gen_length"), int)
         settings = {name: given.pop(name) for name in SETTINGS if name in given}
         if str(given.get("device", "")) == "auto":
             del given["device"]

@@ -90,7 +90,7 @@ def test_settings_of_a_checkpoint_are_arguments():
         ({"denoiser": "tiny", "batch_size": 0}, "batch_size has to be at least 1"),
         ({"denoiser": "tiny", "mc_samples": 0}, "mc_samples has to be at least 1"),
         ({"denoiser": "nowhere"}, "unknown denoiser"),
-        ({"denoiser": "tiny", "dtype": "float32"}, "has no settings"),
+        ({"denoiser": "tiny", "dtype": "float32"}, "tiny' has no setting 'dtype'"),
         ({"denoiser": "tiny", "policy": "thresold:0.9"}, "thresold"),
         ({"denoiser": "tiny", "policy": "wino"}, "allow_remask=true"),
         ({"denoiser": "tiny", "gen_length": 40, "block_length": 16}, "does not divide"),

@@ -217,7 +217,7 @@ class MBPP(CodeBenchmark):
 
     def program(self, problem: Problem, response: str) -> str:
         name, setup, *tests = problem.answer
-        return "\n\n".join([setup, programs.find_program(response, name), *tests])
+        return programs.assemble(setup, programs.find_program(response, name), *tests)
 
 
 # ------------------------------------------------------------------------------------------- puzzles

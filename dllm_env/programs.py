@@ -100,8 +100,10 @@ def complete(given: str, response: str, name: str) -> str:
 
 
 def _text(response: str) -> str:
-    """What is looked at, with line ends of one kind, and without the space that tokenizers put first."""
+    """What is looked at: line ends of one kind, no marks of a quotation, no space that a tokenizer put first."""
     text = response[:LONGEST].removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    if re.search(r"^> ?(?:```|~~~)", text, re.MULTILINE):
+        text = re.sub(r"^> ?", "", text, flags=re.MULTILINE)
     return text[1:] if text.startswith(" ") and _BEGINS.match(text, 1) else text
 
 
@@ -298,7 +300,9 @@ def _best(blocks: Sequence[_Block], name: str) -> str:
 def _first_code(text: str) -> int:
     """Where a response begins with code, or code at the left edge begins; −1 without any."""
     first = re.search(r"\S[^\n]*", text)
-    return text.rfind("\n", 0, first.start()) + 1 if first and _is_code(first[0]) else _begins(text)
+    if first and (_is_code(first[0]) or first[0].startswith(('"""', "'''"))):
+        return text.rfind("\n", 0, first.start()) + 1
+    return _begins(text)
 
 
 def _begins(text: str) -> int:

@@ -91,6 +91,8 @@ def generate(config: GenerationConfig) -> Generation:
         stop_at_eot=config.stop_at_eot,
         prefix_cache=config.prefix_cache,
     )
+    if config.prompt.strip() and config.data:
+        raise UsageError("a prompt of your own leaves no use for --data; leave one of them away")
     if config.index < 0:
         raise UsageError(f"--index must be at least 0, got {config.index}")
     denoiser = load_denoiser(config.denoiser)

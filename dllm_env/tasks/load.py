@@ -26,23 +26,29 @@ def load_task(task: str | Task, data: str = "", allow_code_execution: bool = Fal
     sets of reasoning-gym are ``reasoning-gym:NAME`` or ``reasoning-gym:NAME,setting=value``. Names with ``+``
     between them are a mixture: ``gsm8k+math``.
 
+    Data that are given are played, or there is an error; a mixture's are for all parts that take data and have none
+    of their own (``gsm8k:data=PATH+humaneval``).
+
     Args:
         task: the name, or a task, which is returned as it is.
         data: file or folder with the benchmark's problems; without it, they come from the Hub.
         allow_code_execution: let tasks that are judged by running programs do so.
 
     Raises:
-        UsageError: no such task or setting, or one that runs programs and may not, or cannot.
+        UsageError: no such task or setting, data that it does not take, or one that runs programs and may not, or
+            cannot.
     """
     if not isinstance(task, str):
+        if data:
+            raise UsageError("data are for a task by name; a task that is made already has its own")
         return task
     if "+" in task:
-        names = task.split("+")
-        taking = [part for part in names if _takes_data(part)] or names
-        parts = (load_task(part, data if part in taking else "", allow_code_execution) for part in names)
-        return Mixture(tuple(parts))
+        if data and not takes_data(task):
+            raise UsageError(f"no part of {task!r} takes the data {data!r}")
+        parts = ((part, data if takes_data(part) else "") for part in task.split("+"))
+        return Mixture(tuple(load_task(part, given, allow_code_execution) for part, given in parts))
     name, _, text = task.partition(":")
-    if data and not _takes_data(task):
+    if data and not _is_data(name):
         raise UsageError(f"task {name!r} makes its own problems, so that it takes no data")
     if name in TASKS:
         return _with_settings(task, TASKS[name], parse_settings(text))
@@ -52,7 +58,9 @@ def load_task(task: str | Task, data: str = "", allow_code_execution: bool = Fal
     if name not in BENCHMARKS:
         known = ", ".join([*TASKS, *BENCHMARKS, "reasoning-gym:NAME"])
         raise UsageError(f"unknown task {name!r}; choose one of {known}")
-    settings = parse_settings(text) | ({"data": data} if data else {})
+    settings = parse_settings(text)
+    if data and str(settings.setdefault("data", data)) != str(data):
+        raise UsageError(f"task {task!r} has its own data, so that it does not take {data!r}")
     if BENCHMARKS[name].runs_code:
         if allow_code_execution is not True:
             raise UsageError(NOT_ALLOWED.format(name))
@@ -61,8 +69,16 @@ def load_task(task: str | Task, data: str = "", allow_code_execution: bool = Fal
     return _with_settings(task, BENCHMARKS[name], settings)
 
 
-def _takes_data(task: str) -> bool:
-    name = task.partition(":")[0]
+def takes_data(task: str) -> bool:
+    """Whether data can be given for a task, or for a part of it, that its name does not have already."""
+    if "+" in task:
+        return any(map(takes_data, task.split("+")))
+    name, _, text = task.partition(":")
+    return _is_data(name) and "data" not in parse_settings(text)
+
+
+def _is_data(name: str) -> bool:
+    """Whether a task is no more than data: neither of the bundled ones nor of reasoning-gym."""
     return name not in TASKS and name != "reasoning-gym"
 
 

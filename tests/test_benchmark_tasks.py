@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -446,9 +447,10 @@ def test_what_save_to_disk_has_written(tmp_path: Path) -> None:
     split = datasets.Dataset.from_list(ROWS["gsm8k"], split="test")
     split.save_to_disk(tmp_path / "saved")
     assert load_task("gsm8k", str(tmp_path / "saved")).size("test") == 60
-    (tmp_path / "saved" / "state.json").write_text("[]")
+    shutil.copytree(tmp_path / "saved", tmp_path / "damaged")
+    (tmp_path / "damaged" / "state.json").write_text("[]")
     with pytest.raises(UsageError, match=r"state\.json says nothing of a split"):
-        load_task("gsm8k", str(tmp_path / "saved")).size("test")
+        load_task("gsm8k", str(tmp_path / "damaged")).size("test")
 
 
 def test_hidden_files_and_files_about_others_are_not_read(tmp_path: Path) -> None:

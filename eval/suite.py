@@ -29,8 +29,10 @@ from typing import Any
 
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig
+from dllm_env.specs import split
 from dllm_env.tasks.benchmark_base import plays_its_own
 from dllm_env.tasks.benchmarks import BENCHMARKS
+from dllm_env.tasks.load import NAMES, load_task, takes_data
 
 Plan = tuple[EvaluationConfig, tuple[str, ...]]
 """What to evaluate, and which policies."""
@@ -86,11 +88,9 @@ def _plans(suite: Mapping[str, Any], base: EvaluationConfig) -> list[Plan]:
 
 def _of_shared_data(task: str, data: str) -> str:
     """Of data that are for a whole suite, those for one task."""
-    from dllm_env.tasks.load import takes_data
-
     if not data or not takes_data(task):
         return ""
-    kind = BENCHMARKS.get(task.partition(":")[0])
+    kind = BENCHMARKS.get(split(task, NAMES)[0])
     if kind and plays_its_own(kind, data):
         print(f"{task}: {data} has none of its problems, so these are the built-in ones", file=sys.stderr)
         return ""
@@ -102,8 +102,6 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _config(settings: Mapping[str, Any], base: EvaluationConfig, shares_data: bool) -> EvaluationConfig:
-    from dllm_env.tasks.load import load_task
-
     values: dict[str, Any] = {}
     for name, value in settings.items():
         if name not in _KINDS:

@@ -254,7 +254,7 @@ def test_data_are_used_also_by_what_has_problems_of_its_own(tmp_path: Path) -> N
         ("sudoku", "makes its own problems"),
         ("reasoning-gym:leg_counting", "makes its own problems"),
         ("trace+sudoku", "no part of 'trace.sudoku' takes"),
-        ("gsm8k:data=other", "has its own data"),
+        ("gsm8k:data=other", "has its data in its name"),
         ("gsm8k:data=other+trace", "no part of .* takes"),
         ("humaneval", "has no humaneval; it has gsm8k"),
         ("sudoku4", "has no sudoku4; it has gsm8k"),
@@ -362,6 +362,9 @@ def test_formats_and_names(tmp_path: Path, data: Path) -> None:
     assert task.size("test") == 60
     assert task.name == f"gsm8k:data={tmp_path}"
     assert load_task(task.name) == task
+    odd = load_task("gsm8k", str(write(tmp_path / "a+b, c=d" / "test.jsonl", ROWS["gsm8k"]).parent))
+    assert load_task(odd.name) == odd
+    assert load_task(f"{odd.name}+{task.name}") == Mixture((odd, task))
     sudoku = load_task("sudoku4", str(data))
     assert sum(sudoku.size(split) for split in SPLITS) == 80
     endless = load_task("sudoku4")
@@ -533,7 +536,7 @@ def test_other_bad_input_is_named(tmp_path: Path, data: Path) -> None:
     with pytest.raises(UsageError, match=r"makes no problems of reasoning-gym:chain_sum,min_terms=2\.5"):
         load_task("reasoning-gym:chain_sum,min_terms=2.5")
     with pytest.raises(UsageError, match="gsm8k, math, math500, humaneval"):
-        load_task("gsm9k")
+        load_task("gsm9k", str(tmp_path))
 
 
 def test_without_the_hub_one_line_says_what_to_do(

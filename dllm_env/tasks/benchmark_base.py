@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from dllm_env.errors import UsageError
+from dllm_env.specs import write_value
 from dllm_env.tasks.base import SPLITS, Problem, Split, split_of
 from dllm_env.tasks.data_files import Columns, Row, Source, all_files, kinds_in, own_place, read_rows
 
@@ -67,7 +68,7 @@ class Benchmark(ABC):
     def name(self) -> str:
         """Full name with its settings."""
         given = {"shots": self.shots, "data": self.data}
-        said = ",".join(f"{key}={value}" for key, value in given.items() if value)
+        said = ",".join(f"{key}={write_value(value)}" for key, value in given.items() if value)
         return f"{self.kind}:{said}" if said else self.kind
 
     def size(self, split: Split) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 from dllm_env.denoisers import Denoiser, Extras, load_denoiser
 from dllm_env.dynamics import Context, Dynamics, Rules, State, prompt_width
 from dllm_env.errors import UsageError
-from dllm_env.rewards import load_reward
+from dllm_env.rewards import Cost, Outcomes, Reward, load_rewards
 from dllm_env.tasks import SPLITS, Problem, Split, Task, count_problems, load_task
 
 Arrays = dict[str, np.ndarray]
@@ -56,9 +56,13 @@ class EnvConfig:
     response_length: int | None = None
     """L in tokens; None means the task's own."""
     alpha: float = 0.1
-    """Weight of speed in the reward."""
-    reward: str = "multiplicative"
-    """multiplicative or additive."""
+    """Weight of speed in the rewards that are given by name."""
+    reward: str | Reward | Sequence[str | Reward] = "multiplicative"
+    """multiplicative, additive, a function (see ``rewards``), or several of these."""
+    reward_weights: Sequence[float] = ()
+    """A weight for each reward; without any, all count 1."""
+    cost: Cost = "nfe"
+    """What rewards by name count: denoiser evaluations (nfe), or steps."""
     context: Context = "full"
     """What is observed and acted upon: the whole response (full) or its active block (block)."""
     temperature: float = 0.0
@@ -67,6 +71,8 @@ class EnvConfig:
     """Steps after which an episode is truncated; 0 means L."""
     stop_at_eot: bool = False
     """End an episode as soon as an end-of-text is committed and everything before it is."""
+    limit_block_steps: bool = False
+    """End a block after BL steps, whatever is still masked in it."""
     top: int = 1
     """p, how many of a position's largest probabilities are observed."""
     extras: Sequence[str] = ()
@@ -148,7 +154,7 @@ class Game:
         self.task = load_task(config.task, config.data, config.allow_code_execution)
         if not isinstance(self.task, Task):
             raise UsageError(f"{config.task!r} is not a task; give a name or an object with problem and score")
-        self.reward = load_reward(config.reward, config.alpha)
+        self.rewards = load_rewards(config.reward, config.reward_weights, config.alpha, config.cost)
         length = self.task.response_length if config.response_length is None else config.response_length
         self.rules = Rules(
             response_length=length,
@@ -157,6 +163,7 @@ class Game:
             temperature=config.temperature,
             max_steps=config.max_steps,
             stop_at_eot=config.stop_at_eot,
+            limit_block_steps=config.limit_block_steps,
             top=config.top,
             extras=Extras(**dict.fromkeys(config.extras, True)),
         )
@@ -226,11 +233,14 @@ class Game:
             text = self.denoiser.response_text(self.dynamics.responses(state)[row].tolist())
             correct = self.task.score(episodes[row].problem, text) if terminated[row] else 0.0
             # One row at a time: a vectorised power differs in the last bit from that of a single number.
-            reward = self.reward(
-                torch.tensor([correct]), state.nfe[row : row + 1].cpu(), self.rules.response_length
-            )
-            rewards[row] = reward.item()
-            ended[row] = {**infos[row], "correct": float(correct), "is_success": correct == 1.0, "response": text}
+            one = slice(row, row + 1)
+            nfe, steps, length = state.nfe[one].cpu(), state.step[one].cpu(), self.rules.response_length
+            known = Outcomes([episodes[row].problem], [text], torch.tensor([float(correct)]), nfe, steps, length)
+            earned = self.rewards(known)
+            rewards[row] = earned.total.item()
+            each = {f"rewards/{name}": values.item() for name, values in earned.parts.items()}
+            about = {"correct": float(correct), "is_success": correct == 1.0, "response": text}
+            ended[row] = {**infos[row], **about, **each}
         return Verdict(terminated.cpu().numpy(), truncated.cpu().numpy(), rewards, ended)
 
     def infos(self, state: State, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
@@ -307,7 +317,7 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
     (W·d,) float32. Features are 0 where nothing is masked.
     Action: (W,), 1 to unmask. Positions that are not selectable are ignored and counted.
     Reward: at the end only. Info: ``nfe``, ``step``, ``ignored``, ``problem``; at the end ``correct``,
-    ``is_success``, ``response``.
+    ``is_success``, ``response``, and ``rewards/NAME`` of each reward.
 
     Args:
         config: all settings; None for the defaults.

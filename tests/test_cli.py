@@ -17,12 +17,12 @@ from dllm_env.random import torch_generator
 from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 
 SMALL = [
-    *("--updates", "2", "--prompts", "2", "--group", "2", "--width", "8", "--validation-problems", "2"),
-    *("--imitation", "1", "--imitation-problems", "2", "--imitation-batch", "8"),
+    *("--updates", "2", "--prompts", "2", "--num-generations", "2", "--width", "8", "--validation-problems", "2"),
+    *("--imitation-steps", "1", "--imitation-problems", "2", "--imitation-batch-size", "8"),
 ]
 SMALL_PPO = [
-    *("--updates", "2", "--rows", "4", "--steps", "8", "--width", "8", "--validation-problems", "2"),
-    *("--imitation", "1", "--imitation-problems", "2", "--imitation-batch", "8"),
+    *("--updates", "2", "--num-envs", "4", "--n-steps", "8", "--width", "8", "--validation-problems", "2"),
+    *("--imitation-steps", "1", "--imitation-problems", "2", "--imitation-batch-size", "8"),
 ]
 REQUIRED = {
     *("policy", "learned", "task", "denoiser", "block_length", "seed", "problems", "accuracy"),
@@ -176,9 +176,10 @@ def test_train_grpo_leaves_a_run(run):
 def test_train_grpo_preset_gives_defaults_that_flags_override(toy, tmp_path):
     out = tmp_path / "x"
     arguments = ["train", "grpo", "--preset", "paper", "--denoiser", str(toy), "--out", str(out), "--block-length"]
-    assert main([*arguments, "40", "--bias", "0", *SMALL, "--imitation", "0"]) == 0
+    here = ["40", "--task", "trace", "--response-length", "40", "--max-prompt-length", "0", "--bias", "0"]
+    assert main([*arguments, *here, *SMALL, "--imitation-steps", "0"]) == 0
     settings = json.loads((out / "settings.json").read_text())
-    assert settings["rate"] == 3e-5  # the paper's
+    assert settings["learning_rate"] == 3e-5  # the paper's
     assert settings["updates"] == 2  # the flag's
 
 
@@ -187,11 +188,11 @@ def test_interrupted_training_says_how_to_resume_and_does(toy, tmp_path, capsys,
 
     once = grpo.train_once
 
-    def stop(setting, learner, settings, log):
+    def stop(setup, learner, settings, callbacks):
         if learner.update == 1:
-            log.close()  # as the end of the process would
+            learner.logger.close()  # as the end of the process would
             raise KeyboardInterrupt
-        return once(setting, learner, settings, log)
+        return once(setup, learner, settings, callbacks)
 
     arguments = ["train", "grpo", "--denoiser", str(toy), "--bias", "0", *SMALL, "--save-every", "1"]
     with monkeypatch.context() as patched:
@@ -262,13 +263,13 @@ def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys):
     small = {
         "updates": 2,
         "prompts": 2,
-        "group": 2,
+        "num_generations": 2,
         "width": 8,
         "bias": 0.0,
         "validation_problems": 2,
-        "imitation": 0,
+        "imitation_steps": 0,
     }
-    training = GRPO(denoiser=str(toy), **small)
+    training = GRPO().changed(denoiser=str(toy), **small)
     out = tmp_path / "demo"
     run_demo(DemoConfig(training, problems=4, slow_problems=2), out)
     printed = capsys.readouterr().out
@@ -403,8 +404,8 @@ def test_spoiled_policies_are_refused_with_one_line(data, toy, run, tmp_path, ca
     [
         (["--alpha", "-0.1"], "alpha must be"),
         (["--alpha=nan"], "alpha must be"),
-        (["--group", "1"], "group must be"),
-        (["--preset", "mine"], "choose one of bundled, demo, paper"),
+        (["--num-generations", "1"], "num_generations must be"),
+        (["--preset", "mine"], "choose one of bundled, demo, paper, paper-32, paper-steered"),
         (["--resume"], "--out"),
         (["--resume", "--out", "nowhere"], "nothing to resume"),
         (["--out", __file__], "is a file"),

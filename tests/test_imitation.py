@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from pairs import LENGTH, Never, enter
@@ -12,39 +10,42 @@ from dllm_env import tasks
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, DynamicPlackettLuce, PlackettLuce
-from dllm_env.train import expert
-from dllm_env.train.expert import expert_draws, expert_rule, expert_rules, imitate, own_accuracy
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.train import imitation
 from dllm_env.train.grpo import GRPO
-from dllm_env.train.setting import Setting, validate
+from dllm_env.train.imitation import expert_draws, expert_rule, expert_rules, imitate, own_accuracy
+from dllm_env.train.setup import make_setup
+from dllm_env.train.validation import heads_at_test, validate
 
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
     enter(monkeypatch)
-    return GRPO(
+    return GRPO().changed(
         task="all-a",
         denoiser="pairs",
-        imitation_rate=1e-2,
+        imitation_learning_rate=1e-2,
         width=16,
         bias=-1.0,
         validation_problems=64,
         expert="threshold:0.8",
         expert_block_length=2,
-        imitation=40,
+        imitation_steps=40,
         imitation_target=2.0,
         imitation_problems=64,
-        imitation_batch=32,
+        imitation_batch_size=32,
     )
 
 
 @pytest.mark.parametrize("network", ["confidence", "hidden"])
 @pytest.mark.parametrize("head", ["bernoulli", "dynamic_plackett_luce"])
 def test_imitation_is_as_good_as_the_expert(toy: GRPO, head: str, network: str) -> None:
-    setting = Setting(replace(toy, head=head, network=network))
-    (sharp,) = setting.test_policies(setting.policy.network, replace(toy, test_temperatures=(0.5,)))
-    before = validate(setting, sharp, toy)[0]
-    imitate(setting, toy)
-    after = validate(setting, sharp, toy)[0]
+    setup = make_setup(toy.changed(head=head, network=network))
+    (head_at_test,) = heads_at_test(setup.policy.head, toy.changed(test_temperatures=(0.5,)).validation)
+    sharp = LearnedPolicy(setup.policy.network, head_at_test)
+    before = validate(setup, sharp, toy)[0]
+    imitate(setup, toy)
+    after = validate(setup, sharp, toy)[0]
     assert before.accuracy < 0.5
     assert after.accuracy > 0.9
     assert after.nfe < 3.0
@@ -52,10 +53,10 @@ def test_imitation_is_as_good_as_the_expert(toy: GRPO, head: str, network: str) 
 
 def test_imitation_ends_at_its_target(toy: GRPO, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    monkeypatch.setattr(expert, "own_accuracy", lambda *a: looks.append(own_accuracy(*a)) or looks[-1])
-    settings = replace(toy, imitation=200, imitation_target=0.5)
-    imitate(Setting(settings), settings)
-    assert len(looks) < 200 // expert.CHECK_EVERY
+    monkeypatch.setattr(imitation, "own_accuracy", lambda *a: looks.append(own_accuracy(*a)) or looks[-1])
+    settings = toy.changed(imitation_steps=200, imitation_target=0.5)
+    imitate(make_setup(settings), settings)
+    assert len(looks) < 200 // imitation.CHECK_EVERY
     assert looks[-1] >= 0.5
     assert all(accuracy < 0.5 for accuracy in looks[:-1])
 
@@ -64,20 +65,20 @@ def test_an_expert_that_is_never_right_teaches_nothing(
     toy: GRPO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(tasks.TASKS, "never", lambda: Never())
-    settings = replace(toy, task="never")
-    setting = Setting(settings)
-    before = setting.policy.network.score.weight.clone()
-    imitate(setting, settings)
+    settings = toy.changed(task="never")
+    setup = make_setup(settings)
+    before = setup.policy.network.score.weight.clone()
+    imitate(setup, settings)
     assert "the expert solves none of 64" in capsys.readouterr().out
-    assert torch.equal(setting.policy.network.score.weight, before)
+    assert torch.equal(setup.policy.network.score.weight, before)
 
 
 def test_a_head_of_k_positions_imitates_k_positions(toy: GRPO) -> None:
-    settings = replace(toy, head="plackett_luce:k=2", expert="")
-    setting = Setting(settings)
-    assert expert_rule(setting.policy.head, settings).name == "top_k:2"
-    imitate(setting, settings)
-    assert validate(setting, setting.policy, settings)[0].accuracy > 0.9
+    settings = toy.changed(head="plackett_luce:k=2", expert="")
+    setup = make_setup(settings)
+    assert expert_rule(setup.policy.head, settings).name == "top_k:2"
+    imitate(setup, settings)
+    assert validate(setup, setup.policy, settings)[0].accuracy > 0.9
 
 
 def test_draws_by_hand() -> None:
@@ -99,9 +100,9 @@ def test_draws_by_hand() -> None:
 
 
 def test_an_expert_that_cannot_work_is_refused(toy: GRPO) -> None:
-    setting = Setting(toy)
+    setup = make_setup(toy)
     with pytest.raises(UsageError, match="the expert's block length 3 does not divide"):
-        expert_rules(setting.rules, replace(toy, expert_block_length=3))
+        expert_rules(setup.rules, toy.changed(expert_block_length=3))
     with pytest.raises(UsageError, match="unknown heuristic 'clever'"):
-        expert_rule(setting.policy.head, replace(toy, expert="clever"))
-    assert setting.rules.response_length == LENGTH
+        expert_rule(setup.policy.head, toy.changed(expert="clever"))
+    assert setup.rules.response_length == LENGTH

@@ -218,10 +218,7 @@ def renamed(arguments: Sequence[str], kind: type) -> list[str]:
 
 
 def _started_with(base: Settings, arguments: Sequence[str]) -> Settings:
-    """What flags override: the defaults, over them the settings of a run to resume, over these those of ``--config``.
-
-    A run's settings are read so that they need not be given again.
-    """
+    """What flags override: the defaults, over them the settings of a run to resume, over these ``--config``'s."""
     from dllm_env.train.run import settings_of_run
     from dllm_env.train.settings_file import read_settings
 
@@ -390,7 +387,7 @@ def lm_eval(arguments: list[str]) -> None:
 def list_tasks(arguments: list[str]) -> None:
     """``dllm-env tasks``."""
     _without_arguments("tasks", arguments)
-    from dllm_env.lists import show_tasks
+    from dllm_env.commands.list_names import show_tasks
 
     show_tasks()
 
@@ -398,7 +395,7 @@ def list_tasks(arguments: list[str]) -> None:
 def list_policies(arguments: list[str]) -> None:
     """``dllm-env policies``."""
     _without_arguments("policies", arguments)
-    from dllm_env.lists import show_policies
+    from dllm_env.commands.list_names import show_policies
 
     show_policies()
 
@@ -470,7 +467,7 @@ def push(arguments: list[str]) -> None:
 
 def demo(arguments: list[str]) -> None:
     """``dllm-env demo``."""
-    from dllm_env.demo import DemoConfig, default_demo_folder, run_demo
+    from dllm_env.commands.demo import DemoConfig, default_demo_folder, run_demo
     from dllm_env.train.presets import PRESETS
 
     @dataclass(frozen=True)
@@ -492,7 +489,7 @@ def ablate_heads(arguments: list[str]) -> None:
     """``dllm-env ablate heads``."""
     import tyro
 
-    from dllm_env.ablate import Ablation, run_ablation
+    from dllm_env.commands.ablate import Ablation, run_ablation
     from dllm_env.train.run import default_folder
 
     @dataclass(frozen=True)

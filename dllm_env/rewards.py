@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from dllm_env.errors import UsageError
-from dllm_env.tasks import Problem
+from dllm_env.tasks.base import Problem
 
 Cost = Literal["nfe", "steps"]
 """What counts as a row's cost: denoiser evaluations, or steps (arXiv 2512.09106), of which empty ones are free in

@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser, Extras
+from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.dynamics import Dynamics, Observation, Rules, State
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
-from dllm_env.tasks import Problem, Task
+from dllm_env.tasks.base import Problem, Task
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,14 @@ class Recording:
 
         They come from it in that precision, so that nothing is lost.
         """
-        wanted = {name: on for name, on in vars(self.extras).items() if name in _OPTIONAL and not on}
-        part = replace(seen, confidence=seen.confidence[..., : self.top], memory={}, **dict.fromkeys(wanted))
+        unread: dict[str, Any] = {name: None for name in _OPTIONAL if not getattr(self.extras, name)}
+        part = replace(seen, confidence=seen.confidence[..., : self.top], memory={}, **unread)
         if part.hidden is not None:
             part.hidden = part.hidden.to(hidden)
         return part[torch.ones_like(seen.step, dtype=torch.bool)]
 
 
-_OPTIONAL = {field.name for field in fields(Extras)}
+_OPTIONAL = [field.name for field in fields(Extras)]
 
 
 @dataclass

@@ -10,10 +10,10 @@ import pytest
 import torch
 from pairs import LENGTH, Never, assert_same_run, enter, weights
 
-from dllm_env import tasks
 from dllm_env.dynamics import Context
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
+from dllm_env.tasks.load import TASKS
 from dllm_env.train import grpo
 from dllm_env.train.batches import Mixture
 from dllm_env.train.config import learning_rate
@@ -70,7 +70,7 @@ def test_expert_steering_learns_too(toy: GRPO, tmp_path: Path, context: Context)
 def test_an_update_in_which_nobody_is_right_changes_nothing(toy: GRPO, tmp_path: Path) -> None:
     never = toy.changed(task="never", experts=1, expert_block_length=2, updates=1, weight_decay=0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, "never", lambda: Never())
+        patch.setitem(TASKS, "never", lambda: Never())
         train_grpo(never, tmp_path / "run")
         start = make_setup(never).policy.network.score.weight
     assert torch.equal(weights(tmp_path / "run")["network.score.weight"], start)

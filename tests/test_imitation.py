@@ -6,11 +6,11 @@ import pytest
 import torch
 from pairs import LENGTH, Never, enter
 
-from dllm_env import tasks
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, DynamicPlackettLuce, PlackettLuce
 from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.tasks.load import TASKS
 from dllm_env.train import imitation
 from dllm_env.train.grpo import GRPO
 from dllm_env.train.imitation import expert_draws, expert_rule, expert_rules, imitate, own_accuracy
@@ -64,7 +64,7 @@ def test_imitation_ends_at_its_target(toy: GRPO, monkeypatch: pytest.MonkeyPatch
 def test_an_expert_that_is_never_right_teaches_nothing(
     toy: GRPO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(tasks.TASKS, "never", lambda: Never())
+    monkeypatch.setitem(TASKS, "never", lambda: Never())
     settings = toy.changed(task="never")
     setup = make_setup(settings)
     before = setup.policy.network.score.weight.clone()

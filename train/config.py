@@ -70,7 +70,7 @@ class PolicyConfig:
     (bernoulli:force_progress=1) where it was not forced in training.
     """
     network: str = "confidence"
-    """What the policy reads: confidence, the largest probabilities, or hidden, the denoiser's last hidden states."""
+    """What the policy reads: confidence, the largest probabilities, or hidden, the last hidden states."""
     width: int = 64
     """Width of the policy network; 128 is the paper's, about 0.3M parameters."""
     attention_heads: int = 2
@@ -130,7 +130,7 @@ class ValidationConfig:
     test_temperatures: tuple[float, ...] = (1.0, 0.6)
     """Each validation tries the head's own temperature times each of these; the policy is saved with the best."""
     test_force_progress: bool = False
-    """Validate and save a Bernoulli policy with forced progress (bernoulli-argmax), though it is trained without."""
+    """Validate and save a Bernoulli policy with forced progress (bernoulli-argmax), which it is trained without."""
     evaluate_every: int = 20
     """Updates between evaluations; 0 evaluates at the end only."""
     nfe_budget: float = 1.0

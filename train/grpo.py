@@ -24,7 +24,7 @@ from torch import Tensor
 from dllm_env.errors import UsageError
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.rewards import Earned, Rewards
-from dllm_env.tasks import Problem
+from dllm_env.tasks.base import Problem
 from dllm_env.train.batches import Batch, Mixture, as_expert_steps, join, useful_steps
 from dllm_env.train.callbacks import Callbacks, Learner
 from dllm_env.train.config import OptimizerConfig, PolicyTraining, above_zero, at_least, learning_rate

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,12 @@ class PPO(PolicyTraining):
     """Weight of the entropy bonus."""
     vf_coef: float = 0.5
     """Weight of the value loss."""
-    rewards: RewardConfig = RewardConfig(alpha=1.5)  # more than in GRPO, which compares right answers to a problem
-    imitation: ImitationConfig = ImitationConfig(imitation_target=1.1)
-    validation: ValidationConfig = ValidationConfig(evaluate_every=10, nfe_budget=0.245)
+    # More weight of speed than in GRPO, whose groups compare right answers with each other.
+    rewards: RewardConfig = field(default_factory=lambda: RewardConfig(alpha=1.5))
+    imitation: ImitationConfig = field(default_factory=lambda: ImitationConfig(imitation_target=1.1))
+    validation: ValidationConfig = field(
+        default_factory=lambda: ValidationConfig(evaluate_every=10, nfe_budget=0.245)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -199,12 +202,14 @@ class Supervisor(BaseCallback):
     def _on_step(self) -> bool:
         for row in self.locals["dones"].nonzero()[0]:
             info = self.locals["infos"][row]
-            reward = float(self.locals["rewards"][row])
-            figures = {"accuracy": info["correct"], "nfe": info["nfe"], "steps": info["step"]}
+            figures = {
+                "rollout/reward": float(self.locals["rewards"][row]),
+                "rollout/accuracy": info["correct"],
+                "rollout/nfe": info["nfe"],
+                "rollout/steps": info["step"],
+            }
             earned = {name: value for name, value in info.items() if name.startswith("rewards/")}
-            self.ended.append(
-                {"rollout/reward": reward, **{f"rollout/{k}": v for k, v in figures.items()}, **earned}
-            )
+            self.ended.append(figures | earned)
         if not self.callback.on_step():
             self.stopped = True
         per_update = self.settings.num_envs * self.settings.n_steps

@@ -127,7 +127,7 @@ def _optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> dic
 
 
 def settings_of_run(folder: Path, base: Settings) -> Settings:
-    """The settings that the run in this folder was started with; ``base`` says of which kind, and what it leaves out.
+    """The settings that the run in this folder was started with; ``base`` has the defaults of what they lack.
 
     Raises:
         UsageError: there are none, or they belong to another version or kind of run.

@@ -1,8 +1,8 @@
 """Training settings as one flat table of names: to change some of them, and as a YAML or JSON file.
 
-Settings are dataclasses that hold groups (optimizer, validation, …), dataclasses themselves. No name occurs twice in
-them, so that a name alone says which setting is meant: on the command line, in a file, in ``changed``. A file may
-also write a group as a mapping. A run's ``settings.json`` is such a file.
+Settings are dataclasses that hold groups (optimizer, validation, …), dataclasses themselves. No name occurs twice
+in them, so that a name alone says which setting is meant: on the command line, in a file, in ``changed``. A file
+may also write a group as a mapping. A run's ``settings.json`` is such a file.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from dllm_env.policies.networks import PolicyNetwork
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.rewards import Outcomes
-from dllm_env.tasks import Problem
+from dllm_env.tasks.base import Problem
 from dllm_env.train.config import PolicyTraining, ValidationConfig
 from dllm_env.train.run import machine
 from dllm_env.train.settings_file import flat

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from pairs import LENGTH, Never, assert_same_run, enter, weights
+from pairs import LENGTH, AllA, Never, assert_same_run, enter, weights
+from stable_baselines3.common.logger import Logger
 
 from dllm_env.dynamics import Context
 from dllm_env.errors import UsageError
+from dllm_env.policies.heads import Bernoulli
 from dllm_env.policies.learned import load_policy
+from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.load import TASKS
 from dllm_env.train import grpo
-from dllm_env.train.batches import Mixture
+from dllm_env.train.batches import Batch, Mixture
+from dllm_env.train.callbacks import Learner
 from dllm_env.train.config import learning_rate
-from dllm_env.train.grpo import GRPO, alpha_at, make_learner, step_within, train_grpo
+from dllm_env.train.grpo import (
+    GRPO,
+    alpha_at,
+    collect,
+    learn,
+    make_batch,
+    make_learner,
+    step_within,
+    train_grpo,
+)
+from dllm_env.train.settings_file import RENAMED
 from dllm_env.train.setup import make_setup
-from dllm_env.train.validation import Score, rank, validate
+from dllm_env.train.validation import Score, heads_at_test, rank, validate
 
 
 @pytest.fixture
@@ -243,3 +259,117 @@ def test_best_is_within_the_budget_first(toy: GRPO) -> None:
     slow, fast, faster = Score(0.9, 0.9, LENGTH / 2 + 0.1), Score(0.5, 0.5, LENGTH / 2), Score(0.4, 0.5, 1.0)
     assert sorted((fast, slow, faster), key=lambda score: rank(score, setup, settings)) == [slow, faster, fast]
     assert sorted((fast, slow), key=lambda score: rank(score, setup, toy)) == [fast, slow]
+
+
+# ------------------------------------------------------------------------------------------- what must not happen
+
+
+def one_update(settings: GRPO) -> tuple[Learner, Batch, Logger]:
+    """A learner, the steps of its first update, and a log."""
+    setup, log = make_setup(settings), Logger(None, [])
+    learner = make_learner(setup, settings)
+    return learner, make_batch(setup, settings, collect(setup, settings, 0, log)), log
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("target_kl", [0.0, 0.02])
+def test_an_infinite_ratio_changes_nothing(toy: GRPO, sign: float, target_kl: float) -> None:
+    """exp(log π − (−1000)) overflows; where the clip hides it from the loss, its gradient is 0 · ∞."""
+    settings = toy.changed(target_kl=target_kl)
+    learner, batch, log = one_update(settings)
+    batch.old_log_prob[0], batch.advantage[0] = -1000.0, sign
+    before = [parameter.clone() for parameter in learner.network.parameters()]
+    learn(learner, batch, settings, log)
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
+    assert log.name_to_value["train/skipped"] == settings.gradient_steps
+    learn(learner, batch, settings, log)  # and the optimizer is not spoiled either
+    assert not learner.optimizer.state or all(
+        s["exp_avg"].isfinite().all() for s in learner.optimizer.state.values()
+    )
+
+
+@pytest.mark.parametrize("target_kl", [0.0, 0.02])
+def test_a_step_to_nowhere_is_taken_back(toy: GRPO, tmp_path: Path, target_kl: float) -> None:
+    settings = toy.changed(learning_rate=1e38, warmup=0, updates=2, target_kl=target_kl, ema_decay=0.0)
+    train_grpo(settings, tmp_path / "run")
+    saved = weights(tmp_path / "run")
+    start = make_setup(settings).policy.network.state_dict()
+    assert all(torch.equal(saved[f"network.{name}"], value) for name, value in start.items())
+    assert float(logged(tmp_path / "run")[0]["train/skipped"]) == settings.gradient_steps
+
+
+def test_usual_updates_are_not_skipped(toy: GRPO, tmp_path: Path) -> None:
+    train_grpo(toy.changed(updates=2), tmp_path / "run")
+    assert [float(row["train/skipped"]) for row in logged(tmp_path / "run")] == [0.0, 0.0]
+
+
+def test_steps_weigh_their_trajectory_alike(toy: GRPO) -> None:
+    """A trajectory of T steps has weight 1/(N·T) at each: in all 1/N, whatever its length."""
+    setup, log = make_setup(toy), Logger(None, [])
+    drawn = collect(setup, toy, 0, log)
+    batch, steps = make_batch(setup, toy, drawn), drawn.attempt.rollout.trajectories
+    assert steps is not None
+    rows = steps.row[drawn.advantages.flatten()[steps.row] != 0]
+    total = torch.zeros(drawn.rewards.numel()).index_add_(0, rows, batch.weight)
+    assert len(set(drawn.attempt.rollout.steps.tolist())) > 1
+    assert total[rows.unique()].tolist() == pytest.approx([1 / drawn.rewards.numel()] * len(rows.unique()))
+
+
+@pytest.mark.parametrize("own", [1.0, 0.5])
+def test_validation_keeps_the_heads_own_temperature(toy: GRPO, tmp_path: Path, own: float) -> None:
+    settings = toy.changed(updates=1, head=f"bernoulli:temperature={own}", test_temperatures=(1.0,))
+    train_grpo(settings, tmp_path / "run")
+    policy = load_policy(str(tmp_path / "run"))
+    assert policy.head == Bernoulli(temperature=own)  # type: ignore[attr-defined]
+    assert logged(tmp_path / "run")[0]["validation/temperature"] == str(own)
+    heads = heads_at_test(Bernoulli(temperature=own), toy.changed(test_temperatures=(1.0, 0.6)).validation)
+    assert [head.temperature for head in heads] == [own, 0.6 * own]
+
+
+def test_forced_progress_at_test_only(toy: GRPO, tmp_path: Path) -> None:
+    settings = toy.changed(updates=1, head="bernoulli", test_force_progress=True, test_temperatures=(0.5,))
+    train_grpo(settings, tmp_path / "run")
+    assert load_policy(str(tmp_path / "run")).head == Bernoulli(0.5, force_progress=True)  # type: ignore[attr-defined]
+    assert make_setup(settings).policy.head == Bernoulli()
+    with pytest.raises(UsageError, match="test_force_progress is for head bernoulli"):
+        train_grpo(toy.changed(test_force_progress=True), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_blocks_that_end_leave_text_to_judge(toy: GRPO, tmp_path: Path) -> None:
+    settings = toy.changed(updates=2, limit_block_steps=True, block_length=2, head="bernoulli", bias=-3.0)
+    train_grpo(settings, tmp_path / "run")
+    assert all(float(row["rollout/finished"]) == 1.0 for row in logged(tmp_path / "run"))
+    train_grpo(settings.changed(limit_block_steps=False), tmp_path / "other")
+    assert all(float(row["rollout/finished"]) < 1.0 for row in logged(tmp_path / "other"))
+
+
+def test_long_prompts_are_left_out(toy: GRPO) -> None:
+    class Long(AllA):
+        """Every third prompt is long: 4, 4, 12, 4, 4, 12 … in tokens of one letter."""
+
+        def problem(self, index: int, split: Split = "train", seed: int = 0) -> Problem:
+            return Problem("long", split, seed, index, "A" * (12 if index % 3 == 2 else 4), ())
+
+    setup = make_setup(toy)
+    setup.task, setup.max_prompt_length = Long(), 4
+    setup.denoiser.encode = lambda text: [3] * len(text)  # type: ignore[method-assign]
+    assert [problem.index for problem in setup.problems(0, 4)] == [0, 1, 3, 4]
+    assert [problem.index for problem in setup.problems(4, 3)] == [6, 7, 9]
+    later = replace(setup, _short=[])
+    assert [problem.index for problem in later.problems(4, 3)] == [6, 7, 9]
+    with pytest.raises(UsageError, match="none has a prompt of at most 3 tokens"):
+        replace(setup, _short=[], max_prompt_length=3).problems(0, 1)
+
+
+def test_a_run_of_an_older_version_goes_on(toy: GRPO, tmp_path: Path) -> None:
+    """Its settings.json has the old names, and not those that are new."""
+    settings = toy.changed(updates=4, save_every=2)
+    train_grpo(settings, tmp_path / "whole")
+    train_grpo(settings, tmp_path / "halves", stop_after=2)
+    path = tmp_path / "halves" / "settings.json"
+    table, old = json.loads(path.read_text()), {new: name for name, new in RENAMED.items()}
+    new = ("reward_weights", "cost", "max_prompt_length", "limit_block_steps", "test_force_progress")
+    path.write_text(json.dumps({old.get(name, name): v for name, v in table.items() if name not in new}))
+    train_grpo(settings, tmp_path / "halves", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")

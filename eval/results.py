@@ -99,6 +99,7 @@ class Outcome:
         words: L tokens as text, empty where a mask was left.
         revealed_at: step from 0 in which each was written, −1 where none was.
         confidence: with which it was written.
+        rewards: what it has earned by each reward, where an evaluation asks for some, and as ``total`` in all.
     """
 
     setting: str
@@ -119,6 +120,7 @@ class Outcome:
     words: list[str] = field(repr=False)
     revealed_at: list[int] = field(repr=False)
     confidence: list[float] = field(repr=False)
+    rewards: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Figures:
         finished: share of the rows that were not cut off.
         remasks: mean number of positions put back to mask.
         seconds: wall time.
+        reward: mean over samples, where all of them have one.
     """
 
     problems: int
@@ -159,6 +162,7 @@ class Figures:
     finished: float
     remasks: float
     seconds: float
+    reward: float | None = None
 
 
 def summarise(outcomes: Sequence[Outcome]) -> Figures:
@@ -180,6 +184,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Figures:
         finished=mean([outcome.finished for outcome in outcomes]),
         remasks=mean([outcome.remasks for outcome in outcomes]),
         seconds=sum(outcome.seconds for outcome in outcomes),
+        reward=mean([one.rewards["total"] for one in outcomes]) if all(one.rewards for one in outcomes) else None,
     )
 
 

@@ -93,6 +93,9 @@ def _config(settings: Mapping[str, Any], base: EvaluationConfig) -> EvaluationCo
         if name == "allow_code_execution":
             raise UsageError("a file cannot allow code to be run; give --allow-code-execution beside --suite")
         kind = _KINDS[name]
+        if kind is tuple:  # of rewards and their weights
+            values[name] = tuple(_listed(value))
+            continue
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:

@@ -22,6 +22,7 @@ from dllm_env.dynamics import Dynamics, Observation, Rules, State
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
+from dllm_env.rewards import Outcomes
 from dllm_env.tasks.base import Problem, Task
 
 
@@ -270,6 +271,12 @@ class Attempt:
     rollout: Rollout
     texts: list[str]
     correct: Tensor
+
+    def outcomes(self, problems: Sequence[Problem]) -> Outcomes:
+        """What rewards may ask for of these rows, which are those of the problems."""
+        played = self.rollout
+        length = played.responses.shape[1]
+        return Outcomes(problems, self.texts, self.correct, played.nfe, played.steps, length)
 
 
 def attempt(

@@ -283,14 +283,12 @@ def test_an_infinite_ratio_changes_nothing(toy: GRPO, sign: float, target_kl: fl
     assert all(torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
     assert log.name_to_value["train/skipped"] == settings.gradient_steps
     learn(learner, batch, settings, log)  # and the optimizer is not spoiled either
-    assert not learner.optimizer.state or all(
-        s["exp_avg"].isfinite().all() for s in learner.optimizer.state.values()
-    )
+    assert not learner.optimizer.state
 
 
 @pytest.mark.parametrize("target_kl", [0.0, 0.02])
 def test_a_step_to_nowhere_is_taken_back(toy: GRPO, tmp_path: Path, target_kl: float) -> None:
-    settings = toy.changed(learning_rate=1e38, warmup=0, updates=2, target_kl=target_kl, ema_decay=0.0)
+    settings = toy.changed(learning_rate=1e30, warmup=0, updates=2, target_kl=target_kl, ema_decay=0.0)
     train_grpo(settings, tmp_path / "run")
     saved = weights(tmp_path / "run")
     start = make_setup(settings).policy.network.state_dict()

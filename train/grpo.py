@@ -32,7 +32,7 @@ from dllm_env.train.imitation import check_expert, imitate, play_expert
 from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, finite_step, group_advantages
 from dllm_env.train.run import Run, is_due, progress_bar
 from dllm_env.train.setup import Setup, make_setup
-from dllm_env.train.validation import Validator, outcomes
+from dllm_env.train.validation import Validator
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def collect(setup: Setup, settings: GRPO, update: int, log: Logger) -> Collected
     setup.policy.network.eval()
     own, expert = _play(setup, settings, update, repeated), None
     rewards = setup.rewards.at(alpha_at(settings, update))
-    earned = rewards(outcomes(own, repeated))
+    earned = rewards(own.outcomes(repeated))
     _log_rollout(own, earned, log)
     groups = earned.total.view(-1, settings.num_generations)
     if settings.experts and (settings.expert_updates == 0 or update < settings.expert_updates):
@@ -147,7 +147,7 @@ def _play_expert(
     """The expert's trajectories and their (prompts, E) rewards."""
     repeated = _repeated(problems, settings.experts)
     expert = play_expert(setup, settings, repeated, update)
-    return expert, rewards(outcomes(expert, repeated)).total.view(-1, settings.experts)
+    return expert, rewards(expert.outcomes(repeated)).total.view(-1, settings.experts)
 
 
 def _repeated(problems: list[Problem], times: int) -> list[Problem]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import PolicyNetwork
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
-from dllm_env.rewards import Outcomes
-from dllm_env.tasks.base import Problem
 from dllm_env.train.config import PolicyTraining, ValidationConfig
 from dllm_env.train.run import machine
 from dllm_env.train.settings_file import flat
@@ -38,13 +35,6 @@ class Score:
     nfe: float
 
 
-def outcomes(tried: Attempt, problems: Sequence[Problem]) -> Outcomes:
-    """What rewards may ask for of rows that were played."""
-    played = tried.rollout
-    length = played.responses.shape[1]
-    return Outcomes(problems, tried.texts, tried.correct, played.nfe, played.steps, length)
-
-
 def validate(setup: Setup, policy: Policy, settings: PolicyTraining) -> tuple[Score, Attempt]:
     """Plays the fixed validation problems with fixed random streams; a rule sees what rules do."""
     tried = attempt(
@@ -56,7 +46,7 @@ def validate(setup: Setup, policy: Policy, settings: PolicyTraining) -> tuple[Sc
         row_seeds(len(setup.validation), "validation", settings.seed),
         batch_size=settings.batch_size,
     )
-    reward = setup.rewards(outcomes(tried, setup.validation)).total
+    reward = setup.rewards(tried.outcomes(setup.validation)).total
     score = Score(reward.mean().item(), tried.correct.mean().item(), tried.rollout.nfe.float().mean().item())
     return score, tried
 

@@ -184,10 +184,9 @@ def brief(*, text, steps, length, **_):  # type: ignore[no-untyped-def]
     return [-len(one) / 100 for one in text]
 
 
-def test_rewards_in_an_evaluation(tmp_path: Path) -> None:
-    config = EvaluationConfig(
-        problems=4, reward=(brief, "additive"), reward_weights=(2.0, 1.0), alpha=1.0, cost="steps"
-    )
+def test_rewards_in_an_evaluation() -> None:
+    rewards = {"reward": (brief, "additive"), "reward_weights": (2.0, 1.0), "alpha": 1.0, "cost": "steps"}
+    config = EvaluationConfig(problems=4, **rewards)
     (result,) = evaluate(config, ["leftmost:8"])
     for outcome in result.outcomes:
         additive = outcome.correct - outcome.steps / 40

@@ -105,3 +105,16 @@ def test_a_checkpoint_of_another_head_is_refused(toy: PPO, tmp_path: Path) -> No
     train_ppo(toy.changed(updates=1), tmp_path / "run")
     with pytest.raises(UsageError, match="another head: the run has 'dynamic_plackett_luce'"):
         train_ppo(toy.changed(updates=1, head="bernoulli"), tmp_path / "run", resume=True)
+
+
+def test_weights_that_become_infinite_are_taken_back(toy: PPO, tmp_path: Path) -> None:
+    settings = toy.changed(updates=2, learning_rate=1e30, warmup=0)
+    train_ppo(settings, tmp_path / "run")
+    start = make_setup(settings).policy.network.state_dict()
+    saved = weights(tmp_path / "run")
+    assert all(torch.equal(saved[f"policy.network.{name}"], value) for name, value in start.items())
+    rows = list(csv.DictReader((tmp_path / "run/logs/progress.csv").read_text().splitlines()))
+    assert rows[0]["train/skipped"] == "1"
+    train_ppo(toy.changed(updates=1), tmp_path / "usual")
+    (row,) = csv.DictReader((tmp_path / "usual/logs/progress.csv").read_text().splitlines())
+    assert row["train/skipped"] == "0"

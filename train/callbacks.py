@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
@@ -27,9 +27,6 @@ from torch import nn
 
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import PolicyNetwork
-
-if TYPE_CHECKING:
-    from dllm_env.train.grpo import Collected
 
 
 class Learner:
@@ -112,9 +109,9 @@ class Callbacks:
         """An update begins."""
         self.callback.on_rollout_start()
 
-    def rollout_end(self, drawn: Collected) -> None:
-        """An update's trajectories are drawn."""
-        self.callback.update_locals({"update": self.learner.update, **vars(drawn)})
+    def rollout_end(self, drawn: Mapping[str, Any]) -> None:
+        """An update's trajectories are drawn; these are ``locals`` about them."""
+        self.callback.update_locals({"update": self.learner.update, **drawn})
         self.callback.on_rollout_end()
 
     def step(self) -> None:

@@ -343,7 +343,7 @@ def train_once(setup: Setup, learner: Learner, settings: GRPO, callbacks: Callba
     callbacks.rollout_start()
     drawn = collect(setup, settings, learner.update, log)
     learner.num_timesteps += int(drawn.attempt.rollout.steps.sum())
-    callbacks.rollout_end(drawn)
+    callbacks.rollout_end(vars(drawn))
     learn(learner, make_batch(setup, settings, drawn), settings, log)
     learner.update += 1
     learner.follow(settings.ema_decay)

@@ -156,13 +156,6 @@ def configure_logger(folder: Path, suffix: str = "") -> Logger:
     return Logger(str(folder), formats)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a kill, sees the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
 def progress_bar() -> Progress:
     """A progress bar with a ``figures`` column for the numbers that matter."""
     return Progress(

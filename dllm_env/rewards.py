@@ -20,6 +20,7 @@ and gets what it names, or all of it with ``**_``. Several rewards are added wit
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -30,7 +31,9 @@ import torch
 from torch import Tensor
 
 from dllm_env.errors import UsageError
+from dllm_env.specs import read_settings, split, typed
 from dllm_env.tasks.base import Problem
+from dllm_env.user_code import file_part, load_from_file, parameters
 
 Cost = Literal["nfe", "steps"]
 """What counts as a row's cost: denoiser evaluations, or steps (arXiv 2512.09106), of which empty ones are free in
@@ -118,19 +121,40 @@ REWARDS: dict[str, type[Multiplicative] | type[Additive]] = {
 
 
 def load_reward(reward: str | Reward, alpha: float = 0.1, cost: Cost = "nfe") -> Reward:
-    """A reward by name, with this α and cost; one that is a function already is returned as it is.
+    """A reward by name (``additive``, ``multiplicative:alpha=2,cost=steps``) or from a file (``my.py:my_reward``).
+
+    Args:
+        reward: text by the grammar of ``specs``, or a function, which is returned as it is.
+        alpha, cost: of those by name that do not say it themselves.
 
     Raises:
-        UsageError: no such reward, something that cannot be called, or α below 0.
+        UsageError: no such reward or setting, something that cannot be called, or α below 0.
     """
     _check(alpha, cost)
     if not isinstance(reward, str):
         if isinstance(reward, type) or not callable(reward):
             raise UsageError(f"a reward is a name or a function, got {reward!r}")
         return reward
-    if reward not in REWARDS:
-        raise UsageError(f"unknown reward {reward!r}; choose one of {', '.join(REWARDS)}")
-    return REWARDS[reward](alpha, cost)
+    if (place := file_part(reward)) is not None:
+        made = load_from_file(place, "reward").value
+        if not callable(made):
+            raise UsageError(
+                f"{place.name} of {place.file} is no reward: it makes {made!r}, which cannot be called"
+            )
+        return made  # type: ignore[no-any-return]
+    kind, values = _by_name(reward)
+    return kind(**{"alpha": alpha, "cost": cost, **values})
+
+
+def _by_name(text: str) -> tuple[type[Multiplicative] | type[Additive], dict[str, Any]]:
+    """Which reward, and the settings that its text has."""
+    name, written = split(text, REWARDS)
+    if name not in REWARDS:
+        known = ", ".join(REWARDS)
+        raise UsageError(
+            f"unknown reward {name!r}; choose one of {known}, or a function in a file: my.py:my_reward"
+        )
+    return REWARDS[name], typed(read_settings(written), parameters(REWARDS[name]), name)
 
 
 # ------------------------------------------------------------------------------------- rewards of finished rows
@@ -261,8 +285,9 @@ def load_rewards(
     parts = []
     for reward, weight in zip(given, counts, strict=True):
         function = load_reward(reward, alpha, cost)
-        by_name = isinstance(reward, str) and reward in REWARDS
-        part = Part(reward_name(reward), function, float(weight), by_name)
+        by_name = isinstance(reward, str) and file_part(reward) is None
+        follows = by_name and "alpha" not in _by_name(str(reward))[1]
+        part = Part(reward_name(reward), function, float(weight), follows)
         _asked(part.name, function)
         parts.append(part)
     names = [part.name for part in parts]
@@ -275,8 +300,10 @@ def load_rewards(
 def reward_name(reward: str | Reward) -> str:
     """How logs and errors call a reward: the name of the function, or that of an object's class."""
     if isinstance(reward, str):
-        return reward.rpartition(".py:")[2].partition("(")[0]
-    return str(getattr(reward, "__name__", type(reward).__name__))
+        place = file_part(reward)
+        return split(reward, REWARDS)[0] if place is None else place.name
+    function = reward.func if isinstance(reward, functools.partial) else reward
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def _asked(name: str, function: Reward) -> list[str]:

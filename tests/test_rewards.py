@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import toy_denoiser
-from pairs import enter
+from pairs import AllA, enter
 
 from dllm_env.env import UnmaskEnv
 from dllm_env.errors import UsageError
+from dllm_env.policies.heads import Bernoulli
+from dllm_env.policies.learned import load_policy
 from dllm_env.rewards import (
     Additive,
     Multiplicative,
@@ -220,4 +222,69 @@ def test_nothing_of_a_reward_reaches_another(tmp_path: Path, monkeypatch: pytest
         parts = float(row["rewards/shorter"]), float(row["rewards/multiplicative"])
         assert float(row["rollout/reward"]) == pytest.approx(0.5 * parts[0] + 2 * parts[1], abs=1e-5)
         settings = json.loads((tmp_path / name / "settings.json").read_text())
-        assert settings["reward"] == ["shorter", "multiplicative"]
+        assert [text.rpartition(":")[2] for text in settings["reward"]] == ["shorter", "multiplicative"]
+
+
+MINE = """
+def brief(text, correct):
+    return [float(c) - len(t) / 100 for c, t in zip(correct, text)]
+
+def scaled(nfe, factor=1.0):
+    return nfe * factor
+
+class Penalty:
+    def __init__(self, rate: float = 0.5):
+        self.rate = rate
+
+    def __call__(self, *, steps, length, **_):
+        return -self.rate * steps / length
+
+class Nothing:
+    pass
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(MINE)
+    return str(tmp_path / "mine.py")
+
+
+def test_rewards_from_a_file(mine: str) -> None:
+    earned = load_rewards([f"{mine}:brief", f"{mine}:scaled(factor=2.0)", f"{mine}:Penalty(rate=1.0)"])(known())
+    assert earned.parts["brief"].tolist() == pytest.approx([0.96, -0.01, 1.0])
+    assert earned.parts["scaled"].tolist() == [4.0, 6.0, 8.0]
+    assert earned.parts["Penalty"].tolist() == pytest.approx([-0.5, -0.3, -0.8])
+    for text, message in (
+        (f"{mine}:shorter", "has no class or function 'shorter'; it has brief, scaled, Penalty, Nothing"),
+        (f"{mine}:Nothing", r"Nothing of .*mine\.py is no reward: what it makes cannot be called"),
+        (f"{mine}:scaled(by=2)", "has no parameter 'by'"),
+        ("nowhere.py:brief", "no file 'nowhere.py', which the reward"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load_rewards(text)
+
+
+def test_settings_of_rewards_by_name() -> None:
+    own = load_rewards(["multiplicative:alpha=2,cost=steps", "additive"], alpha=1.0)
+    assert [part.function for part in own.parts] == [Multiplicative(2.0, "steps"), Additive(1.0)]
+    assert [part.function for part in own.at(0.5).parts] == [Multiplicative(2.0, "steps"), Additive(0.5)]
+    with pytest.raises(UsageError, match="cost must be nfe or steps, got 'time'"):
+        load_rewards("additive:cost=time")
+    with pytest.raises(UsageError, match="additive has no setting 'beta'"):
+        load_rewards("additive:beta=1")
+
+
+def test_a_run_with_a_reward_from_a_file(mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enter(monkeypatch)
+    short = {"denoiser": "pairs", "width": 8, "imitation_steps": 0, "validation_problems": 4, "prompts": 2}
+    settings = GRPO().changed(**short, task=AllA(), head=Bernoulli(), updates=2, reward=(f"{mine}:brief",))
+    train_grpo(settings, tmp_path / "run", stop_after=1)
+    stored = json.loads((tmp_path / "run/settings.json").read_text())
+    assert stored["reward"] == [f"{mine}:brief"]
+    assert stored["task"].endswith("pairs.py:AllA")
+    train_grpo(settings, tmp_path / "run", resume=True)
+    Path(mine).unlink()
+    with pytest.raises(UsageError, match=r"no file '.*mine\.py', which the reward"):
+        train_grpo(settings, tmp_path / "run", resume=True)
+    assert load_policy(str(tmp_path / "run")).head.temperature in (1.0, 0.6)  # type: ignore[attr-defined]

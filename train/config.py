@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NewType, TypeVar
 
-from dllm_env.dynamics import Context
+from dllm_env.dynamics import Context, Rules
 from dllm_env.errors import UsageError
 from dllm_env.rewards import Cost
 from dllm_env.train.settings_file import changed
 
 if TYPE_CHECKING:
+    from dllm_env.denoisers.base import Denoiser
+    from dllm_env.policies.heads import Head
     from dllm_env.rewards import Reward
+    from dllm_env.tasks.base import Task
 
+    TaskLike = str | Task
+    DenoiserLike = str | Denoiser
+    HeadLike = str | Head
     RewardLike = str | Reward
-else:
-    RewardLike = str  # what a command line can say
+else:  # what a command line can say; an object is for Python
+    TaskLike = NewType("TaskLike", str)
+    DenoiserLike = NewType("DenoiserLike", str)
+    HeadLike = NewType("HeadLike", str)
+    RewardLike = NewType("RewardLike", str)
 
 Training = TypeVar("Training", bound="PolicyTraining")
 
@@ -61,7 +70,7 @@ class RewardConfig:
 class PolicyConfig:
     """The policy that is trained."""
 
-    head: str = "dynamic_plackett_luce"
+    head: HeadLike = "dynamic_plackett_luce"
     """How sets are drawn: dynamic_plackett_luce, bernoulli, plackett_luce:k=2.
 
     dynamic_plackett_luce always draws a position, so that "this one alone" is as easily said as "all of these"; on
@@ -145,13 +154,13 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True)
-class PolicyTraining:
-    """Settings that do not depend on the algorithm; the defaults suit the bundled denoiser."""
+class PolicyTraining(Rules):
+    """Settings that do not depend on the algorithm, the rules first; the defaults suit the bundled denoiser."""
 
-    task: str = "trace"
+    task: TaskLike = "trace"
     """Where prompts come from, with settings after a colon: trace, trace:chains=4, sudoku, gsm8k, math, gsm8k+math,
     reasoning-gym:countdown, …"""
-    denoiser: str = "tiny"
+    denoiser: DenoiserLike = "tiny"
     """Bundled name or folder of the frozen denoiser."""
     device: str = ""
     """Where denoiser and policy run, for example cuda; by default a GPU for checkpoints in Hugging Face's format,
@@ -164,18 +173,8 @@ class PolicyTraining:
     """Leave out training problems whose prompts have more tokens; 0 takes all."""
     allow_code_execution: bool = False
     """Let tasks that are judged by running programs run what the denoiser writes, in a sandbox."""
-    block_length: int = 0
-    """BL, divides the response length; 0 is the response length itself, which is full diffusion."""
-    response_length: int = 0
-    """L in tokens; 0 takes the task's."""
     context: Context = "full"
     """What the policy sees: the whole response, or its active block only (what serving engines show)."""
-    temperature: float = 0.0
-    """Of the denoiser's tokens."""
-    stop_at_eot: bool = False
-    """End a row as soon as an end-of-text is committed and everything before it is."""
-    limit_block_steps: bool = False
-    """End a block after BL steps, whatever is still masked in it; the text is judged without what is missing."""
     top: int = 1
     """p, how many of a position's largest probabilities the policy reads."""
     batch_size: int = 128
@@ -191,6 +190,11 @@ class PolicyTraining:
     validation: ValidationConfig = ValidationConfig()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.allow_remask or self.remask_budget:
+            raise UsageError(
+                "learned policies do not put tokens back to mask; leave allow_remask and its budget away"
+            )
         at_least(1, self, "updates", "batch_size", "save_every")
         at_least(0, self, "max_prompt_length")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -120,22 +120,18 @@ def make_algorithm(setup: Setup, settings: PPO) -> StablePPO:
 
 def environment(setup: Setup, settings: PPO) -> EnvConfig:
     """The environment that the settings describe."""
-    rules, rewards = setup.rules, settings.rewards
+    rewards = settings.rewards
     return EnvConfig(
+        **asdict(setup.rules),
         denoiser=setup.denoiser,
         task=setup.task,
         seed=settings.seed,
-        block_length=rules.block_length,
-        response_length=rules.response_length,
         alpha=rewards.alpha,
         reward=rewards.reward,
         reward_weights=rewards.reward_weights,
         cost=rewards.cost,
-        context=rules.context,
-        temperature=rules.temperature,
-        stop_at_eot=rules.stop_at_eot,
-        limit_block_steps=rules.limit_block_steps,
-        top=rules.top,
+        context=settings.context,
+        top=settings.top,
         extras=("hidden",) if setup.policy.extras.hidden else (),
     )
 

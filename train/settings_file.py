@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from dllm_env.errors import UsageError
+from dllm_env.user_code import origin_of
 
 Settings = TypeVar("Settings")
 
@@ -69,7 +70,7 @@ def leaves(kind: type) -> dict[str, tuple[tuple[str, ...], Any]]:
 
 
 def flat(settings: Any) -> dict[str, Any]:
-    """Settings as a table from flat name to value; objects that JSON cannot hold become texts, tuples lists."""
+    """Settings as a table from flat name to value; tuples become lists, objects a text that says what they are."""
     table = {}
     for name, (path, _) in leaves(type(settings)).items():
         value = settings
@@ -86,7 +87,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, Path):
         return str(value)
-    return getattr(value, "__qualname__", None) or repr(value)
+    return origin_of(value) or repr(value)
 
 
 def changed(settings: Settings, **values: Any) -> Settings:
@@ -213,6 +214,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     Raises:
         UsageError: it is of another type.
     """
+    hint = getattr(hint, "__supertype__", hint)
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
         if value not in parts:

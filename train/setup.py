@@ -79,7 +79,7 @@ def make_setup(settings: PolicyTraining) -> Setup:
     count_problems(task, "train")  # there have to be some
     chosen = settings.rewards
     rewards = load_rewards(chosen.reward, chosen.reward_weights, chosen.alpha, chosen.cost)
-    rules = make_rules(settings, task)
+    rules = Rules.of(settings).resolve(task.response_length)
     head, shape = load_head(settings.policy.head), network_shape(settings)
     denoiser = load_denoiser(settings.denoiser, settings.device or None)
     Dynamics(denoiser, rules, prompt_width(denoiser, task))
@@ -90,24 +90,6 @@ def make_setup(settings: PolicyTraining) -> Setup:
         if load_heuristic(rule).remasks:
             raise UsageError(f"the validation rule {rule} puts tokens back to mask, which training does not allow")
     return Setup(task, denoiser, rewards, rules, policy, validation, settings.seed, settings.max_prompt_length)
-
-
-def make_rules(settings: PolicyTraining, task: Task) -> Rules:
-    """The rules of the process that the settings ask for.
-
-    Raises:
-        UsageError: a value out of range.
-    """
-    length = settings.response_length or task.response_length
-    return Rules(
-        response_length=length,
-        block_length=settings.block_length or length,
-        context=settings.context,
-        temperature=settings.temperature,
-        stop_at_eot=settings.stop_at_eot,
-        limit_block_steps=settings.limit_block_steps,
-        top=settings.top,
-    )
 
 
 def network_shape(settings: PolicyTraining) -> NetworkConfig:

@@ -103,7 +103,7 @@ class Validator:
     def __call__(self, network: PolicyNetwork, update: int, log: Logger) -> str:
         """Evaluates, logs and saves; returns the figures for the progress bar."""
         setup, settings, self.update = self.setup, self.settings, update
-        policies = [LearnedPolicy(network.eval(), head, setup.rules.context) for head in self.heads]
+        policies = [LearnedPolicy(network.eval(), head, setup.policy.context) for head in self.heads]
         tried = [(*validate(setup, policy, settings), policy) for policy in policies]
         score, played, policy = max(tried, key=lambda one: rank(one[0], setup, settings))
         for name, value in asdict(score).items():

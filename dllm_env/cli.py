@@ -200,13 +200,14 @@ def _what_next(made: Path, settings: "PolicyTraining") -> None:
     """Where a trained policy is, and how to compare it."""
     more = f" --block-length {settings.block_length}" if settings.block_length else ""
     more += f" --response-length {settings.response_length}" if settings.response_length else ""
+    more += " --limit-block-steps" if settings.limit_block_steps else ""
     more += f" --data {shlex.quote(settings.data)}" if settings.data else ""
     more += " --allow-code-execution" if settings.allow_code_execution else ""
     folder = shlex.quote(str(made))
     print(f"policy:   {folder}\nlogs:     tensorboard --logdir {folder}")
     print(
         f"compare:  dllm-env eval --policies threshold:0.9 top_k:1 {folder} "
-        f"--task {shlex.quote(settings.task)} --denoiser {shlex.quote(settings.denoiser)}{more}"
+        f"--task {shlex.quote(str(settings.task))} --denoiser {shlex.quote(str(settings.denoiser))}{more}"
     )
 
 

@@ -25,7 +25,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NewType, get_args
 
 import torch
 from torch import Tensor
@@ -120,6 +120,13 @@ REWARDS: dict[str, type[Multiplicative] | type[Additive]] = {
 }
 
 
+if TYPE_CHECKING:
+    RewardLike = str | Reward
+else:
+    RewardLike = NewType("RewardLike", str)  # what a command line can say; an object is for Python
+"""A reward, or the text that names one."""
+
+
 def load_reward(reward: str | Reward, alpha: float = 0.1, cost: Cost = "nfe") -> Reward:
     """A reward by name (``additive``, ``multiplicative:alpha=2,cost=steps``) or from a file (``my.py:my_reward``).
 
@@ -138,10 +145,8 @@ def load_reward(reward: str | Reward, alpha: float = 0.1, cost: Cost = "nfe") ->
     if (place := file_part(reward)) is not None:
         made = load_from_file(place, "reward").value
         if not callable(made):
-            raise UsageError(
-                f"{place.name} of {place.file} is no reward: it makes {made!r}, which cannot be called"
-            )
-        return made  # type: ignore[no-any-return]
+            raise UsageError(f"{place.name} of {place.file} is no reward: what it makes cannot be called")
+        return made
     kind, values = _by_name(reward)
     return kind(**{"alpha": alpha, "cost": cost, **values})
 

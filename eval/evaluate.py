@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, NewType
 
 import torch
 
 from dllm_env.denoisers.base import Denoiser
-from dllm_env.denoisers.load import load_denoiser
+from dllm_env.denoisers.load import DenoiserLike, load_denoiser
 from dllm_env.dynamics import Dynamics, Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import tokens_before_eot
@@ -23,17 +22,10 @@ from dllm_env.policies.base import Policy
 from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import derive_key
-from dllm_env.rewards import Cost, Outcomes, load_rewards
+from dllm_env.rewards import Cost, Outcomes, RewardLike, load_rewards
 from dllm_env.specs import check_types
 from dllm_env.tasks.base import Split, Task, count_problems
-from dllm_env.tasks.load import load_task
-
-if TYPE_CHECKING:
-    from dllm_env.rewards import Reward
-
-    RewardLike = str | Reward
-else:
-    RewardLike = NewType("RewardLike", str)  # what a command line can say; an object is for Python
+from dllm_env.tasks.load import TaskLike, load_task
 
 ENDLESS = 500
 """Problems of a task without end, unless told otherwise."""
@@ -52,10 +44,10 @@ class EvaluationConfig(Rules):
         UsageError: a value of another kind or out of range.
     """
 
-    task: str = "trace"
+    task: TaskLike = "trace"
     """Task, with settings after a colon: trace, trace:chains=4, sudoku, gsm8k, math500, humaneval, mbpp, countdown,
     sudoku4, reasoning-gym:NAME."""
-    denoiser: str = "tiny"
+    denoiser: DenoiserLike = "tiny"
     """Bundled denoiser or folder of one."""
     block_length: tuple[int, ...] = ()  # type: ignore[assignment]
     """Block lengths to compare at, one or more; without any, the response length (full diffusion)."""
@@ -343,7 +335,7 @@ def prepare(plans: Sequence[tuple[EvaluationConfig, Sequence[str | Policy]]]) ->
     Raises:
         UsageError: one of them cannot be done as asked.
     """
-    denoisers: dict[str, Denoiser] = {}
+    denoisers: dict[DenoiserLike, Denoiser] = {}
     evaluations = []
     for config, policies in plans:
         evaluations.append(Evaluation(config, policies, denoisers.get(config.denoiser)))

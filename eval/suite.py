@@ -102,7 +102,7 @@ def _config(settings: Mapping[str, Any], base: EvaluationConfig) -> EvaluationCo
             raise UsageError(f"{name} has to be of the kind {kind.__name__}, got {value!r}")
         values[name] = value
     config = replace(base, **values)
-    names = {part.partition(":")[0] for part in several(config.task, NAMES)}
+    names = {part.partition(":")[0] for part in several(str(config.task), NAMES)}
     if "data" not in values and not names & set(BENCHMARKS):
         config = replace(config, data="")  # the command line's are for the suite's benchmarks
     length = config.response_length

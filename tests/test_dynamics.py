@@ -410,7 +410,7 @@ def test_without_the_limit_a_block_waits(limit: bool) -> None:
 
 
 def test_a_policy_that_sees_its_block_sees_the_next_one() -> None:
-    dynamics, _ = process([3, 4, 5, 3], block=2, limit_block_steps=True, context="block")
+    dynamics, _ = process([3, 4, 5, 3], block=2, limit_block_steps=True, view=View(context="block"))
     state = dynamics.reset([[]], [0])
     for action in ("10", "00"):
         act(dynamics, state, action)

@@ -205,3 +205,13 @@ def test_rewards_in_an_evaluation() -> None:
         evaluate(EvaluationConfig(problems=1, reward_weights=(1.0,)), ["leftmost:8"])
     with pytest.raises(UsageError, match="asks for 'gold'"):
         evaluate(EvaluationConfig(problems=1, reward=(lambda gold: gold,)), ["leftmost:8"])
+
+
+def test_a_task_and_a_denoiser_as_objects() -> None:
+    task, denoiser = (
+        load_task("trace:chains=1"),
+        TinyDenoiser(TinyTransformer(TinyConfig(width=16, layers=1), len(WORDS))),
+    )
+    (result,) = evaluate(EvaluationConfig(task=task, denoiser=denoiser, problems=2), ["leftmost:8"])
+    assert result.setting.task == task.name
+    assert len(result.outcomes) == 2

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NewType, TypeVar
+from typing import Any, TypeVar
 
+from dllm_env.denoisers.load import DenoiserLike
 from dllm_env.dynamics import Context, Rules
 from dllm_env.errors import UsageError
-from dllm_env.rewards import Cost
+from dllm_env.policies.heads import HeadLike
+from dllm_env.rewards import Cost, RewardLike
+from dllm_env.tasks.load import TaskLike
 from dllm_env.train.settings_file import changed
-
-if TYPE_CHECKING:
-    from dllm_env.denoisers.base import Denoiser
-    from dllm_env.policies.heads import Head
-    from dllm_env.rewards import Reward
-    from dllm_env.tasks.base import Task
-
-    TaskLike = str | Task
-    DenoiserLike = str | Denoiser
-    HeadLike = str | Head
-    RewardLike = str | Reward
-else:  # what a command line can say; an object is for Python
-    TaskLike = NewType("TaskLike", str)
-    DenoiserLike = NewType("DenoiserLike", str)
-    HeadLike = NewType("HeadLike", str)
-    RewardLike = NewType("RewardLike", str)
 
 Training = TypeVar("Training", bound="PolicyTraining")
 

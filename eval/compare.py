@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 
 import numpy as np
 from rich.table import Table
@@ -23,6 +22,8 @@ from dllm_env.eval.metrics import (
 from dllm_env.eval.results import VERSIONS, Figures, Outcome, Result, Setting, by_problem, summarise
 from dllm_env.pareto import Coordinates, Point
 from dllm_env.random import derive_key
+from dllm_env.specs import pieces, several, shown
+from dllm_env.tasks.load import NAMES
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,12 @@ _CONDITION = ("task", "denoiser", "split", *(rule.name for rule in fields(Rules)
 
 def short_name(name: str) -> str:
     """A task or denoiser without the folders that lead to it, and without where its data are."""
-    place, colon, settings = name.partition(":")
-    kept = ",".join(part for part in settings.split(",") if not part.startswith("data="))
-    return (Path(place).name or place) + (colon + kept if kept else "")
+    parts = (shown(part) for part in several(name, NAMES))
+    return "+".join(":".join(filter(None, [part, _without_data(settings)])) for part, settings in parts)
+
+
+def _without_data(settings: str) -> str:
+    return ",".join(part for part in pieces(settings) if not part.strip().startswith("data="))
 
 
 # ---------------------------------------------------------------------------------------- comparisons

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from stable_baselines3 import PPO as StablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from dllm_env.env import EnvConfig
+from dllm_env.denoisers.base import Extras
+from dllm_env.env import EXTRAS, EnvConfig
 from dllm_env.errors import UsageError
 from dllm_env.random import derive_key
 from dllm_env.train.callbacks import as_callback
@@ -132,8 +133,21 @@ def environment(setup: Setup, settings: PPO) -> EnvConfig:
         cost=rewards.cost,
         context=settings.context,
         top=settings.top,
-        extras=("hidden",) if setup.policy.extras.hidden else (),
+        extras=_shown(setup.policy.extras),
     )
+
+
+def _shown(extras: Extras) -> list[str]:
+    """The optional features that a network reads, as the environment shows them.
+
+    Raises:
+        UsageError: one that it cannot show.
+    """
+    wanted = [feature.name for feature in fields(extras) if getattr(extras, feature.name)]
+    for name in wanted:
+        if name not in EXTRAS:
+            raise UsageError(f"an environment, and so PPO, cannot show {name}, which the network reads; use GRPO")
+    return wanted
 
 
 class Supervisor(BaseCallback):

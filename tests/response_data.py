@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from dllm_env import sandbox
 from dllm_env.errors import UsageError
+from dllm_env.grading import sandbox
 
 FOLDER = Path(__file__).parent / "data"
 PROBLEMS: dict[str, list[dict[str, Any]]] = json.loads((FOLDER / "response_problems.json").read_text("utf-8"))

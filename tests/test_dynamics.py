@@ -10,16 +10,18 @@ import torch
 from conftest import END, MASK, PAD, Scripted, favouring
 from torch import Tensor
 
-from dllm_env.denoisers import Extras, Prediction
-from dllm_env.dynamics import Dynamics, Rules, State
+from dllm_env.denoisers.base import Extras, Prediction
+from dllm_env.denoisers.tiny import TinyDenoiser
+from dllm_env.dynamics import Dynamics, Rules, State, View
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
-from dllm_env.tiny import TinyDenoiser
 
 
-def process(tokens: list[int], block: int, prompt: int = 0, **rules: Any) -> tuple[Dynamics, Scripted]:
+def process(
+    tokens: list[int], block: int, prompt: int = 0, view: View | None = None, **rules: Any
+) -> tuple[Dynamics, Scripted]:
     denoiser = Scripted(favouring(tokens), prompt)
-    return Dynamics(denoiser, Rules(len(tokens), block, **rules), prompt), denoiser
+    return Dynamics(denoiser, Rules(len(tokens), block, **rules), prompt, view or View()), denoiser
 
 
 def act(dynamics: Dynamics, state: State, *rows: str) -> None:
@@ -109,7 +111,7 @@ def test_without_stop_at_eot_the_rest_is_generated() -> None:
 
 
 def test_block_context_shows_the_active_block() -> None:
-    dynamics, _ = process([3, 4, 5, 3], block=2, prompt=1, context="block")
+    dynamics, _ = process([3, 4, 5, 3], block=2, prompt=1, view=View("block"))
     state = dynamics.reset([[5], [4]], [0, 1])
     act(dynamics, state, "11", "01")
     dynamics.predict(state)
@@ -155,19 +157,37 @@ def test_rows_can_be_taken_out_and_put_back() -> None:
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        ({"response_length": 0}, "response length"),
+        ({"response_length": -1}, "response_length"),
         ({"block_length": 3}, "divide"),
-        ({"block_length": -2}, "divide"),
-        ({"context": "all"}, "context"),
+        ({"block_length": -2}, "block_length"),
+        ({"block_length": True}, "whole number"),
+        ({"response_length": "4"}, "whole number"),
+        ({"stop_at_eot": 5}, "true or false"),
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("inf")}, "temperature"),
-        ({"max_steps": -1}, "maximum steps"),
-        ({"top": 0}, "top"),
+        ({"max_steps": -1}, "max_steps"),
+        ({"temperature": "hot"}, "a number"),
     ],
 )
 def test_rules_out_of_range_are_refused(wrong: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
         Rules(**{"response_length": 4, "block_length": 2, **wrong})
+
+
+def test_a_view_out_of_range_is_refused() -> None:
+    for wrong, word in (({"context": "all"}, "context"), ({"top": 0}, "top"), ({"top": 1.5}, "top")):
+        with pytest.raises(UsageError, match=word):
+            View(**wrong)  # type: ignore[arg-type]
+
+
+def test_lengths_that_were_left_open_are_filled_in() -> None:
+    assert Rules().resolve(8) == Rules(8, 8)
+    assert Rules(block_length=4).resolve(8) == Rules(8, 4)
+    assert Rules(6).resolve(8) == Rules(6, 6)
+    with pytest.raises(UsageError, match="does not divide"):
+        Rules(block_length=3).resolve(8)
+    with pytest.raises(UsageError, match="response length"):
+        Rules().resolve()
 
 
 def test_what_does_not_fit_the_context_is_refused(toy: TinyDenoiser) -> None:
@@ -329,16 +349,98 @@ def test_sampling_needs_streams_and_shapes_are_checked(toy: TinyDenoiser) -> Non
 
 
 def test_extras_reach_the_observation(toy: TinyDenoiser) -> None:
-    rules = Rules(8, 4, context="block", top=2, extras=ALL)
-    dynamics = Dynamics(toy, rules, 3)
+    rules, view = Rules(8, 4), View("block", 2, ALL)
+    dynamics = Dynamics(toy, rules, 3, view)
     state = dynamics.reset([[5, 6], [7, 8, 9]], [0, 1])
     dynamics.predict(state)
     seen = dynamics.observe(state)
     assert seen.confidence.shape == (2, 4, 2)
     assert seen.hidden is not None
     assert seen.hidden.shape == (2, 4, toy.hidden_size)
-    plain = Dynamics(toy, replace(rules, extras=Extras()), 3)
+    plain = Dynamics(toy, rules, 3, replace(view, extras=Extras()))
     other = plain.reset([[5, 6], [7, 8, 9]], [0, 1])
     plain.predict(other)
     assert plain.observe(other).hidden is None
     assert torch.equal(plain.observe(other).confidence, seen.confidence)
+
+
+# ------------------------------------------------------------------------------------------- blocks that end
+
+
+def test_a_block_ends_after_its_steps_with_what_is_masked_in_it() -> None:
+    """L = 6, BL = 2: row 0 leaves a mask in block 0 and all of block 2; row 1 is done with block 0 in one step."""
+    dynamics, _ = process([3, 4, 5, 3, 4, 5], block=2, limit_block_steps=True)
+    state = dynamics.reset([[], []], [0, 1])
+    act(dynamics, state, "100000", "110000")
+    assert bits(dynamics.selectable(state)) == ["010000", "001100"]
+    act(dynamics, state, "000000", "001000")
+    assert bits(dynamics.selectable(state)) == ["001100", "000100"]  # row 1's second step in its block is to come
+    act(dynamics, state, "011100", "000100")
+    assert state.ignored.tolist() == [1, 0]  # what a block has left behind cannot be selected any more
+    assert bits(dynamics.selectable(state)) == ["000011", "000011"]
+    act(dynamics, state, "000000", "000011")
+    assert dynamics.terminated(state).tolist() == [False, True]
+    act(dynamics, state, "000000", "000000")
+    assert dynamics.terminated(state).tolist() == [True, True]
+    assert dynamics.truncated(state).tolist() == [False, False]
+    assert dynamics.responses(state).tolist() == [[3, MASK, 5, 3, MASK, MASK], [3, 4, 5, 3, 4, 5]]
+
+
+def test_a_row_that_does_nothing_ends_with_its_last_block() -> None:
+    for block in (1, 2, 4):
+        dynamics, _ = process([3, 4, 5, 3], block=block, limit_block_steps=True)
+        state = dynamics.reset([[]], [0])
+        for step in range(4):
+            assert not dynamics.terminated(state).any(), (block, step)
+            act(dynamics, state, "0000")
+        assert dynamics.terminated(state).all()
+        assert not dynamics.truncated(state).any()
+        assert state.nfe.tolist() == [1]  # nothing was written, so the first prediction held
+
+
+@pytest.mark.parametrize("limit", [False, True])
+def test_without_the_limit_a_block_waits(limit: bool) -> None:
+    dynamics, _ = process([3, 4, 5, 3], block=2, limit_block_steps=limit)
+    state = dynamics.reset([[]], [0])
+    for _ in range(3):
+        act(dynamics, state, "0000")
+    assert bits(dynamics.selectable(state)) == ["0011" if limit else "1100"]
+    act(dynamics, state, "0000")
+    assert (dynamics.terminated(state).item(), dynamics.truncated(state).item()) == (limit, not limit)
+
+
+def test_a_policy_that_sees_its_block_sees_the_next_one() -> None:
+    dynamics, _ = process([3, 4, 5, 3], block=2, limit_block_steps=True, view=View(context="block"))
+    state = dynamics.reset([[]], [0])
+    for action in ("10", "00"):
+        act(dynamics, state, action)
+    act(dynamics, state, "11")
+    assert dynamics.responses(state).tolist() == [[3, MASK, 5, 3]]
+    assert state.nfe.tolist() == [3]
+
+
+def test_an_end_of_text_ends_a_row_whose_earlier_blocks_were_ended() -> None:
+    dynamics, _ = process([3, 4, END, 3, 4, 5], block=2, limit_block_steps=True, stop_at_eot=True)
+    state = dynamics.reset([[]], [0])
+    for action in ("100000", "000000", "001000"):
+        act(dynamics, state, action)
+    assert dynamics.terminated(state).all()
+    assert dynamics.responses(state).tolist() == [[3, MASK, END, END, END, END]]
+
+
+def test_what_blocks_left_behind_does_not_depend_on_neighbours() -> None:
+    """Rows alone and together, over random actions."""
+    dynamics, _ = process([3, 4, 5, 3, 4, 5], block=3, limit_block_steps=True)
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.rand(6, 5, 6, generator=generator) < 0.2
+    together = dynamics.reset([[]] * 5, list(range(5)))
+    for action in actions:
+        dynamics.predict(together)
+        dynamics.apply(together, action)
+    for row in range(5):
+        alone = dynamics.reset([[]], [row])
+        for action in actions:
+            dynamics.predict(alone)
+            dynamics.apply(alone, action[row : row + 1])
+        assert torch.equal(alone.tokens[0], together.tokens[row])
+        assert torch.equal(dynamics.block_start(alone)[0], dynamics.block_start(together)[row])

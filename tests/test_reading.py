@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from dllm_env import expressions, latex, mathematics, numbers, plain
-from dllm_env.benchmarks import GSM8K
 from dllm_env.errors import UsageError
-from dllm_env.tasks import Problem
+from dllm_env.grading import expressions, latex, mathematics, numbers, plain
+from dllm_env.tasks.base import Problem
+from dllm_env.tasks.benchmarks import GSM8K
 
 DATA = Path(__file__).parent / "data"
 
@@ -66,7 +66,13 @@ def test_one_spelling(text: str, written: str) -> None:
 @pytest.mark.parametrize(
     ("text", "written"),
     [
-        *(("½", r"\frac{1}{2}"), ("2¾", r"2\frac{3}{4}"), ("x²", "x^{2}"), ("10⁻³", "10^{-3}"), ("52₁₆", "52_{16}")),
+        *(
+            ("½", r"\frac{1}{2}"),
+            ("2¾", r"2\frac{3}{4}"),
+            ("x²", "x^{2}"),
+            ("10⁻³", "10^{-3}"),
+            ("52₁₆", "52_{16}"),
+        ),
         *(("45°", r"45^{\circ}"), ("−5", "-5"), ("١٨", "18"), ("é", "é"), ("a", "a")),
     ],
 )
@@ -77,8 +83,19 @@ def test_without_unicode(text: str, written: str) -> None:
 @pytest.mark.parametrize(
     ("text", "written"),
     [
-        *(("a", "a"), ("12", "12"), (r"\frac{1}{2}", "1/2"), (r"\frac{x+1}{2}", "((x+1)/(2))"), (r"1{,}035", "1,035")),
-        *((r"230^\circ", "230"), (r"\text{a} \to \text{b}", "a → b"), (r"3 \times 127", "3 × 127"), ("x^{2}", "x^2")),
+        *(
+            ("a", "a"),
+            ("12", "12"),
+            (r"\frac{1}{2}", "1/2"),
+            (r"\frac{x+1}{2}", "((x+1)/(2))"),
+            (r"1{,}035", "1,035"),
+        ),
+        *(
+            (r"230^\circ", "230"),
+            (r"\text{a} \to \text{b}", "a → b"),
+            (r"3 \times 127", "3 × 127"),
+            ("x^{2}", "x^2"),
+        ),
         *((r"\begin{pmatrix}1 & 2 \\ 3 & 4\end{pmatrix}", "1 2\n3 4"), (r"\{\"a\": 1\}", r"{\"a\": 1}")),
     ],
 )
@@ -113,7 +130,12 @@ def test_algebra(text: str, written: str) -> None:
     ("text", "written"),
     [
         *((r"0.\overline{3}", r"\frac{1}{3}"), (r"0.1\bar6", r"\frac{1}{6}"), (r"0.\dot1\dot8", r"\frac{2}{11}")),
-        *(("0.(9)", r"\frac{1}{1}"), (r"12.3(45)", r"\frac{679}{55}"), ("0.3\u0305", r"\frac{1}{3}"), ("0.3", "0.3")),
+        *(
+            ("0.(9)", r"\frac{1}{1}"),
+            (r"12.3(45)", r"\frac{679}{55}"),
+            ("0.3\u0305", r"\frac{1}{3}"),
+            ("0.3", "0.3"),
+        ),
         *((r"\overline{AB}", r"\overline{AB}"), ("f(3)", "f(3)"), ("2.(x)", "2.(x)")),
     ],
 )

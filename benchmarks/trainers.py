@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,8 +19,9 @@ from rich.table import Table
 
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.eval.results import summarise
-from dllm_env.train.grpo import PRESETS, train_grpo
+from dllm_env.train.grpo import train_grpo
 from dllm_env.train.ppo import PPO, train_ppo
+from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT
 
 
@@ -42,7 +43,9 @@ Trainer = Callable[[Path, int, bool], Path]
 TRAINERS: dict[str, Trainer] = {
     "PPO": lambda folder, seed, resume: train_ppo(PPO(seed=seed), folder, resume),
     "GRPO": lambda folder, seed, resume: train_grpo(
-        replace(PRESETS["demo"], alpha=PPO().alpha, imitation_target=PPO().imitation_target, seed=seed),
+        PRESETS["demo"].changed(
+            alpha=PPO().rewards.alpha, imitation_target=PPO().imitation.imitation_target, seed=seed
+        ),
         folder,
         resume,
     ),
@@ -55,7 +58,7 @@ def curve(folder: Path) -> list[dict[str, float]]:
     """Minutes of training (validation not counted) and figures of every validation, over all pieces of a run."""
     minutes, points = 0.0, []
     for path in sorted((folder / "logs").glob("progress*.csv"), key=lambda path: path.stat().st_mtime):
-        for row in csv.DictReader(path.read_text().splitlines()):
+        for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
             minutes += float(row["time/update_seconds"]) / 60
             if row.get("validation/accuracy"):
                 points.append({"minutes": minutes, **{name: float(row[f"validation/{name}"]) for name in FIGURES}})
@@ -103,7 +106,7 @@ def main(settings: Settings) -> None:
             name, str(seed), f"{accuracy:.1%}", f"{low:.1%}", f"{high:.1%}", f"{nfe:.1f}", f"{minutes:.1f}"
         )
     Console().print(table)
-    with (settings.out / "trainers.csv").open("w", newline="") as file:
+    with (settings.out / "trainers.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns, *rows])
 
 

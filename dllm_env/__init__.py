@@ -27,6 +27,7 @@ From the bottom up, each importing only what stands before it:
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 from dllm_env.errors import UsageError
@@ -39,12 +40,16 @@ if TYPE_CHECKING:
     from dllm_env.dynamics import Rules as Rules
     from dllm_env.env import EnvConfig as EnvConfig
     from dllm_env.env import UnmaskEnv as UnmaskEnv
-    from dllm_env.policies.sampler import generate as generate
+    from dllm_env.policies.generate import generate as generate
     from dllm_env.rewards import load_reward as load_reward
     from dllm_env.tasks.load import load_task as load_task
     from dllm_env.vector_env import UnmaskVectorEnv as UnmaskVectorEnv
 
 __version__ = "0.1.0"
+
+# Python started in a checkout finds this folder first, and policies/, train/ and eval/ beside it.
+if not os.path.isdir(os.path.join(os.path.dirname(__file__), "policies")):
+    __path__.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 ENVIRONMENT = "dllm_env/Unmask-v0"
 """The id that ``gymnasium.make`` and ``gymnasium.make_vec`` take."""
@@ -57,7 +62,7 @@ _HOMES = {
     "Rules": "dynamics",
     "EnvConfig": "env",
     "UnmaskEnv": "env",
-    "generate": "policies.sampler",
+    "generate": "policies.generate",
     "UnmaskVectorEnv": "vector_env",
     "load_reward": "rewards",
     "load_task": "tasks.load",

@@ -112,6 +112,9 @@ def _config(settings: Mapping[str, Any], base: EvaluationConfig, shares_data: bo
         if name == "allow_code_execution":
             raise UsageError("a file cannot allow code to be run; give --allow-code-execution beside --suite")
         kind = _KINDS[name]
+        if kind is tuple:  # of rewards and their weights
+            values[name] = tuple(_listed(value))
+            continue
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
@@ -119,7 +122,7 @@ def _config(settings: Mapping[str, Any], base: EvaluationConfig, shares_data: bo
         values[name] = value
     config = replace(base, **values)
     if shares_data:
-        config = replace(config, data=_of_shared_data(config.task, config.data))
+        config = replace(config, data=_of_shared_data(str(config.task), config.data))
     length = config.response_length
     if not length:
         length = load_task(config.task, config.data, config.allow_code_execution).response_length

@@ -70,7 +70,7 @@ class DenoiserTraining:
     """Warm-up updates of each stage."""
     examples: int = 300_000
     """Two-chain examples made beforehand for each stage; the other tasks get a fifth of it."""
-    gradient_norm: float = 1.0
+    max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     evaluate_every: int = 200
     """Updates between evaluations on validation problems."""
@@ -257,8 +257,10 @@ def train_denoiser(
     muon, adam = _optimizers(network)
     parts: dict[str, nn.Module | torch.optim.Optimizer] = {"network": network, "muon": muon, "adam": adam}
     update = 0
+    means: tuple[dict[str, float], dict[str, int]] = ({}, {})
     if resume:
-        update = run.load(parts)["update"]
+        info = run.load(parts)
+        update, means = info["update"], info.get("means", means)
     else:
         run.save(parts, {"update": update})
     total = sum(stage.updates for stage in settings.stages())
@@ -266,6 +268,8 @@ def train_denoiser(
     data: list[tuple[Examples, int]] = []
     made_for: Stage | None = None
     logger = run.logger(update)
+    logger.name_to_value.update(means[0])
+    logger.name_to_count.update(means[1])
     try:
         with progress_bar() as bar:
             shown = bar.add_task("denoiser", total=total, completed=update, figures="")
@@ -275,12 +279,12 @@ def train_denoiser(
                     bar.update(shown, figures="making examples")
                     data, made_for = _training_data(settings, stage), stage
                 _set_rates(muon, adam, stage, stage.factor(place, settings.warmup))
-                _train_once(network, (muon, adam), data, (settings.seed, update), settings.gradient_norm, logger)
+                _train_once(network, (muon, adam), data, (settings.seed, update), settings.max_grad_norm, logger)
                 update += 1
                 if is_due(update, settings.evaluate_every, total):
                     bar.update(shown, figures=_evaluate(network, checks, settings.seed, update, logger))
                 if is_due(update, settings.save_every, total):
-                    run.save(parts, {"update": update})
+                    run.save(parts, {"update": update, "means": (logger.name_to_value, logger.name_to_count)})
                 bar.update(shown, completed=update)
     finally:
         logger.close()

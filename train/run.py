@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
+import io
 import json
+import math
 import os
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from rich.progress import (
@@ -23,15 +25,16 @@ from rich.progress import (
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dllm_env.errors import UsageError
+from dllm_env.train.settings_file import SETTINGS, Settings, flat, read_settings, write_settings
 
 CHECKPOINT = "checkpoint.safetensors"
-SETTINGS = "settings.json"
-
-Settings = TypeVar("Settings")
 
 
 def default_folder(kind: str) -> Path:
@@ -65,22 +68,28 @@ class Run:
 
     def __init__(self, folder: Path, settings: Any, resume: bool = False) -> None:
         self.folder = folder
-        described = json.loads(json.dumps(asdict(settings), default=str))
-        path = folder / SETTINGS
         if resume:
             if not (folder / CHECKPOINT).is_file():
                 raise UsageError(f"nothing to resume in {folder}: {CHECKPOINT} is missing")
-            _compare_settings(described, json.loads(path.read_text()))
+            _compare_settings(flat(settings), flat(settings_of_run(folder, settings)))
         elif (folder / CHECKPOINT).exists():
             raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, (json.dumps(described, indent=1) + "\n").encode())
+            temporary = folder / ("new-" + SETTINGS)
+            write_settings(temporary, settings)
+            temporary.replace(folder / SETTINGS)
         self.resume = resume
 
     def logger(self, at: int) -> Logger:
-        """SB3's logger for TensorBoard and CSV; resumed runs go on in files named by where they continue."""
-        return configure_logger(self.folder / "logs", f"-{at}" if at else "")
+        """SB3's logger for TensorBoard and CSV; resumed runs go on in files named by where they continue.
+
+        What was logged after update ``at``, which is played again, is removed first, so that no update is there
+        twice.
+        """
+        logs = self.folder / "logs"
+        cut_logs(logs, at)
+        return configure_logger(logs, f"-{at}" if at else "")
 
     def save(self, parts: Mapping[str, nn.Module | Optimizer], info: Mapping[str, Any]) -> None:
         """Replaces the checkpoint in one step: a kill leaves the old one or the new one, never half of one.
@@ -129,20 +138,18 @@ def _optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> dic
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
-def read_settings(kind: type[Settings], folder: Path) -> Settings:
-    """The settings that the run in this folder was started with.
+def settings_of_run(folder: Path, base: Settings) -> Settings:
+    """The settings that the run in this folder was started with; ``base`` has the defaults of what they lack.
 
     Raises:
         UsageError: there are none, or they belong to another version or kind of run.
     """
-    path = folder / SETTINGS
+    if not (folder / SETTINGS).is_file():
+        raise UsageError(f"nothing to resume in {folder}: {SETTINGS} is missing")
     try:
-        values = json.loads(path.read_text())
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-    except FileNotFoundError:
-        raise UsageError(f"nothing to resume in {folder}: {SETTINGS} is missing") from None
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"cannot resume from {path}: {str(error).splitlines()[0]}") from None
+        return read_settings(folder / SETTINGS, base)
+    except UsageError as error:
+        raise UsageError(f"cannot resume: {error}") from None
 
 
 def _compare_settings(now: dict[str, Any], before: dict[str, Any]) -> None:
@@ -159,6 +166,44 @@ def configure_logger(folder: Path, suffix: str = "") -> Logger:
     folder.mkdir(parents=True, exist_ok=True)
     formats = [CSVOutputFormat(str(folder / f"progress{suffix}.csv")), TensorBoardOutputFormat(str(folder))]
     return Logger(str(folder), formats)
+
+
+def cut_logs(folder: Path, last: int) -> None:
+    """Removes what was logged after update ``last`` from a folder of CSV files and TensorBoard events.
+
+    The files are written anew rather than marked (``purge_step`` of ``SummaryWriter``): not every reader of events
+    heeds the mark, and which of two files comes first is not certain where both began in the same second.
+    """
+    for path in sorted(folder.glob("progress*.csv")):
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a kill may have cut off the last line
+        lines = list(csv.reader(io.StringIO(whole)))
+        kept = lines[:1] + [line for line in lines[1:] if _update(lines[0], line) <= last]
+        if kept != lines or whole != text:
+            out = io.StringIO()
+            csv.writer(out, lineterminator="\n").writerows(kept)
+            write_atomically(path, out.getvalue().encode())
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        events = list(_events(path))
+        kept_events = [data for data, step in events if step <= last]
+        if len(kept_events) < len(events):
+            with io.BytesIO() as stream:
+                writer = RecordWriter(stream)
+                for data in kept_events:
+                    writer.write(data)
+                write_atomically(path, stream.getvalue())
+
+
+def _update(head: list[str], line: list[str]) -> float:
+    """Which update a line of ``progress.csv`` is about; infinite where the line is no whole one."""
+    found = dict(zip(head, line, strict=False)).get("time/update", "")
+    return float(found) if found and len(line) == len(head) else math.inf
+
+
+def _events(path: Path) -> Iterator[tuple[bytes, int]]:
+    """The events of a file with their steps, up to one that a kill cut off."""
+    for data in RawEventFileLoader(str(path)).Load():
+        yield data, Event.FromString(data).step
 
 
 def write_atomically(path: Path, data: bytes) -> None:

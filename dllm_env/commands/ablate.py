@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from dllm_env.errors import UsageError
-from dllm_env.eval.compare import Row
+from dllm_env.eval.compare import Entry
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.eval.metrics import mean
-from dllm_env.eval.play import finish, play
+from dllm_env.eval.runner import finish, play
 from dllm_env.policies.heads import load_head
 from dllm_env.tasks.base import count_problems
 from dllm_env.tasks.load import load_task
-from dllm_env.train.grpo import GRPO, PRESETS, train_grpo
+from dllm_env.train.grpo import GRPO, train_grpo
+from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT
 
 TABLE, PICTURE = "ablation.csv", "ablation.png"
@@ -29,7 +30,7 @@ Training = tuple[str, Network, int, Path]
 """Head, network, seed and folder."""
 
 
-SHORT = replace(PRESETS["demo"], updates=40, imitation_target=1.1, nfe_budget=1.0, validation_rules=())
+SHORT = PRESETS["demo"].changed(updates=40, imitation_target=1.1, nfe_budget=1.0, validation_rules=())
 """The demo's training with fewer updates, because there are 30 of them, and from a longer imitation, without which
 some seeds begin with too little; no budget, because a head of few positions a step cannot be within it."""
 
@@ -105,7 +106,7 @@ def run_ablation(config: Ablation, folder: Path, resume: bool = False) -> Path:
     problems = min(config.problems, count_problems(task, "test") or config.problems)
     for i, (head, network, seed, path) in enumerate(trainings, 1):
         print(f"{i}/{len(trainings)}  {network}, {head}, seed {seed}")
-        settings = replace(config.training, head=head, network=network, seed=seed)
+        settings = config.training.changed(head=head, network=network, seed=seed)
         train_grpo(settings, path, resume and (path / CHECKPOINT).exists())
     length = training.response_length or task.response_length
     evaluation = EvaluationConfig(
@@ -127,10 +128,10 @@ def run_ablation(config: Ablation, folder: Path, resume: bool = False) -> Path:
     return folder
 
 
-def summarise(trainings: Sequence[Training], rows: Sequence[Row]) -> list[Line]:
+def summarise(trainings: Sequence[Training], rows: Sequence[Entry]) -> list[Line]:
     """One line for each combination."""
     found = {row.policy: row for row in rows}
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[Entry]] = {}
     for head, network, _, path in trainings:
         groups.setdefault((head, network), []).append(found[str(path)])
     return [
@@ -158,7 +159,7 @@ def table(lines: Sequence[Line]) -> Table:
 
 def write_table(lines: Sequence[Line], path: Path) -> None:
     """A row for each training."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["network", "head", "seed", "accuracy", "nfe"])
         for line in lines:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dllm_env.errors import UsageError
-from dllm_env.numerics import fill_rows
+from dllm_env.numerics import fill_rows, lowest_argmax
 from dllm_env.random import RowRandom, to_gumbel
 from dllm_env.user_code import digest_of_class
 
@@ -134,6 +134,7 @@ class Denoiser(abc.ABC):
         hidden_size: width d of the last hidden states.
         max_length: longest prompt plus response, in tokens.
         device: where tokens have to be.
+        dtype: precision of the hidden states.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Denoiser(abc.ABC):
     hidden_size: int
     max_length: int
     device: torch.device
+    dtype: torch.dtype = torch.float32
 
     @abc.abstractmethod
     def features(self, tokens: Tensor, last: int) -> Tensor:
@@ -345,9 +347,9 @@ def read_logits(
     logits = logits.float()
     logits[:, mask_id] = -torch.inf
     log_total = logits.logsumexp(-1, keepdim=True)
-    largest, order = logits.topk(max(top, 2 if extras.margin else 1), dim=-1)
+    largest = logits.topk(max(top, 2 if extras.margin else 1), dim=-1).values
     probability = (largest - log_total).exp()
-    token = order[:, 0]
+    token = lowest_argmax(logits)
     if drawn is not None:
         token[: len(drawn)] = (logits[: len(drawn)].to(drawn.dtype) + drawn).argmax(-1)
     log_probability = logits - log_total if extras.entropy or extras.log_probability else None

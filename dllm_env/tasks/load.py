@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, NewType
 
 from dllm_env.errors import UsageError
 from dllm_env.grading.sandbox import find_sandbox
@@ -21,6 +22,13 @@ TASKS: dict[str, Callable[..., Task]] = {"trace": Trace, "sudoku": Sudoku}
 
 NAMES = (*TASKS, *BENCHMARKS, "reasoning-gym")
 """What a task's name may be."""
+
+
+if TYPE_CHECKING:
+    TaskLike = str | Task
+else:
+    TaskLike = NewType("TaskLike", str)  # what a command line can say; an object is for Python
+"""A task, or the text that names one."""
 
 
 def load_task(task: str | Task, data: str = "", allow_code_execution: bool = False) -> Task:

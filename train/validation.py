@@ -1,0 +1,160 @@
+"""Validation while a policy is trained: which one is kept, and what TensorBoard shows of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import Figure, Logger
+
+from dllm_env.errors import UsageError
+from dllm_env.intervals import wilson_interval
+from dllm_env.pareto import Point, plot_pareto
+from dllm_env.policies.base import Policy
+from dllm_env.policies.heads import Bernoulli, Head
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.networks import PolicyNetwork
+from dllm_env.policies.registry import load_heuristic
+from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.train.config import PolicyTraining, ValidationConfig
+from dllm_env.train.run import machine
+from dllm_env.train.settings_file import flat
+from dllm_env.train.setup import Setup
+
+NOT_TENSORBOARD = ("stdout", "log", "json", "csv")
+"""SB3's outputs that take numbers only."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a policy does on the validation problems."""
+
+    reward: float
+    accuracy: float
+    nfe: float
+
+
+def validate(setup: Setup, policy: Policy, settings: PolicyTraining) -> tuple[Score, Attempt]:
+    """Plays the fixed validation problems with fixed random streams; a rule sees what rules do."""
+    tried = attempt(
+        setup.denoiser,
+        policy,
+        setup.rules,
+        setup.task,
+        setup.validation,
+        row_seeds(len(setup.validation), "validation", settings.seed),
+        batch_size=settings.batch_size,
+    )
+    reward = setup.rewards(tried.outcomes(setup.validation)).total
+    score = Score(reward.mean().item(), tried.correct.mean().item(), tried.rollout.nfe.float().mean().item())
+    return score, tried
+
+
+def heads_at_test(head: Head, settings: ValidationConfig) -> list[Head]:
+    """The head as it may be used: at each of the temperatures to try, which multiply its own.
+
+    Raises:
+        UsageError: forced progress, and a head that has no such thing.
+    """
+    changes: dict[str, Any] = {}
+    if settings.test_force_progress:
+        if not isinstance(head, Bernoulli):
+            raise UsageError("test_force_progress is for head bernoulli; the others always make progress")
+        changes["force_progress"] = True
+    return [
+        replace(head, temperature=head.temperature * factor, **changes)  # type: ignore[type-var]
+        for factor in settings.test_temperatures
+    ]
+
+
+def rank(score: Score, setup: Setup, settings: PolicyTraining) -> tuple[bool, float]:
+    """What ``best`` has most of: within the NFE budget first, then reward."""
+    return score.nfe <= settings.validation.nfe_budget * setup.rules.response_length, score.reward
+
+
+class Validator:
+    """Evaluates a policy while it is trained, and keeps it on the disk: as ``last``, and as ``best`` where it is.
+
+    Args:
+        setup, settings: of the run.
+        folder: the run's.
+    """
+
+    def __init__(self, setup: Setup, settings: PolicyTraining, folder: Path) -> None:
+        self.setup, self.settings, self.folder = setup, settings, folder
+        self.heads = heads_at_test(setup.policy.head, settings.validation)
+        self.best: tuple[bool, float] = (False, -math.inf)
+        """Rank of the best evaluation so far."""
+        self.update = -1
+        """Of the last evaluation."""
+        self.points: list[Point] = []
+        """The heuristics, then the policy at each evaluation."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to hold of it."""
+        return {"best": self.best, "points": [asdict(point) for point in self.points]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over what ``state`` gave."""
+        self.best = tuple(state["best"])
+        self.points = [Point(**point) for point in state["points"]]
+
+    def __call__(self, network: PolicyNetwork, update: int, log: Logger) -> str:
+        """Evaluates, logs and saves; returns the figures for the progress bar."""
+        setup, settings, self.update = self.setup, self.settings, update
+        policies = [LearnedPolicy(network.eval(), head, setup.policy.context) for head in self.heads]
+        tried = [(*validate(setup, policy, settings), policy) for policy in policies]
+        score, played, policy = max(tried, key=lambda one: rank(one[0], setup, settings))
+        for name, value in asdict(score).items():
+            log.record(f"validation/{name}", value)
+        log.record("validation/temperature", policy.head.temperature)
+        self.show(score, played, update, log)
+        policy.training = {**flat(settings), "update": update, "validation": asdict(score), **machine()}
+        policy.save_pretrained(self.folder / "last")
+        if (now := rank(score, setup, settings)) > self.best:
+            self.best = now
+            policy.save_pretrained(self.folder / "best")
+        return f"accuracy {score.accuracy:.0%} NFE {score.nfe:.1f}"
+
+    def show(self, score: Score, played: Attempt, update: int, log: Logger) -> None:
+        """For TensorBoard: the policy so far among the heuristics, and how it writes one response."""
+        if not self.points:
+            rules = [load_heuristic(rule) for rule in self.settings.validation.validation_rules]
+            self.points = [self._point(rule.name, validate(self.setup, rule, self.settings)[0]) for rule in rules]
+        self.points.append(self._point(str(update), score, learned=True))
+        title = f"update {update}, block length {self.setup.rules.block_length}, validation problems"
+        figure = plot_pareto({title: self.points}, dpi=90)
+        log.record("validation/front", Figure(figure, close=False), exclude=NOT_TENSORBOARD)
+        log.record("validation/sample", self._sample(played), exclude=NOT_TENSORBOARD)
+
+    def _point(self, label: str, score: Score, learned: bool = False) -> Point:
+        """With Wilson's 95% interval of the accuracy."""
+        count = len(self.setup.validation)
+        low, high = wilson_interval(score.accuracy * count, count)
+        return Point(label, learned, score.nfe, score.accuracy, low, high)
+
+    def _sample(self, played: Attempt) -> str:
+        """The first validation problem as a text, a line for each step that wrote something; code in Markdown."""
+        denoiser, rollout = self.setup.denoiser, played.rollout
+        words = [denoiser.decode([token]) for token in rollout.responses[0].tolist()]
+        lines = unmasking_lines(words, rollout.revealed_at[0].tolist())
+        verdict = f"{'right' if played.correct[0] == 1 else 'wrong'}, {int(rollout.nfe[0])} NFE"
+        about = [f"prompt    {self.setup.validation[0].prompt}", *lines, f"answer    {played.texts[0]}", verdict]
+        return "\n".join("    " + line for line in about)
+
+
+def unmasking_lines(words: list[str], revealed_at: list[int], mask: str = "·") -> list[str]:
+    """A line for each step that wrote something: what stands there after it.
+
+    Args:
+        words: L tokens as text.
+        revealed_at: (L) step from 0, −1 where no step wrote the token.
+        mask: what a mask is shown as.
+    """
+    lines = []
+    for step in sorted({step for step in revealed_at if step >= 0}):
+        shown = (word if 0 <= at <= step else mask for word, at in zip(words, revealed_at, strict=True))
+        lines.append(f"step {step + 1:<5}{' '.join(shown)}")
+    return lines

@@ -28,7 +28,7 @@ from dllm_env.rewards import Reward, load_reward
 from dllm_env.tasks import Problem
 from dllm_env.train.expert import check_expert, expert_draws, imitate, play_expert
 from dllm_env.train.keeper import Keeper
-from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, group_advantages
+from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, group_advantages, step_weights
 from dllm_env.train.run import Run, is_due, progress_bar
 from dllm_env.train.setting import PolicyTraining, Setting, learning_rate
 
@@ -202,7 +202,7 @@ def _useful_steps(tried: Attempt, advantages: Tensor, total: int) -> Batch:
     steps = tried.rollout.trajectories
     assert steps is not None
     advantage = advantages.flatten()[steps.row]
-    weight = 1.0 / (total * tried.rollout.steps[steps.row].float())
+    weight = step_weights(tried.rollout.steps, steps.row, total)
     useful = advantage != 0
     return Batch(
         observation=steps.observation[useful],

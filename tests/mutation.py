@@ -1,0 +1,96 @@
+"""Changes the code in two thousand small ways and counts which changes the tests notice (``make mutants``).
+
+``python tests/mutation.py`` does so for all of ``MODULES`` with mutmut, ``python tests/mutation.py heads losses`` for
+these; docs/testing.md says how to read what it prints. The package is staged under its installed names in
+``build/mutants``, with the tests beside it, since mutmut tells modules by their paths.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from mutmut.stats import status_by_exit_code
+
+MODULES = {
+    "dllm_env/dynamics.py": ("test_dynamics.py", "test_dynamics_row_by_row.py"),
+    "dllm_env/rewards.py": ("test_rewards.py",),
+    "dllm_env/policies/heads.py": ("test_heads.py", "test_ranked_heads.py", "test_heads_alike.py"),
+    "dllm_env/train/losses.py": ("test_losses.py",),
+    "dllm_env/eval/metrics.py": ("test_metrics.py",),
+    "dllm_env/eval/compare.py": ("test_compare.py",),
+    "dllm_env/answers.py": ("test_answers.py", "test_responses.py"),
+}
+"""What is changed, and the quick tests that have to notice."""
+WANTED = 0.9
+"""Share of a module's mutants that the tests have to notice."""
+ROOT = Path(__file__).parent.parent
+STAGE = ROOT / "build/mutants"
+# One thread: mutmut forks, and torch's threads do not survive that.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+
+
+def stage() -> None:
+    """A fresh copy of the package as it installs, and of the tests."""
+    shutil.rmtree(STAGE, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(STAGE), str(ROOT)], check=True)
+    for folder in ("tests", "examples"):
+        shutil.copytree(ROOT / folder, STAGE / folder)
+
+
+def configure(module: str) -> None:
+    """Tells mutmut to change this module alone, and forgets what it found in another one."""
+    shutil.rmtree(STAGE / "mutants", ignore_errors=True)
+    settings = {
+        "source_paths": ["dllm_env"],
+        "only_mutate": [module],
+        "also_copy": ["examples"],
+        "pytest_add_cli_args_test_selection": [f"tests/{name}" for name in MODULES[module]],
+    }
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (STAGE / "pyproject.toml").write_text(text + "\n[tool.mutmut]\n" + "".join(lines), encoding="utf-8")
+
+
+def mutmut(*arguments: str) -> None:
+    """Runs mutmut in the staged copy."""
+    sys.stdout.flush()
+    command = [str(Path(sys.executable).parent / "mutmut"), *arguments]
+    subprocess.run(command, cwd=STAGE, env={**os.environ, **ENVIRONMENT}, check=True)
+
+
+def report(module: str) -> bool:
+    """Prints the mutants that nothing noticed, and how many there are; whether they are few enough."""
+    notes = json.loads((STAGE / "mutants" / f"{module}.meta").read_text(encoding="utf-8"))
+    status = {name: status_by_exit_code[code] for name, code in notes["exit_code_by_key"].items()}
+    missed = [name for name, what in status.items() if what not in ("killed", "timeout")]
+    for name in missed:
+        print(f"\n{name}: {status[name]}")
+        mutmut("show", name)
+    share, seconds = 1 - len(missed) / len(status), sum(notes["durations_by_key"].values())
+    print(f"\n{module}: {len(status)} mutants, {share:.1%} noticed, {len(missed)} not, {seconds:.0f} seconds\n")
+    return share >= WANTED
+
+
+def main(names: list[str]) -> int:
+    """Stages, changes module after module, and reports; 1 where a module's share is too small."""
+    unknown = set(names) - {Path(module).stem for module in MODULES}
+    if unknown:
+        sys.exit(f"no such module: {', '.join(unknown)}; there are {', '.join(Path(m).stem for m in MODULES)}")
+    stage()
+    enough = True
+    for module in MODULES:
+        if not names or Path(module).stem in names:
+            configure(module)
+            mutmut("run", "--max-children", "1")
+            enough &= report(module)
+    return 0 if enough else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -3,6 +3,7 @@
 #   make demo      train a policy and compare it with the heuristics (about 10 minutes)
 #   make test      the test suite
 #   make check     what CI runs: format, lint, types, import direction, tests
+#   make mutants   change the code in small ways and see whether the tests notice (hours; no part of CI)
 #   make format    rewrite the sources as `make check` wants them
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ STAMP := $(VENV)/.installed
 # such a copy, because tools that read sources do not follow an editable install into policies/, train/ and eval/.
 COPY := build/check
 
-.PHONY: install demo test check format copy clean
+.PHONY: install demo test check mutants format copy clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -37,6 +38,11 @@ check: copy
 	cd $(COPY) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 	cd $(COPY) && $(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
 	PYTHONPATH=$(CURDIR)/$(COPY) $(BIN)/pytest
+
+# MODULES="heads losses" for some of them; see docs/testing.md.
+mutants: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutation]'
+	$(BIN)/python tests/mutation.py $(MODULES)
 
 # All of build/ goes, since setuptools would pack modules that an older build left there.
 copy: install

@@ -1,7 +1,7 @@
 """Changes the code in two thousand small ways and counts which changes the tests notice (``make mutants``).
 
-``python tests/mutation.py`` does so for all of ``MODULES`` with mutmut, ``python tests/mutation.py heads losses`` for
-these; docs/testing.md says how to read what it prints. The package is staged under its installed names in
+``python tests/mutation.py`` does so with mutmut for all of ``MODULES``, ``python tests/mutation.py heads losses``
+for these; docs/testing.md says how to read what it prints. The package is staged under its installed names in
 ``build/mutants``, with the tests beside it, since mutmut tells modules by their paths.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from mutmut.stats import status_by_exit_code
 
 MODULES = {
-    "dllm_env/dynamics.py": ("test_dynamics.py", "test_dynamics_row_by_row.py"),
+    "dllm_env/dynamics.py": ("test_dynamics.py", "test_dynamics_row_by_row.py", "test_dynamics_edges.py"),
     "dllm_env/rewards.py": ("test_rewards.py",),
     "dllm_env/policies/heads.py": ("test_heads.py", "test_ranked_heads.py", "test_heads_alike.py"),
     "dllm_env/train/losses.py": ("test_losses.py",),

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dllm_env.backbones import Decoder
-from dllm_env.denoisers import Denoiser, Prediction
+from dllm_env.denoisers.backbones import Decoder
+from dllm_env.denoisers.base import Denoiser, Prediction
 from dllm_env.dynamics import Observation, Rules
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import load_head

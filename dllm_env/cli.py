@@ -366,7 +366,7 @@ def lm_eval(arguments: list[str]) -> None:
 def list_tasks(arguments: list[str]) -> None:
     """``dllm-env tasks``."""
     _without_arguments("tasks", arguments)
-    from dllm_env.lists import show_tasks
+    from dllm_env.commands.list_names import show_tasks
 
     show_tasks()
 
@@ -374,7 +374,7 @@ def list_tasks(arguments: list[str]) -> None:
 def list_policies(arguments: list[str]) -> None:
     """``dllm-env policies``."""
     _without_arguments("policies", arguments)
-    from dllm_env.lists import show_policies
+    from dllm_env.commands.list_names import show_policies
 
     show_policies()
 
@@ -446,7 +446,7 @@ def push(arguments: list[str]) -> None:
 
 def demo(arguments: list[str]) -> None:
     """``dllm-env demo``."""
-    from dllm_env.demo import DemoConfig, default_demo_folder, run_demo
+    from dllm_env.commands.demo import DemoConfig, default_demo_folder, run_demo
     from dllm_env.train.grpo import PRESETS
 
     @dataclass(frozen=True)
@@ -468,7 +468,7 @@ def ablate_heads(arguments: list[str]) -> None:
     """``dllm-env ablate heads``."""
     import tyro
 
-    from dllm_env.ablate import Ablation, run_ablation
+    from dllm_env.commands.ablate import Ablation, run_ablation
     from dllm_env.train.run import default_folder
 
     @dataclass(frozen=True)

@@ -21,10 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_env.denoisers import NO_EXTRAS, NOISE_TYPES, Denoiser, Extras, NoiseType, Prediction, PrefixCache
+from dllm_env.denoisers.base import NO_EXTRAS, NOISE_TYPES, Denoiser, Extras, NoiseType, Prediction, PrefixCache
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
-from dllm_env.tasks import Mixture, Split, Task, count_problems
 
 Context = Literal["full", "block"]
 
@@ -443,17 +442,3 @@ class Dynamics:
 def _is_end(tokens: Tensor, denoiser: Denoiser) -> Tensor:
     """Where an end-of-text of any kind stands."""
     return torch.isin(tokens, torch.tensor(denoiser.end_ids, device=tokens.device))
-
-
-def prompt_width(denoiser: Denoiser, task: Task, split: Split = "train", samples: int = 256) -> int:
-    """P for the prompts of a task: the task's own, or where the denoiser makes more tokens of them, what it takes.
-
-    There it is an eighth more than the longest of the first prompts; of a task with an end, of its longest texts.
-    """
-    if isinstance(task, Mixture):
-        return max(prompt_width(denoiser, part, split, samples) for part in task.parts)
-    size = count_problems(task, split)
-    prompts = [task.problem(i, split).prompt for i in range(samples if size is None else size)]
-    prompts = sorted(prompts, key=len)[-samples:]
-    longest = max(len(denoiser.encode(prompt)) for prompt in prompts)
-    return task.prompt_length if longest <= task.prompt_length else longest + longest // 8

@@ -17,11 +17,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser, Extras, load_denoiser
-from dllm_env.dynamics import Context, Dynamics, Rules, State, prompt_width
+from dllm_env.denoisers.base import Denoiser, Extras
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.dynamics import Context, Dynamics, Rules, State
 from dllm_env.errors import UsageError
 from dllm_env.rewards import load_reward
-from dllm_env.tasks import SPLITS, Problem, Split, Task, count_problems, load_task
+from dllm_env.tasks.base import SPLITS, Problem, Split, Task, count_problems
+from dllm_env.tasks.load import load_task
+from dllm_env.tasks.mixture import Mixture
 
 Arrays = dict[str, np.ndarray]
 
@@ -115,6 +118,20 @@ class Episode:
     problem: Problem
     prompt: list[int]
     seed: int
+
+
+def prompt_width(denoiser: Denoiser, task: Task, split: Split = "train", samples: int = 256) -> int:
+    """P for the prompts of a task: the task's own, or where the denoiser makes more tokens of them, what it takes.
+
+    There it is an eighth more than the longest of the first prompts; of a task with an end, of its longest texts.
+    """
+    if isinstance(task, Mixture):
+        return max(prompt_width(denoiser, part, split, samples) for part in task.parts)
+    size = count_problems(task, split)
+    prompts = [task.problem(i, split).prompt for i in range(samples if size is None else size)]
+    prompts = sorted(prompts, key=len)[-samples:]
+    longest = max(len(denoiser.encode(prompt)) for prompt in prompts)
+    return task.prompt_length if longest <= task.prompt_length else longest + longest // 8
 
 
 @dataclass

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
-from dllm_env.denoisers import Denoiser, NoiseType, load_denoiser
+from dllm_env.denoisers.base import Denoiser, NoiseType
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Dynamics, Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import tokens_before_eot
@@ -19,7 +20,8 @@ from dllm_env.policies.base import Policy
 from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import derive_key
-from dllm_env.tasks import Split, Task, count_problems, load_task
+from dllm_env.tasks.base import Split, Task, count_problems
+from dllm_env.tasks.load import load_task
 
 ENDLESS = 500
 """Problems of a task without end, unless told otherwise."""

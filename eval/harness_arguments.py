@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from dllm_env.denoisers import Denoiser, NoiseType
+from dllm_env.denoisers.base import Denoiser, NoiseType
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
 
@@ -24,7 +24,7 @@ NAME = "dllm-env"
 """How the harness calls the model."""
 
 SETTINGS = ("dtype", "device_map", "attention", "chat", "shift", "mask", "revision", "trust_remote_code")
-"""Settings of a checkpoint that are model arguments, too; see ``dllm_env.huggingface.Options``."""
+"""Settings of a checkpoint that are model arguments, too; see ``dllm_env.denoisers.huggingface.Options``."""
 
 BATCH = 128
 """Sequences at a time, where nothing or ``auto`` is said."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-from dllm_env.denoisers import Denoiser
+from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
 from dllm_env.eval.likelihood import Pair
 from dllm_env.numerics import digest

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers import LOGITS_AT_ONCE, Denoiser
+from dllm_env.denoisers.base import LOGITS_AT_ONCE, Denoiser
 from dllm_env.numerics import fill_rows
 from dllm_env.random import RowRandom
 

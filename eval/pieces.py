@@ -10,9 +10,9 @@ from multiprocessing import get_context
 
 import torch
 
+from dllm_env.denoisers.tiny import TinyDenoiser
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, OnProgress, Place, label, prepare
 from dllm_env.eval.results import Outcome, Setting
-from dllm_env.tiny import TinyDenoiser
 
 PIECE = 4
 """Batches of a piece: what an interruption loses at most."""

@@ -27,11 +27,7 @@ from dllm_env.random import derive_key
 SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.jsonl", "results.json", "results.csv"
 
 VERSIONS = ("policy_version", "denoiser_version", "code_version")
-PLAYED_CODE = (
-    *("answers", "backbones", "benchmark", "benchmarks", "checkpoints", "denoisers", "dynamics"),
-    *("huggingface", "judge", "numerics", "programs", "random", "reasoning", "rows", "sandbox"),
-    *("sandboxed", "tasks", "tiny"),
-)
+PLAYED_CODE = ("dynamics", "numerics", "random", "specs", "denoisers", "grading", "tasks")
 """Modules of the core that decide what an evaluation gives, beside those of the policies."""
 
 
@@ -202,7 +198,9 @@ def by_problem(outcomes: Iterable[Outcome]) -> dict[tuple[int, int], list[float]
 def code_version() -> str:
     """The package's version with a digest of the code that plays."""
     core, policies = (Path(module.__path__[0]) for module in (dllm_env, dllm_env.policies))
-    files = [core / f"{name}.py" for name in PLAYED_CODE] + sorted(policies.glob("*.py"))
+    played = (core / name for name in PLAYED_CODE)
+    files = [file for path in played for file in (sorted(path.glob("*.py")) or [path.with_suffix(".py")])]
+    files += sorted(policies.glob("*.py"))
     digest = hashlib.blake2b(b"\0".join(file.read_bytes() for file in files), digest_size=4)
     return f"{dllm_env.__version__}+{digest.hexdigest()}"
 

@@ -23,9 +23,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dllm_env.benchmarks import BENCHMARKS
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig
+from dllm_env.tasks.benchmarks import BENCHMARKS
 
 Plan = tuple[EvaluationConfig, tuple[str, ...]]
 """What to evaluate, and which policies."""
@@ -81,7 +81,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _config(settings: Mapping[str, Any], base: EvaluationConfig) -> EvaluationConfig:
-    from dllm_env.tasks import load_task
+    from dllm_env.tasks.load import load_task
 
     values: dict[str, Any] = {}
     for name, value in settings.items():

@@ -16,7 +16,8 @@ from pathlib import Path
 import tyro
 
 from dllm_env.errors import UsageError
-from dllm_env.tasks import Split, count_problems, load_task
+from dllm_env.tasks.base import Split, count_problems
+from dllm_env.tasks.load import load_task
 
 YAML = """task: {name}
 dataset_path: json

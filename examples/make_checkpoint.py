@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from dllm_env.random import torch_generator
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 
 D, LAYERS, HEADS, GROUPS, FEED_FORWARD, CONTEXT = 32, 2, 4, 2, 64, 4096
 Weights = dict[str, Tensor]

@@ -5,7 +5,7 @@ With dInfer itself: BlockWiseDiffusionLLM(model, PolicyDecoder(chooser, eos_id),
 
 import torch
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.policies.chooser import Chooser
 from dllm_env.policies.plugins import PolicyDecoder
 

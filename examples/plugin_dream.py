@@ -5,7 +5,7 @@ With Dream itself: DreamHooks(Chooser(policy, mask_id=151666, response_length=25
 
 import torch
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.policies.chooser import Chooser
 from dllm_env.policies.plugins import DreamHooks
 

@@ -5,7 +5,7 @@ With the plugin itself: runtime_worker.run_block_contract_from_model_output = Po
 
 import torch
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.policies.chooser import Chooser
 from dllm_env.policies.serving import PolicyRemasking
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Context, Observation
 from dllm_env.random import RowRandom
 

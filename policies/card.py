@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 import dllm_env
 from dllm_env.policies.heads import head_name
 from dllm_env.policies.networks import network_name
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 
 if TYPE_CHECKING:
     from dllm_env.policies.learned import LearnedPolicy

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers import Prediction, read_positions
+from dllm_env.denoisers.base import Prediction, read_positions
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.numerics import fill_rows

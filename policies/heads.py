@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
-from dllm_env.tasks import parse_settings
+from dllm_env.specs import parse_settings
 
 
 class Head(Protocol):

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Context, Observation
 from dllm_env.errors import UsageError
 from dllm_env.numerics import digest
@@ -22,7 +22,7 @@ from dllm_env.policies.heads import HEADS, Head, head_name, make_head
 from dllm_env.policies.networks import NETWORKS, NetworkConfig, PolicyNetwork, make_network, network_name
 from dllm_env.policies.registry import HEURISTICS, is_file_rule, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
-from dllm_env.tasks import parse_settings
+from dllm_env.specs import parse_settings
 
 WEIGHTS, CONFIG, CARD = "policy.safetensors", "policy.json", "README.md"
 

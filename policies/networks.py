@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dllm_env.denoisers import NO_EXTRAS, Extras
+from dllm_env.denoisers.base import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.numerics import fill_rows, steady_batch
-from dllm_env.tiny import rotate, rotation_angles
+from dllm_env.numerics import fill_rows, rotate, rotation_angles, steady_batch
 
 ROTATION_BASE = 100.0
 """Base of RoPE, for waves of 6 to some 500 positions; with the usual 10,000 most are longer than a response."""

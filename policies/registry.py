@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Context, Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies import heuristics as rules
@@ -19,7 +19,7 @@ from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heuristics import Heuristic
 from dllm_env.policies.remasking import ReMDM, Wino
 from dllm_env.random import RowRandom
-from dllm_env.tasks import parse_number, parse_settings
+from dllm_env.specs import parse_number, parse_settings
 
 HEURISTICS: dict[str, type[Heuristic]] = {
     rule.rule: rule

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser
+from dllm_env.denoisers.base import Denoiser
 from dllm_env.dynamics import Dynamics, Observation, Rules, State
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
-from dllm_env.tasks import Problem, Task
+from dllm_env.tasks.base import Problem, Task
 
 
 @dataclass

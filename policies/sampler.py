@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dllm_env.denoisers import Denoiser
+from dllm_env.denoisers.base import Denoiser
 from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
@@ -68,7 +68,8 @@ def generate(
         batch_size: prompts played at a time; a prompt that is done makes room for the next.
         stop_at_eot: write no further once the text has ended.
         prefix_cache: reuse keys and values of what stands before the active block: faster, but approximate.
-        options: ``dllm_env.huggingface.Options``: ``shift``, ``chat`` and ``mask`` where they are not found out.
+        options: ``dllm_env.denoisers.huggingface.Options``: ``shift``, ``chat`` and ``mask`` where they are
+            not found out.
 
     Returns:
         Texts, and what they took.
@@ -93,7 +94,7 @@ def generate(
 def _denoiser(model: Any, tokenizer: Any, options: Any) -> Denoiser:
     if isinstance(model, Denoiser):
         return model
-    from dllm_env.huggingface import HuggingFaceDenoiser, Options
+    from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options
 
     if tokenizer is None:
         raise UsageError("generate needs the model's tokenizer")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser
+from dllm_env.denoisers.base import Denoiser
 
 
 class Model:

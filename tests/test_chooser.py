@@ -9,7 +9,7 @@ import pytest
 import torch
 from spies import Never, Spy, learned, logits
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision

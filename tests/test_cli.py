@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from dllm_env.cli import main
+from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.random import torch_generator
-from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 
 SMALL = [
     *("--updates", "2", "--prompts", "2", "--group", "2", "--width", "8", "--validation-problems", "2"),
@@ -256,7 +256,7 @@ def test_animation_ends_with_the_response(toy, monkeypatch):
 
 
 def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys):
-    from dllm_env.demo import FAST, SLOW, DemoConfig, run_demo
+    from dllm_env.commands.demo import FAST, SLOW, DemoConfig, run_demo
     from dllm_env.train.grpo import GRPO
 
     small = {

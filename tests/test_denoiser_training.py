@@ -11,11 +11,11 @@ import torch
 from damage import COMMON, Damage, config, drop, edit, weights
 from safetensors.torch import load_file
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.denoisers.tiny import WORDS
 from dllm_env.errors import UsageError
 from dllm_env.random import torch_generator
-from dllm_env.tasks import Trace
-from dllm_env.tiny import WORDS
+from dllm_env.tasks.trace import Trace
 from dllm_env.train.denoiser import (
     DenoiserTraining,
     Stage,

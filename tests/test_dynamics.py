@@ -10,11 +10,11 @@ import torch
 from conftest import END, MASK, PAD, Scripted, favouring
 from torch import Tensor
 
-from dllm_env.denoisers import Extras, Prediction
+from dllm_env.denoisers.base import Extras, Prediction
+from dllm_env.denoisers.tiny import TinyDenoiser
 from dllm_env.dynamics import Dynamics, Rules, State
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
-from dllm_env.tiny import TinyDenoiser
 
 
 def process(tokens: list[int], block: int, prompt: int = 0, **rules: Any) -> tuple[Dynamics, Scripted]:

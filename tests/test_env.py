@@ -19,10 +19,11 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import dllm_env
+from dllm_env.denoisers.tiny import TinyDenoiser
 from dllm_env.env import EnvConfig, Game, UnmaskEnv
 from dllm_env.errors import UsageError
-from dllm_env.tasks import Problem, Trace
-from dllm_env.tiny import TinyDenoiser
+from dllm_env.tasks.base import Problem
+from dllm_env.tasks.trace import Trace
 from dllm_env.vector_env import UnmaskVectorEnv
 
 EVERYTHING = {"extras": ("entropy", "margin", "hidden"), "top": 3}

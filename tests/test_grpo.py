@@ -11,10 +11,10 @@ import pytest
 import torch
 from pairs import LENGTH, Never, assert_same_run, enter, weights
 
-from dllm_env import tasks
 from dllm_env.dynamics import Context
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
+from dllm_env.tasks.load import TASKS
 from dllm_env.train import grpo
 from dllm_env.train.grpo import GRPO, PRESETS, Learner, alpha_at, mixture, step_within, train_grpo
 from dllm_env.train.setting import Score, Setting, learning_rate, validate
@@ -68,7 +68,7 @@ def test_expert_steering_learns_too(toy: GRPO, tmp_path: Path, context: Context)
 def test_an_update_in_which_nobody_is_right_changes_nothing(toy: GRPO, tmp_path: Path) -> None:
     never = replace(toy, task="never", experts=1, expert_block_length=2, updates=1, weight_decay=0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, "never", lambda: Never())
+        patch.setitem(TASKS, "never", lambda: Never())
         train_grpo(never, tmp_path / "run")
         start = Setting(never).policy.network.score.weight
     assert torch.equal(weights(tmp_path / "run")["network.score.weight"], start)

@@ -15,15 +15,15 @@ import torch
 from make_checkpoint import make_bert, make_dream, make_llada
 from orders import by_orders
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.huggingface import Options
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.eval.harness_arguments import BATCH, SETTINGS, HarnessConfig, split_arguments, with_defaults
 from dllm_env.eval.harness_prompts import Prompts
 from dllm_env.eval.likelihood import log_likelihoods
-from dllm_env.huggingface import Options
 from dllm_env.policies.rollout import rollout
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the harness and what it imports

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dllm_env.denoisers import NO_EXTRAS, Extras
+from dllm_env.denoisers.base import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heuristics import (

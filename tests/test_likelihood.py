@@ -10,10 +10,10 @@ import torch
 from conftest import CountingDenoiser, Scripted, toy_denoiser
 from orders import by_orders
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.eval import likelihood
 from dllm_env.eval.likelihood import _deal, log_likelihoods, masks_for
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 
 TASK = load_task("trace")
 PROMPTS = [TASK.problem(i, "test", 0).prompt for i in range(6)]

@@ -16,7 +16,8 @@ import torch
 from spies import Never, Spy, learned, logits
 from torch import Tensor
 
-from dllm_env.denoisers import Extras, load_denoiser
+from dllm_env.denoisers.base import Extras
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
@@ -32,7 +33,7 @@ from dllm_env.policies.serving import (
     register_sglang,
     sglang_algorithm,
 )
-from dllm_env.tasks import Trace
+from dllm_env.tasks.trace import Trace
 
 DENOISER = load_denoiser("tiny")
 MASK, VOCABULARY, LENGTH, BLOCK, PROMPT = DENOISER.mask_id, DENOISER.vocabulary, 32, 8, 24

@@ -7,20 +7,13 @@ import random
 
 import pytest
 
+from dllm_env.denoisers.tiny import WORDS
 from dllm_env.errors import UsageError
-from dllm_env.tasks import (
-    SPLITS,
-    Problem,
-    Split,
-    Sudoku,
-    Task,
-    Trace,
-    load_task,
-    parse_number,
-    parse_settings,
-    split_of,
-)
-from dllm_env.tiny import WORDS
+from dllm_env.specs import parse_number, parse_settings
+from dllm_env.tasks.base import SPLITS, Problem, Split, Task, split_of
+from dllm_env.tasks.load import load_task
+from dllm_env.tasks.sudoku import Sudoku
+from dllm_env.tasks.trace import Trace
 
 TASKS = [Trace(), Trace(1), Trace(4), Sudoku()]
 
@@ -255,7 +248,7 @@ def solutions(prompt: str) -> list[tuple[int, ...]]:
 
 
 def test_there_are_288_grids() -> None:
-    from dllm_env.tasks import _grids
+    from dllm_env.tasks.sudoku import _grids
 
     found = solutions(" ".join(["."] * 16))
     assert len(found) == 288

@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
+from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.random import torch_generator
-from dllm_env.tasks import Split, Sudoku, Trace
-from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+from dllm_env.tasks.base import Split
+from dllm_env.tasks.sudoku import Sudoku
+from dllm_env.tasks.trace import Trace
 from dllm_env.train.run import Run, is_due, progress_bar
 
 

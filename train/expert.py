@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Context, Observation, Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision
@@ -24,7 +24,7 @@ from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.random import RowRandom, torch_generator
-from dllm_env.tasks import Problem
+from dllm_env.tasks.base import Problem
 from dllm_env.train.run import progress_bar
 from dllm_env.train.setting import PolicyTraining, Setting
 

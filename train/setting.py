@@ -7,8 +7,10 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from dllm_env.denoisers import Denoiser, load_denoiser
-from dllm_env.dynamics import Context, Dynamics, Rules, prompt_width
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.dynamics import Context, Dynamics, Rules
+from dllm_env.env import prompt_width
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
 from dllm_env.policies.heads import load_head
@@ -18,7 +20,8 @@ from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Reward, load_reward
-from dllm_env.tasks import Task, count_problems, load_task
+from dllm_env.tasks.base import Task, count_problems
+from dllm_env.tasks.load import load_task
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.eval.metrics import mean
 from dllm_env.eval.play import finish, play
 from dllm_env.policies.heads import load_head
-from dllm_env.tasks import count_problems, load_task
+from dllm_env.tasks.base import count_problems
+from dllm_env.tasks.load import load_task
 from dllm_env.train.grpo import GRPO, PRESETS, train_grpo
 from dllm_env.train.run import CHECKPOINT
 

@@ -69,7 +69,7 @@ def ask(make: Maker, known: tuple[Any, ...], *arguments: Any) -> bool:
 
 
 # A module of the working folder must not stand in for one of Python's.
-_START = "import sys; sys.path[:1] = []; from dllm_env.judge import serve; serve(int(sys.argv[1]))"
+_START = "import sys; sys.path[:1] = []; from dllm_env.grading.limited import serve; serve(int(sys.argv[1]))"
 
 
 class _Helper:
@@ -94,7 +94,7 @@ class _Helper:
             self.connection.close()
             raise UsageError(
                 f"the process that compares answers does not start; it ended with {self.process.wait()}. See what "
-                "python -c 'import dllm_env.judge' says"
+                "python -c 'import dllm_env.grading.limited' says"
             ) from None
 
 

@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from dllm_env import answers, programs, sandbox
-from dllm_env.benchmark import Benchmark
 from dllm_env.errors import UsageError
-from dllm_env.rows import Row, Source
-from dllm_env.tasks import BLANK, Problem, Split, Sudoku
+from dllm_env.grading import answers, programs, sandbox
+from dllm_env.tasks.base import Problem, Split
+from dllm_env.tasks.benchmark_base import Benchmark
+from dllm_env.tasks.data_files import Row, Source
+from dllm_env.tasks.sudoku import BLANK, Sudoku
 
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_env.errors import UsageError
-from dllm_env.tasks import SPLITS
+from dllm_env.tasks.base import SPLITS
 
 Row = Mapping[str, Any]
 Source = tuple[str, str, str]

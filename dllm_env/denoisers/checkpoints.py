@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options, family_of, transformers
 from dllm_env.errors import UsageError
-from dllm_env.huggingface import HuggingFaceDenoiser, Options, family_of, transformers
 
 
 def load_huggingface(place: str, options: Options, name: str = "") -> HuggingFaceDenoiser:

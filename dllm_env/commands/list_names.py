@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dllm_env.benchmarks import BENCHMARKS
 from dllm_env.policies.registry import HEURISTICS
-from dllm_env.reasoning import ReasoningGym, names
-from dllm_env.tasks import TASKS
+from dllm_env.tasks.benchmarks import BENCHMARKS
+from dllm_env.tasks.load import TASKS
+from dllm_env.tasks.reasoning_gym import ReasoningGym, names
 
 FLAGS = ("data", "allow_code_execution")
 """Settings of tasks that have flags of their own."""

@@ -12,7 +12,7 @@ from dllm_env.eval.compare import Row, best_heuristic
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.eval.play import finish, play
 from dllm_env.eval.results import PROBLEMS
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 from dllm_env.train.grpo import GRPO, PRESETS, train_grpo
 from dllm_env.train.run import CHECKPOINT, default_folder
 

@@ -22,17 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser, PrefixCache
+from dllm_env.denoisers.base import Denoiser, PrefixCache
 from dllm_env.errors import UsageError
 from dllm_env.numerics import digest
-from dllm_env.tasks import parse_settings
+from dllm_env.specs import parse_settings
 
 try:
     import transformers as transformers  # for checkpoints.py, too, which needs the same message
 except ImportError:
     raise UsageError("models in Hugging Face's format need transformers: pip install 'dllm-env[hf]'") from None
 
-from dllm_env.backbones import Decoder, backbone
+from dllm_env.denoisers.backbones import Decoder, backbone
 
 PAD = -1
 """Stands for padding; no token of a vocabulary, because several models pad with their end-of-text."""

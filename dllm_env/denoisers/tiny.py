@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dllm_env.denoisers import Denoiser
+from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
-from dllm_env.numerics import digest, steady_batch
-from dllm_env.tasks import BLANK, FILLERS, OPERATIONS
+from dllm_env.numerics import digest, rotate, rotation_angles, steady_batch
+from dllm_env.tasks.sudoku import BLANK
+from dllm_env.tasks.trace import FILLERS, OPERATIONS
 
 PAD, MASK, END = "<pad>", "<mask>", "<eot>"
 WORDS = (PAD, MASK, END, *"0123456789", *OPERATIONS, *FILLERS, ";", BLANK, *"abcdefghijklmnopqrstuvwx")
@@ -121,22 +122,6 @@ class TinyBlock(nn.Module):
         """Adds what attention mixed, (B, heads, n, d / heads), and the feed-forward to x (B, n, d)."""
         x = x + self.attention_out(mixed.transpose(1, 2).flatten(2))
         return x + self.feed_forward_out(F.gelu(self.feed_forward_in(self.feed_forward_norm(x))))
-
-
-def rotation_angles(
-    length: int, dimension: int, device: torch.device, base: float = 10_000.0
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of RoPE, (length, dimension/2) each (arXiv 2104.09864)."""
-    frequency = base ** (-torch.arange(0, dimension, 2, device=device) / dimension)
-    angle = torch.arange(length, device=device)[:, None] * frequency
-    return angle.cos(), angle.sin()
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotates (…, n, dimension), the last n positions, by position, halves paired."""
-    cosine, sine = (angles[-x.shape[-2] :] for angles in rotation)
-    first, second = x.chunk(2, -1)
-    return torch.cat((first * cosine - second * sine, first * sine + second * cosine), -1)
 
 
 class TinyTransformer(nn.Module):

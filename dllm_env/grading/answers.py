@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from dllm_env.errors import UsageError
-from dllm_env.judge import Judge, ask
+from dllm_env.grading.limited import Judge, ask
 
 LONGEST = 20_000
 """Characters at a response's end that are looked at."""

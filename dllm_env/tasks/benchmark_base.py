@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from dllm_env.errors import UsageError
-from dllm_env.rows import Row, Source, all_files, own_place, read_rows
-from dllm_env.tasks import SPLITS, Problem, Split, split_of
+from dllm_env.tasks.base import SPLITS, Problem, Split, split_of
+from dllm_env.tasks.data_files import Row, Source, all_files, own_place, read_rows
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _published(benchmark: Benchmark) -> dict[Split, tuple[Path, ...]]:
     """The splits that there are as such, and their files; a single file that names none is training problems."""
     if not benchmark.data:
         return dict.fromkeys(benchmark.sources, ())
-    from dllm_env.benchmarks import BENCHMARKS
+    from dllm_env.tasks.benchmarks import BENCHMARKS
 
     configuration = next(iter(benchmark.sources.values()))[1]
     files = all_files(benchmark.kind, benchmark.data, configuration, BENCHMARKS)

@@ -34,8 +34,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from dllm_env import sandboxed
 from dllm_env.errors import UsageError
+from dllm_env.grading import sandbox_child as sandboxed
 
 MIB = 2**20
 

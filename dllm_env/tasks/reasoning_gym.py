@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from dllm_env import answers
-from dllm_env.benchmarks import BOXED
 from dllm_env.errors import UsageError
-from dllm_env.judge import Judge, ask
-from dllm_env.tasks import SPLITS, Problem, Split, split_of
+from dllm_env.grading import answers
+from dllm_env.grading.limited import Judge, ask
+from dllm_env.tasks.base import SPLITS, Problem, Split, split_of
+from dllm_env.tasks.benchmarks import BOXED
 
 Settings = tuple[tuple[str, Any], ...]
 

@@ -23,7 +23,7 @@ MODULES = {
     "dllm_env/train/losses.py": ("test_losses.py",),
     "dllm_env/eval/metrics.py": ("test_metrics.py",),
     "dllm_env/eval/compare.py": ("test_compare.py",),
-    "dllm_env/answers.py": ("test_answers.py", "test_responses.py"),
+    "dllm_env/grading/answers.py": ("test_answers.py", "test_responses.py"),
 }
 """What is changed, and the quick tests that have to notice."""
 WANTED = 0.9
@@ -36,7 +36,9 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg
 
 def stage() -> None:
     """A fresh copy of the package as it installs, and of the tests."""
-    shutil.rmtree(STAGE, ignore_errors=True)
+    shutil.rmtree(
+        STAGE.parent, ignore_errors=True
+    )  # all of build/: setuptools packs what an older build left there
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(STAGE), str(ROOT)], check=True)
     for folder in ("tests", "examples"):

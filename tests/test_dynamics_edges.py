@@ -12,7 +12,7 @@ from conftest import Scripted
 from test_dynamics_row_by_row import LENGTH, PROMPTS, confidence, table
 from torch import Tensor
 
-from dllm_env.denoisers import NO_EXTRAS, Extras, Prediction, PrefixCache
+from dllm_env.denoisers.base import NO_EXTRAS, Extras, Prediction, PrefixCache
 from dllm_env.dynamics import Dynamics, Observation, Rules
 from dllm_env.errors import UsageError
 

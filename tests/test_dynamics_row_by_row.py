@@ -134,11 +134,11 @@ def assert_seen(seen: Observation, rows: list[Row], allow_remask: bool) -> None:
 def test_rows_go_as_each_would_by_the_definition(block_length: int, context: Any, rules: dict[str, Any]) -> None:
     coin = random.Random(f"{block_length} {context} {rules}")
     settings = Rules(LENGTH, block_length, context, **rules)
-    for density in (0.2, 0.5, 0.9):
+    for density in (0.3, 0.8):
         dynamics = Dynamics(Scripted(table(), 2), settings, 2)
         state, rows = dynamics.reset(PROMPTS, [0, 1, 2]), [Row(settings) for _ in PROMPTS]
         assert_same(dynamics, state, rows)
-        for _ in range(12):
+        for _ in range(10):
             unmask, remask = (
                 [[coin.random() < share for _ in range(settings.width)] for _ in rows] for share in (density, 0.3)
             )

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.stats import status_by_exit_code
 
 MODULES = {
@@ -36,9 +37,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg
 
 def stage() -> None:
     """A fresh copy of the package as it installs, and of the tests."""
-    shutil.rmtree(
-        STAGE.parent, ignore_errors=True
-    )  # all of build/: setuptools packs what an older build left there
+    shutil.rmtree(ROOT / "build", ignore_errors=True)  # all of it: setuptools packs what an older build left
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(STAGE), str(ROOT)], check=True)
     for folder in ("tests", "examples"):
@@ -59,23 +58,27 @@ def configure(module: str) -> None:
     (STAGE / "pyproject.toml").write_text(text + "\n[tool.mutmut]\n" + "".join(lines), encoding="utf-8")
 
 
-def mutmut(*arguments: str) -> None:
+def run() -> None:
     """Runs mutmut in the staged copy."""
-    sys.stdout.flush()
-    command = [str(Path(sys.executable).parent / "mutmut"), *arguments]
+    command = [str(Path(sys.executable).parent / "mutmut"), "run", "--max-children", "1"]
     subprocess.run(command, cwd=STAGE, env={**os.environ, **ENVIRONMENT}, check=True)
 
 
 def report(module: str) -> bool:
     """Prints the mutants that nothing noticed, and how many there are; whether they are few enough."""
+    os.chdir(STAGE)  # where mutmut looks for its files
     notes = json.loads((STAGE / "mutants" / f"{module}.meta").read_text(encoding="utf-8"))
     status = {name: status_by_exit_code[code] for name, code in notes["exit_code_by_key"].items()}
     missed = [name for name, what in status.items() if what not in ("killed", "timeout")]
     for name in missed:
-        print(f"\n{name}: {status[name]}")
-        mutmut("show", name)
+        difference = get_diff_for_mutant(name, path=module).splitlines()
+        changed = [line for line in difference[2:] if line.startswith(("+", "-"))]
+        print("", f"{name}: {status[name]}", *changed, sep="\n")
     share, seconds = 1 - len(missed) / len(status), sum(notes["durations_by_key"].values())
-    print(f"\n{module}: {len(status)} mutants, {share:.1%} noticed, {len(missed)} not, {seconds:.0f} seconds\n")
+    print(
+        f"\n{module}: {len(status)} mutants, {share:.1%} noticed, {len(missed)} not, {seconds:.0f} seconds\n",
+        flush=True,
+    )
     return share >= WANTED
 
 
@@ -89,7 +92,7 @@ def main(names: list[str]) -> int:
     for module in MODULES:
         if not names or Path(module).stem in names:
             configure(module)
-            mutmut("run", "--max-children", "1")
+            run()
             enough &= report(module)
     return 0 if enough else 1
 

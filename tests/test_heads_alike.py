@@ -85,3 +85,9 @@ def test_steps_of_a_row_are_drawn_with_numbers_of_their_own(head: Head) -> None:
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
     assert len({tuple(draw) for draw in first[0].tolist()}) > 2
+
+
+def test_what_is_as_likely_as_not_stays_masked() -> None:
+    scores, selectable = torch.tensor([[0.0, 1.0, -1.0, 0.0]]), torch.tensor([[True, True, True, False]])
+    for head in (Bernoulli(), Bernoulli(force_progress=True)):
+        assert head.mode(scores, selectable).tolist() == [[False, True, False, False]]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Context, Dynamics, Rules, State
+from dllm_env.dynamics import Context, Dynamics, Rules, State, View
 from dllm_env.errors import UsageError
 from dllm_env.rewards import load_reward
 from dllm_env.tasks.base import SPLITS, Problem, Split, Task, count_problems
@@ -36,40 +36,32 @@ RENDER_MODES = ("ansi",)
 
 EXTRAS = ("entropy", "margin", "hidden")
 """The optional features that an environment can show."""
+LENGTHS = ("response_length", "block_length")
+"""Settings that may also be None, which is their default."""
 
 
 @dataclass(frozen=True)
-class EnvConfig:
-    """Arguments of ``gymnasium.make("dllm_env/Unmask-v0", ...)`` and ``make_vec``.
+class EnvConfig(Rules):
+    """Arguments of ``gymnasium.make("dllm_env/Unmask-v0", ...)`` and ``make_vec``, the rules of the process first.
 
     Raises:
         UsageError: a value of the wrong kind.
     """
 
     denoiser: str | Path | Denoiser = "tiny"
-    """Bundled name, path of a folder, or a denoiser."""
+    """Bundled name, path of a folder, class in a file, or a denoiser."""
     task: str | Task = "trace"
-    """Name with settings, such as ``trace:chains=4`` or ``gsm8k``, or a task."""
+    """Name with settings, such as ``trace:chains=4`` or ``gsm8k``, a class in a file, or a task."""
     split: Split = "train"
     """Which problems: train, validation or test."""
     seed: int = 0
     """Which family of problems; the index of a problem is drawn within it."""
-    block_length: int | None = None
-    """BL, has to divide L; None means L, full diffusion."""
-    response_length: int | None = None
-    """L in tokens; None means the task's own."""
     alpha: float = 0.1
     """Weight of speed in the reward."""
     reward: str = "multiplicative"
     """multiplicative or additive."""
     context: Context = "full"
     """What is observed and acted upon: the whole response (full) or its active block (block)."""
-    temperature: float = 0.0
-    """Of the denoiser's tokens; 0 takes the most probable."""
-    max_steps: int = 0
-    """Steps after which an episode is truncated; 0 means L."""
-    stop_at_eot: bool = False
-    """End an episode as soon as an end-of-text is committed and everything before it is."""
     top: int = 1
     """p, how many of a position's largest probabilities are observed."""
     extras: Sequence[str] = ()
@@ -80,18 +72,9 @@ class EnvConfig:
     """Let benchmarks of code run the programs that the denoiser writes, see the documentation."""
 
     def __post_init__(self) -> None:
-        for name in ("seed", "block_length", "response_length", "max_steps", "top"):
-            value = getattr(self, name)
-            if value is None and name in ("block_length", "response_length"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise UsageError(f"{name} must be a whole number, got {value!r}")
-        for name in ("alpha", "temperature"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-                raise UsageError(f"{name} must be a number, got {value!r}")
-        if not isinstance(self.allow_code_execution, bool):
-            raise UsageError(f"allow_code_execution must be True or False, got {self.allow_code_execution!r}")
+        super().__post_init__()
+        if self.allow_remask or self.remask_budget:
+            raise UsageError("an action here puts nothing back to mask; leave allow_remask and its budget away")
         if self.split not in SPLITS:
             raise UsageError(f"unknown split {self.split!r}; choose one of {', '.join(SPLITS)}")
         if isinstance(self.extras, str) or not set(self.extras) <= set(EXTRAS):
@@ -108,7 +91,10 @@ class EnvConfig:
         for name in settings:
             if name not in known:
                 raise UsageError(f"the environment has no argument {name!r}; it has {', '.join(known)}")
-        return replace(config or cls(), **settings)
+        given: dict[str, Any] = {
+            name: 0 if value is None and name in LENGTHS else value for name, value in settings.items()
+        }
+        return replace(config or cls(), **given)
 
 
 @dataclass(frozen=True)
@@ -166,45 +152,37 @@ class Game:
         if not isinstance(self.task, Task):
             raise UsageError(f"{config.task!r} is not a task; give a name or an object with problem and score")
         self.reward = load_reward(config.reward, config.alpha)
-        length = self.task.response_length if config.response_length is None else config.response_length
-        self.rules = Rules(
-            response_length=length,
-            block_length=length if config.block_length is None else config.block_length,
-            context=config.context,
-            temperature=config.temperature,
-            max_steps=config.max_steps,
-            stop_at_eot=config.stop_at_eot,
-            top=config.top,
-            extras=Extras(**dict.fromkeys(config.extras, True)),
-        )
+        self.rules = Rules.of(config).resolve(self.task.response_length)
+        self.view = View(config.context, int(config.top), Extras(**dict.fromkeys(config.extras, True)))
         self.denoiser = load_denoiser(config.denoiser)
         if config.top >= self.denoiser.vocabulary:
             raise UsageError(f"top must be below the size of the vocabulary, {self.denoiser.vocabulary}")
-        self.dynamics = Dynamics(self.denoiser, self.rules, prompt_width(self.denoiser, self.task, config.split))
+        width = prompt_width(self.denoiser, self.task, config.split)
+        self.dynamics = Dynamics(self.denoiser, self.rules, width, self.view)
         self.problems = count_problems(self.task, config.split) or PROBLEMS
         self.dynamics.reset([self._episode(0, 0).prompt], [0])
         self.observation_space = self._observation_space()
-        self.action_space = spaces.MultiBinary(self.rules.width)
+        self.action_space = spaces.MultiBinary(self.dynamics.width)
 
     def _observation_space(self) -> spaces.Dict:
         """Boxes are flat, position by position: Stable-Baselines3 takes other shapes for pictures."""
-        width, rules, size = self.rules.width, self.rules, np.finfo(np.float32).max
+        width, rules, view, size = self.dynamics.width, self.rules, self.view, np.finfo(np.float32).max
 
         def box(low: float, high: float, length: int) -> spaces.Box:
             return spaces.Box(np.float32(low), np.float32(high), (length,), np.float32)
 
         progress = np.float32(rules.step_limit) / np.float32(rules.response_length)
         parts: dict[str, spaces.Space[Any]] = {
-            "confidence": box(0, 1, width * rules.top),
+            "confidence": box(0, 1, width * view.top),
             "masked": spaces.MultiBinary(width),
             "selectable": spaces.MultiBinary(width),
             "progress": box(0, max(1.0, progress), 1),
         }
-        if rules.extras.entropy:
+        if view.extras.entropy:
             parts["entropy"] = box(0, np.log(self.denoiser.vocabulary), width)
-        if rules.extras.margin:
+        if view.extras.margin:
             parts["margin"] = box(0, 1, width)
-        if rules.extras.hidden:
+        if view.extras.hidden:
             parts["hidden"] = box(-size, size, width * self.denoiser.hidden_size)
         return spaces.Dict(parts)
 
@@ -228,8 +206,8 @@ class Game:
             UsageError: another shape.
         """
         array = np.asarray(actions)
-        if array.size != rows * self.rules.width:
-            raise UsageError(f"an action has {self.rules.width} entries a row, got shape {array.shape}")
+        if array.size != rows * self.dynamics.width:
+            raise UsageError(f"an action has {self.dynamics.width} entries a row, got shape {array.shape}")
         unmask = torch.from_numpy(array.reshape(rows, -1).astype(bool))
         return unmask.to(self.denoiser.device)
 

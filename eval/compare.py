@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import (
     area_under_front,
@@ -124,10 +125,7 @@ def scene_titles(groups: Sequence[Sequence[Row]]) -> list[str]:
 
 
 _PLAIN = ("denoiser", "task")
-_SCENE = (
-    *("task", "denoiser", "split", "response_length", "block_length", "temperature", "noise"),
-    *("max_steps", "stop_at_eot", "allow_remask", "remask_budget", "prefix_cache"),
-)
+_SCENE = ("task", "denoiser", "split", *(rule.name for rule in fields(Rules)))
 
 
 def short_name(name: str) -> str:

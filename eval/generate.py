@@ -20,8 +20,8 @@ from dllm_env.tasks.load import load_task
 
 
 @dataclass(frozen=True)
-class GenerationConfig:
-    """What to generate."""
+class GenerationConfig(Rules):
+    """What to generate, the rules of the process first."""
 
     policy: str = "threshold:0.9"
     """Heuristic with its parameter, or folder of a learned policy."""
@@ -33,20 +33,10 @@ class GenerationConfig:
     """Which problems: train, validation, test."""
     prompt: str = ""
     """A prompt of your own instead of a task's problem, for example "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j +1"."""
-    block_length: int = 0
-    """Block length; 0 takes the response length (full diffusion)."""
-    response_length: int = 0
-    """Tokens to generate; 0 takes the task's."""
     denoiser: str = "tiny"
     """Bundled denoiser or folder of one."""
     seed: int = 0
     """Of the problem and of everything random."""
-    temperature: float = 0.0
-    """Of the denoiser's tokens; 0 takes the most probable."""
-    stop_at_eot: bool = False
-    """End as soon as an end-of-text is written and everything before it is."""
-    prefix_cache: bool = False
-    """Reuse keys and values of what stands before the active block while it lasts: faster, but approximate."""
     data: str = ""
     """File or folder with a benchmark's problems; without it, they come from the Hugging Face Hub."""
     allow_code_execution: bool = False
@@ -83,14 +73,7 @@ def generate(config: GenerationConfig) -> Generation:
         UsageError: unknown names, or settings that do not fit, before the denoiser is called.
     """
     task = load_task(config.task, config.data, config.allow_code_execution)
-    length = config.response_length or task.response_length
-    rules = Rules(
-        length,
-        config.block_length or length,
-        temperature=config.temperature,
-        stop_at_eot=config.stop_at_eot,
-        prefix_cache=config.prefix_cache,
-    )
+    rules = Rules.of(config).resolve(task.response_length)
     if config.index < 0:
         raise UsageError(f"--index must be at least 0, got {config.index}")
     denoiser = load_denoiser(config.denoiser)

@@ -76,7 +76,7 @@ class HarnessModel(LM):
         self._played: dict[str, list[Played]] = {}
         if getattr(self.policy, "remasks", False) and not config.allow_remask:
             raise UsageError(f"{self.policy.name} puts tokens back to mask; allow it with allow_remask=true")
-        length = config.gen_length or config.block_length or 1
+        length = config.response_length or config.block_length or 1
         Dynamics(self.denoiser, self._rules(length, config.temperature or 0.0), 0)  # refuses what does not fit
 
     @classmethod
@@ -126,18 +126,8 @@ class HarnessModel(LM):
     # -------------------------------------------------------------------------------------- generation
 
     def _rules(self, length: int, temperature: float, block_length: int = 0) -> Rules:
-        config = self.config
-        return Rules(
-            length,
-            block_length or config.block_length or length,
-            temperature=temperature,
-            noise=config.noise,
-            max_steps=config.max_steps,
-            allow_remask=config.allow_remask,
-            stop_at_eot=config.stop_at_eot,
-            prefix_cache=config.prefix_cache,
-            extras=self.policy.extras,
-        )
+        block = block_length or self.config.block_length
+        return Rules.of(self.config, response_length=length, block_length=block, temperature=temperature).resolve()
 
     def _play(self, rules: Rules, contexts: Sequence[list[int]], seeds: Sequence[int], bar: Any) -> list[Played]:
         """Generates behind each context; with a model that cannot pad, those of one length together."""
@@ -187,12 +177,12 @@ class HarnessModel(LM):
 
     def _asked(self, arguments: Mapping[str, Any]) -> tuple[Rules, int, list[str]]:
         """What a request's generation arguments mean: rules, most tokens of a response, and stop strings."""
-        given = normalize_gen_kwargs(dict(arguments), self.config.gen_length or MAX_GEN_TOKS)
+        given = normalize_gen_kwargs(dict(arguments), self.config.response_length or MAX_GEN_TOKS)
         ignored = [name for name, value in given.items() if name not in USED and value is not None]
         if ignored:
             _warn_once(f"generation arguments that mean nothing here: {', '.join(ignored)}")
         most, block = int(given["max_gen_toks"]), self.config.block_length
-        length = self.config.gen_length or (-(-most // block) * block if block else most)
+        length = self.config.response_length or (-(-most // block) * block if block else most)
         temperature = self.config.temperature
         if temperature is None:
             temperature = float(given.get("temperature") or 0.0)  # 0 already where do_sample says no

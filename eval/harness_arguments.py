@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from dllm_env.denoisers.base import Denoiser, NoiseType
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
 
@@ -31,31 +32,21 @@ BATCH = 128
 
 
 @dataclass(frozen=True)
-class HarnessConfig:
-    """The model arguments."""
+class HarnessConfig(Rules):
+    """The model arguments, the rules of the process first; ``gen_length`` is another name for the response length.
+
+    Raises:
+        UsageError: a value of another kind or out of range.
+    """
 
     denoiser: str | Denoiser = ""
     """Bundled denoiser, folder, or name on the Hub; ``pretrained`` is another name for it."""
     policy: str | Policy = "threshold:0.9"
     """Heuristic, class in a file, or learned policy, as for --policies."""
-    gen_length: int = 0
-    """Tokens to generate; 0 takes the request's max_gen_toks, rounded up to a multiple of the block length."""
-    block_length: int = 0
-    """Block length; 0 takes the generated length (full diffusion)."""
-    temperature: float | None = None
+    temperature: float | None = None  # type: ignore[assignment]
     """Of the denoiser's tokens; without it, what the request's do_sample and temperature say."""
-    noise: NoiseType = "float64"
-    """Precision of the noise that tokens are drawn with."""
     seed: int = 0
     """Evaluation seed: random streams are those that ``dllm-env eval`` has under this seed."""
-    max_steps: int = 0
-    """Steps after which a response is cut off, and counts as empty; 0 takes the generated length."""
-    stop_at_eot: bool = False
-    """End a response as soon as an end-of-text is written and everything before it is."""
-    allow_remask: bool = False
-    """Let policies put written tokens back to mask (wino, remdm)."""
-    prefix_cache: bool = False
-    """Reuse keys and values of what stands before the active block: faster, but approximate."""
     batch_size: int = BATCH
     """Sequences at a time; changes the speed, not the results."""
     max_batch_size: int = 0
@@ -81,6 +72,10 @@ class HarnessConfig:
             given["denoiser"] = given.pop("pretrained")
         if not given.get("denoiser"):
             raise UsageError("no denoiser; name one: --model_args denoiser=tiny, or a folder or name on the Hub")
+        if "gen_length" in given:
+            if "response_length" in given:
+                raise UsageError("gen_length and response_length mean the same; give one of them")
+            given["response_length"] = given.pop("gen_length")
         settings = {name: given.pop(name) for name in SETTINGS if name in given}
         if str(given.get("device", "")) == "auto":
             del given["device"]
@@ -97,9 +92,10 @@ class HarnessConfig:
         return cls(**values | {"denoiser": _with_settings(values["denoiser"], settings)})
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("mc_samples", 1), ("gen_length", 0), ("block_length", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"model argument {name} has to be at least {least}, got {getattr(self, name)}")
+        Rules.of(self, temperature=self.temperature or 0.0)
+        for name in ("batch_size", "mc_samples"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"model argument {name} has to be at least 1, got {getattr(self, name)}")
 
 
 def _value(name: str, value: Any, kind: type) -> Any:

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ import numpy as np
 
 import dllm_env
 import dllm_env.policies
+from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import bootstrap_interval, mean, quantile
 from dllm_env.random import derive_key
@@ -32,7 +33,7 @@ PLAYED_CODE = ("dynamics", "numerics", "random", "specs", "denoisers", "grading"
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(Rules):
     """Everything that decides an outcome, but for the problem: a line of ``settings.jsonl``.
 
     Attributes:
@@ -44,21 +45,13 @@ class Setting:
         code_version: version and digest of this package's code.
     """
 
+    _: KW_ONLY
     policy: str
     learned: bool
     task: str
     denoiser: str
     split: str
-    response_length: int
-    block_length: int
-    temperature: float
-    noise: str
-    max_steps: int
-    stop_at_eot: bool
-    allow_remask: bool
-    remask_budget: int
     seed: int
-    prefix_cache: bool = False
     policy_version: str = ""
     denoiser_version: str = ""
     code_version: str = ""

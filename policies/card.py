@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import ModelCard, ModelCardData
 
 import dllm_env
-from dllm_env.policies.heads import head_name
+from dllm_env.policies.heads import describe_head
 from dllm_env.policies.networks import network_name
 from dllm_env.tasks.load import load_task
 
@@ -43,10 +43,10 @@ def _what(policy: LearnedPolicy, name: str) -> str:
         "confidence": f"the {largest} of each position, its mask, and the step: any masked diffusion language "
         "model will do",
         "hidden": "the last hidden states of the language model that it was trained on, and of no other",
-    }[network_name(policy.network)]
+    }.get(network_name(policy.network), "what its own network reads")
     block = "the active block only, as samplers and serving engines show it"
     sees = block if policy.context == "block" else "the whole response"
-    head = head_name(policy.head).replace("_", " ")
+    head = describe_head(policy.head)["kind"].replace("_", " ")
     return (
         f"# {name}\n\nAn unmasking policy for masked diffusion language models: in each step it chooses which "
         f"masks to replace. One transformer block of {weights:,} weights with a {head} head, trained with dllm-env "

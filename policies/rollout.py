@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser
-from dllm_env.dynamics import Dynamics, Observation, Rules, State
+from dllm_env.dynamics import Dynamics, Observation, Rules, State, View
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
@@ -88,7 +88,7 @@ def rollout(
 
     Args:
         denoiser: the frozen model.
-        policy: chooses positions; the rules take its context, top and extras.
+        policy: chooses positions; its context, top and extras say what it sees.
         rules: response and block length, temperature, ends.
         prompts: N prompts as token ids.
         seeds: N seeds; a row's random numbers follow from its own.
@@ -102,9 +102,9 @@ def rollout(
     """
     _check(prompts, seeds, batch_size)
     began = time.perf_counter()
-    rules = replace(rules, context=policy.context, top=policy.top, extras=policy.extras)
-    dynamics = Dynamics(denoiser, rules, max(prompt_length, max(map(len, prompts))))
-    result = _empty_result(len(prompts), rules, denoiser)
+    view = View(policy.context, policy.top, policy.extras)
+    dynamics = Dynamics(denoiser, rules, max(prompt_length, max(map(len, prompts))), view)
+    result = _empty_result(len(prompts), dynamics.rules, denoiser)
     steps: list[tuple[Tensor, Observation, Decision]] = []
 
     slots = _Slots(dynamics, prompts, seeds, batch_size)

@@ -8,7 +8,7 @@ print(answer.texts[0], answer.nfe)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from dllm_env.denoisers.base import Denoiser
@@ -45,12 +45,10 @@ def generate(
     gen_length: int = 128,
     block_length: int = 32,
     *,
-    temperature: float = 0.0,
     seed: int = 0,
     batch_size: int = 16,
-    stop_at_eot: bool = True,
-    prefix_cache: bool = False,
     options: Any = None,
+    **rules: Any,
 ) -> Generated:
     """Generates a response to each prompt.
 
@@ -63,13 +61,12 @@ def generate(
         policy: heuristic (``threshold:0.9``), class in a file, folder or Hub name of a learned one, or an object.
         gen_length: tokens to generate, a multiple of ``block_length``.
         block_length: equal to ``gen_length`` for full diffusion.
-        temperature: of the tokens; 0 takes the most probable.
         seed: everything random follows from it and the place of a prompt.
         batch_size: prompts played at a time; a prompt that is done makes room for the next.
-        stop_at_eot: write no further once the text has ended.
-        prefix_cache: reuse keys and values of what stands before the active block: faster, but approximate.
         options: ``dllm_env.denoisers.huggingface.Options``: ``shift``, ``chat`` and ``mask`` where they are
             not found out.
+        rules: other fields of ``dllm_env.Rules``, as ``temperature`` and ``prefix_cache``; ``stop_at_eot`` is on
+            here, unless it is said not to be.
 
     Returns:
         Texts, and what they took.
@@ -78,17 +75,23 @@ def generate(
         UsageError: settings or a model that do not fit.
     """
     denoiser = _denoiser(model, tokenizer, options)
-    rules = Rules(
-        gen_length, block_length, temperature=temperature, stop_at_eot=stop_at_eot, prefix_cache=prefix_cache
-    )
+    played_by = _rules(gen_length, block_length, rules)
     listed = [prompts] if isinstance(prompts, str) else list(prompts)
     if not listed:
         raise UsageError("generate needs at least one prompt")
     ids = [denoiser.encode(p) if isinstance(p, str) else _conversation(tokenizer, p) for p in listed]
     seeds = row_seeds(len(ids), "generate", seed)
-    played = rollout(denoiser, load_policy(policy, denoiser.device), rules, ids, seeds, batch_size=batch_size)
+    played = rollout(denoiser, load_policy(policy, denoiser.device), played_by, ids, seeds, batch_size=batch_size)
     texts = [denoiser.response_text(response) for response in played.responses.tolist()]
     return Generated(texts, played.nfe.tolist(), played)
+
+
+def _rules(gen_length: int, block_length: int, more: Mapping[str, Any]) -> Rules:
+    known = [rule.name for rule in fields(Rules) if rule.name not in ("response_length", "block_length")]
+    for name in more:
+        if name not in known:
+            raise UsageError(f"generate has no argument {name!r}; its rules are {', '.join(known)}")
+    return Rules(gen_length, block_length, **{"stop_at_eot": True, **more})
 
 
 def _denoiser(model: Any, tokenizer: Any, options: Any) -> Denoiser:

@@ -47,8 +47,8 @@ def test_arguments_come_as_texts_and_as_numbers():
         {"denoiser": "tiny", "block_length": "8", "temperature": "0.5", "stop_at_eot": "True"}
     )
     numbers = HarnessConfig.parse({"denoiser": "tiny", "block_length": 8.0, "temperature": 0.5, "stop_at_eot": 1})
-    assert texts == numbers == HarnessConfig("tiny", block_length=8, temperature=0.5, stop_at_eot=True)
-    assert HarnessConfig.parse({"pretrained": "tiny", "device": None}) == HarnessConfig("tiny")
+    assert texts == numbers == HarnessConfig(denoiser="tiny", block_length=8, temperature=0.5, stop_at_eot=True)
+    assert HarnessConfig.parse({"pretrained": "tiny", "device": None}) == HarnessConfig(denoiser="tiny")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,9 @@ def test_settings_of_a_checkpoint_are_arguments():
     for text in ("denoiser=a/b,dtype=bfloat16,shift=1", "denoiser=a/b:dtype=bfloat16,shift=1"):
         assert HarnessConfig.parse(split_arguments(text)).denoiser == "a/b:dtype=bfloat16,shift=1"
     quoted = split_arguments('denoiser="a/b:dtype=bfloat16,shift=1",policy=rules.py:R(a=1,b=2)')
-    assert HarnessConfig.parse(quoted) == HarnessConfig("a/b:dtype=bfloat16,shift=1", "rules.py:R(a=1,b=2)")
+    assert HarnessConfig.parse(quoted) == HarnessConfig(
+        denoiser="a/b:dtype=bfloat16,shift=1", policy="rules.py:R(a=1,b=2)"
+    )
     assert HarnessConfig.parse({"denoiser": "a/b", "trust_remote_code": True}).denoiser == "a/b:trust_remote_code=1"
 
 

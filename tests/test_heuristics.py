@@ -438,16 +438,17 @@ def test_a_rule_from_a_file(tmp_path: Path) -> None:
     assert (rule.name, rule.context, rule.top) == (f"{file}:Rightmost(k=2)", "block", 1)
     row = observe([[0.5] * 4], [[1, 1, 1, 0]])
     assert rule.act(row, RowRandom(torch.tensor([1]))).unmask.tolist() == [[False, True, True, False]]
+    assert load_policy(f"{file}:Rightmost(2)").act(row, RowRandom(torch.tensor([1]))).unmask.sum() == 2
     plain = load_policy(f"{file}:Plain")
     assert plain.extras == NO_EXTRAS
     assert plain.act(row, RowRandom(torch.tensor([1]))).unmask.tolist() == [[True, True, True, False]]
     for text, message in (
         (f"{file}:Rightmost(j=2)", "has no parameter 'j'; it has k"),
-        (f"{file}:Rightmost(2)", "write file.py:Class or"),
-        (f"{file}:Rightmost(k=open('x'))", "write file.py:Class or"),
-        (f"{file}:Rightmost(k=", "write file.py:Class or"),
-        (f"{file}:Absent", "has no class 'Absent' with a method act"),
-        (f"{file}:NoAct", "has no class 'NoAct' with a method act"),
+        (f"{file}:Rightmost(2, 3)", "cannot make"),
+        (f"{file}:Rightmost(k=open('x'))", "write file.py:Name or"),
+        (f"{file}:Rightmost(k=", "cannot read"),
+        (f"{file}:Absent", "has no class or function 'Absent'; it has Rightmost"),
+        (f"{file}:NoAct", f"NoAct of {file} is no policy: it has no act"),
         (f"{file}:Fails", "RuntimeError: no"),
         (f"{tmp_path / 'other.py'}:Rightmost", "no file"),
     ):
@@ -464,10 +465,10 @@ def test_a_rule_from_a_file(tmp_path: Path) -> None:
         ("best", "unknown heuristic 'best'; choose one of random, top_k, margin, entropy, leftmost"),
         ("top_k:0", "top_k: k must be at least 1, got 0"),
         ("top_k:-1", "top_k: k must be at least 1, got -1"),
-        ("leftmost:1.5", "leftmost: k must be a whole number, got 1.5"),
-        ("random:2.0", "random: k must be a whole number, got 2.0"),
-        ("random:inf", "random: k must be a whole number, got inf"),
-        ("random:nan", "random: k must be a whole number, got nan"),
+        ("leftmost:1.5", "leftmost: k must be a whole number, got '1.5'"),
+        ("random:2.0", "random: k must be a whole number, got '2.0'"),
+        ("random:inf", "random: k must be a whole number, got 'inf'"),
+        ("random:nan", "random: k must be a whole number, got 'nan'"),
         ("threshold:1.5", "threshold: threshold must be between 0 and 1, got 1.5"),
         ("threshold:-0.1", "threshold: threshold must be between 0 and 1, got -0.1"),
         ("threshold:nan", "threshold: threshold must be between 0 and 1, got nan"),
@@ -481,12 +482,12 @@ def test_a_rule_from_a_file(tmp_path: Path) -> None:
         ("dilated:1", "dilated: base must be at least 2, got 1"),
         ("local_leap:radius=-1", "local_leap: radius must be at least 0, got -1"),
         ("hierarchy:low=7", "hierarchy: low must be between 0 and 1, got 7.0"),
-        ("first_hitting:2", "first_hitting has no parameters, got '2'"),
-        ("klass:0.6,k=2", "cannot read the setting '0.6'; write name=value"),
-        ("factor:g=1,h=2", "factor has no parameter 'g'; it has f"),
+        ("first_hitting:2", "first_hitting has no settings, got '2'"),
+        ("klass:0.6,tau=0.5", "klass: the setting 'tau' is given twice"),
+        ("factor:g=1,h=2", "factor has no setting 'g'; it has f"),
         ("threshold:high", "threshold: threshold must be a number, got 'high'"),
-        ("threshold:k=2", "threshold has no parameter 'k'; it has threshold"),
-        ("top_k:k=", "top_k: k must be a number, got ''"),
+        ("threshold:k=2", "threshold has no setting 'k'; it has threshold"),
+        ("top_k:k=", "top_k: k must be a whole number, got ''"),
     ],
 )
 def test_bad_texts_are_refused(text: str, message: str) -> None:

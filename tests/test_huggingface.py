@@ -19,7 +19,7 @@ from dllm_env.cli import main
 from dllm_env.denoisers.base import Extras
 from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Dynamics, Rules
+from dllm_env.dynamics import Dynamics, Rules, View
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout, row_seeds
@@ -359,8 +359,7 @@ def test_the_prefix_cache_is_exact_where_nothing_before_a_block_looks_ahead(tmp_
 def test_the_prefix_cache_is_exact_in_the_first_step_of_each_block(family, loaded, monkeypatch) -> None:
     denoiser = loaded[family]
     prompts = [denoiser.encode(prompt) for prompt in PROMPTS]
-    rules = Rules(8, 4, context="block", prefix_cache=True)
-    dynamics = Dynamics(denoiser, rules, 60)
+    dynamics = Dynamics(denoiser, Rules(8, 4, prefix_cache=True), 60, View("block"))
     state = dynamics.reset(prompts, [0, 1, 2])
     # Row 1 is a step behind, so that the rows' blocks begin at different times.
     seen = {"first": 0, "later": 0}

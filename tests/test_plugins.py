@@ -58,7 +58,7 @@ def prompts(count: int = ROWS) -> list[list[int]]:
 
 def played(policy: Policy, block: int = BLOCK, count: int = ROWS, **rules: Any) -> Rollout:
     """What the engines are compared with."""
-    settings = Rules(LENGTH, block, context=policy.context, **rules)
+    settings = Rules(LENGTH, block, **rules)
     return rollout(DENOISER, policy, settings, prompts(count), list(range(count)), prompt_length=PROMPT)
 
 

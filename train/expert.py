@@ -95,7 +95,7 @@ def expert_rule(head: Head, settings: PolicyTraining) -> Heuristic:
 
 def expert_rules(rules: Rules, settings: PolicyTraining) -> Rules:
     """The expert works semi-autoregressively; where the policy sees a block only, in the policy's own blocks."""
-    if rules.context == "block":
+    if settings.context == "block":
         return rules
     try:
         return replace(rules, block_length=settings.expert_block_length)

@@ -8,7 +8,7 @@ bit for bit.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,19 +118,15 @@ def make_algorithm(setting: Setting, settings: PPO) -> StablePPO:
 
 def environment(setting: Setting, settings: PPO) -> EnvConfig:
     """The environment that the settings describe."""
-    rules = setting.rules
     return EnvConfig(
+        **asdict(setting.rules),
         denoiser=setting.denoiser,
         task=setting.task,
         seed=settings.seed,
-        block_length=rules.block_length,
-        response_length=rules.response_length,
         alpha=settings.alpha,
         reward=settings.reward,
-        context=rules.context,
-        temperature=rules.temperature,
-        stop_at_eot=rules.stop_at_eot,
-        top=rules.top,
+        context=settings.context,
+        top=settings.top,
         extras=("hidden",) if setting.policy.extras.hidden else (),
     )
 

@@ -46,7 +46,7 @@ class UnmaskVecEnv(VecEnv):
 
     def __init__(self, envs: UnmaskVectorEnv) -> None:
         self.envs = envs
-        width = envs.game.rules.width
+        width = envs.game.dynamics.width
         super().__init__(
             envs.num_envs, envs.single_observation_space, spaces.MultiDiscrete(np.full(width, width + 1))
         )

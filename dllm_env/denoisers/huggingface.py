@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +25,6 @@ from torch import Tensor
 from dllm_env.denoisers.base import Denoiser, PrefixCache
 from dllm_env.errors import UsageError
 from dllm_env.numerics import digest
-from dllm_env.specs import parse_settings
 
 try:
     import transformers as transformers  # for checkpoints.py, too, which needs the same message
@@ -53,38 +52,24 @@ class Options:
     """auto spreads the model over all GPUs (by accelerate)."""
     attention: str = "sdpa"
     """transformers' attention implementation: sdpa, eager, flash_attention_2, …"""
-    chat: int = -1
-    """1 puts prompts into the tokenizer's chat template, 0 does not; −1: where it has one."""
-    shift: int = -1
-    """1: position i predicts token i + 1, 0: token i; −1: what the family does."""
+    chat: bool | None = None
+    """Put prompts into the tokenizer's chat template; none: where it has one."""
+    shift: bool | None = None
+    """Position i predicts token i + 1, instead of token i; none: what the family does."""
     mask: int = -1
     """Id of the mask token; −1: the checkpoint's."""
     revision: str = "main"
     """Branch, tag or commit on the Hub."""
-    trust_remote_code: int = 0
-    """1 runs the Python code that comes with a checkpoint, with all your rights; only for what is not supported
+    trust_remote_code: bool = False
+    """Run the Python code that comes with a checkpoint, with all your rights; only for what is not supported
     without, and only from people whom you trust."""
-
-    @classmethod
-    def parse(cls, text: str) -> Options:
-        """From ``dtype=bfloat16,chat=1``.
-
-        Raises:
-            UsageError: an unknown setting, or a value of another kind.
-        """
-        kinds = {field.name: type(getattr(cls(), field.name)) for field in fields(cls)}
-        values: dict[str, Any] = {}
-        for name, value in parse_settings(text).items():
-            if name not in kinds:
-                raise UsageError(f"a denoiser has no setting {name!r}; there are {', '.join(kinds)}")
-            if kinds[name] is int and not isinstance(value, int):
-                raise UsageError(f"the denoiser's {name} has to be a whole number, got {value!r}")
-            values[name] = kinds[name](value)
-        return cls(**values)
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise UsageError(f"unknown dtype {self.dtype!r}; choose auto, float32, bfloat16 or float16")
+        for name in ("chat", "shift"):
+            if getattr(self, name) not in (None, False, True):
+                raise UsageError(f"a denoiser's {name} is true, false or None, got {getattr(self, name)!r}")
 
 
 # -------------------------------------------------------------------------------------------- denoiser
@@ -117,8 +102,9 @@ class HuggingFaceDenoiser(Denoiser):
         self.model, self.tokenizer, self.options = model, tokenizer, options
         self.parts = backbone(model)
         self.name = name or str(getattr(config, "name_or_path", "")) or type(model).__name__
-        self.shift = bool(options.shift) if options.shift >= 0 else family_of(known, config) == "dream"
-        self.chat = bool(options.chat) if options.chat >= 0 else bool(getattr(tokenizer, "chat_template", None))
+        self.shift = bool(options.shift) if options.shift is not None else family_of(known, config) == "dream"
+        templated = bool(getattr(tokenizer, "chat_template", None))
+        self.chat = templated if options.chat is None else bool(options.chat)
         self.pad_id = PAD
         self.mask_id = _first_id(options.mask, _of(known, config, "mask_token_id"), _id(tokenizer, "mask_token"))
         if self.mask_id < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from test_dynamics_row_by_row import LENGTH, PROMPTS, confidence, table
 from torch import Tensor
 
 from dllm_env.denoisers.base import NO_EXTRAS, Extras, Prediction, PrefixCache
-from dllm_env.dynamics import Dynamics, Observation, Rules
+from dllm_env.dynamics import Dynamics, Observation, Rules, View
 from dllm_env.errors import UsageError
 
 # ------------------------------------------------------------------------------- what the denoiser is asked
@@ -39,11 +39,11 @@ class Asked(Scripted):
 @pytest.mark.parametrize("context", ["full", "block"])
 def test_a_prediction_is_asked_for_as_the_rules_say(context: Any) -> None:
     denoiser, extras = Asked(table(), 2), Extras(entropy=True, margin=True)
-    rules = Rules(LENGTH, 3, context, 0.5, "float32", prefix_cache=True, top=2, extras=extras)
-    dynamics = Dynamics(denoiser, rules, 2)
+    rules = Rules(LENGTH, 3, temperature=0.5, noise="float32", prefix_cache=True)
+    dynamics = Dynamics(denoiser, rules, 2, View(context, 2, extras))
     state = dynamics.reset([[5], [4]], [0, 1])
     dynamics.predict(state)
-    dynamics.apply(state, torch.ones(2, rules.width, dtype=torch.bool))  # the first block of each
+    dynamics.apply(state, torch.ones(2, dynamics.width, dtype=torch.bool))  # the first block of each
     state.masked[1, :2] = True  # the second goes on in its first block
     dynamics.predict(state)
     asked = denoiser.asked
@@ -60,13 +60,13 @@ def test_a_prediction_is_asked_for_as_the_rules_say(context: Any) -> None:
 
 @pytest.mark.parametrize("context", ["full", "block"])
 def test_written_tokens_of_the_active_block_are_judged(context: Any) -> None:
-    denoiser, extras = Asked(table()), Extras(support=True)
-    dynamics = Dynamics(denoiser, Rules(LENGTH, 3, context, extras=extras, allow_remask=True), 0)
+    denoiser, view = Asked(table()), View(context, extras=Extras(support=True))
+    dynamics = Dynamics(denoiser, Rules(LENGTH, 3, allow_remask=True), 0, view)
     state = dynamics.reset([[]], [0])
     dynamics.predict(state)
-    dynamics.apply(state, torch.arange(dynamics.rules.width)[None] < 3)
+    dynamics.apply(state, torch.arange(dynamics.width)[None] < 3)
     dynamics.predict(state)
-    column = torch.arange(dynamics.rules.width)[None] == (4 if context == "full" else 1)
+    column = torch.arange(dynamics.width)[None] == (4 if context == "full" else 1)
     dynamics.apply(state, column)
     dynamics.predict(state)
     assert denoiser.asked["judged"].tolist() == [[False] * 4 + [True, False]]
@@ -170,10 +170,10 @@ def test_a_prefix_cache_goes_with_its_row() -> None:
 @pytest.mark.parametrize("extra", [None, "entropy", "margin", "hidden", "log_probability", "support"])
 def test_a_row_begins_with_nothing_predicted(context: Any, extra: str | None) -> None:
     extras = Extras(**{extra: True}) if extra else NO_EXTRAS
-    rules = Rules(LENGTH, 2, context, top=3, extras=extras)
     denoiser = Asked(table(), 2)
-    state = Dynamics(denoiser, rules, 2).reset([[5], [4]], [0, 1])
-    width, last = rules.width, {"hidden": denoiser.hidden_size, "log_probability": denoiser.vocabulary}
+    dynamics = Dynamics(denoiser, Rules(LENGTH, 2), 2, View(context, 3, extras))
+    state = dynamics.reset([[5], [4]], [0, 1])
+    width, last = dynamics.width, {"hidden": denoiser.hidden_size, "log_probability": denoiser.vocabulary}
     expected = {"token": (2, width), "confidence": (2, width, 3)}
     if extra:
         expected[extra] = (2, width, last[extra]) if extra in last else (2, width)
@@ -187,7 +187,7 @@ def test_a_row_begins_with_nothing_predicted(context: Any, extra: str | None) ->
     for name in ("tokens", "step", "nfe", "revealed_at", "remasks", "ignored"):
         assert getattr(state, name).dtype == torch.int64, name
     assert len(state) == 2
-    drawn = [Dynamics(denoiser, rules, 2).reset([[5]], [seed]).random.keys.item() for seed in (0, 1)]
+    drawn = [dynamics.reset([[5]], [seed]).random.keys.item() for seed in (0, 1)]
     assert state.random.keys.tolist() == drawn
     assert drawn[0] != drawn[1]
 
@@ -198,8 +198,8 @@ def test_a_process_stays_on_the_device_of_its_denoiser() -> None:
     denoiser.device = torch.device("meta")
     extras = Extras(entropy=True, margin=True, hidden=True, log_probability=True)
     for context in ("full", "block"):
-        rules = Rules(LENGTH, 2, context, prefix_cache=True, allow_remask=True, extras=extras)  # type: ignore[arg-type]
-        dynamics = Dynamics(denoiser, rules, 2)
+        rules = Rules(LENGTH, 2, prefix_cache=True, allow_remask=True)
+        dynamics = Dynamics(denoiser, rules, 2, View(context, extras=extras))  # type: ignore[arg-type]
         state = dynamics.reset(PROMPTS, [0, 1, 2])
         seen = dynamics.observe(state)
         assert state.prefix is not None
@@ -219,16 +219,14 @@ def test_a_process_stays_on_the_device_of_its_denoiser() -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"response_length": 0}, "response length must be at least 1, got 0"),
+        ({"response_length": -1}, "response_length must be at least 1, or 0 for its default, got -1"),
+        ({"block_length": -1}, "block_length must be at least 1, or 0 for its default, got -1"),
+        ({"max_steps": -1}, "max_steps must be at least 1, or 0 for its default, got -1"),
+        ({"remask_budget": -1}, "remask_budget must be at least 1, or 0 for its default, got -1"),
         ({"block_length": 4}, "block length 4 does not divide response length 6; use 1, 2, 3, 6"),
-        ({"block_length": 0}, "block length 0 does not divide response length 6; use 1, 2, 3, 6"),
-        ({"context": "half"}, "unknown context 'half'; choose full or block"),
         ({"temperature": -0.1}, "temperature must be a finite number of at least 0, got -0.1"),
         ({"temperature": math.nan}, "temperature must be a finite number of at least 0, got nan"),
-        ({"max_steps": -1}, "maximum steps must be at least 1 .or 0 for L., got -1"),
-        ({"top": 0}, "top must be at least 1, got 0"),
         ({"noise": "float16"}, "unknown noise 'float16'; choose float64 or float32"),
-        ({"remask_budget": -1}, "the remask budget must be at least 1 .or 0 for L., got -1"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(rules: dict[str, Any], message: str) -> None:
@@ -236,22 +234,49 @@ def test_a_refusal_says_what_is_wrong(rules: dict[str, Any], message: str) -> No
         Rules(**{"response_length": LENGTH, "block_length": 2, **rules})
 
 
+def test_a_view_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^unknown context 'half'; choose full or block$"):
+        View("half")  # type: ignore[arg-type]
+    for top in (0, 1.5, True):
+        with pytest.raises(UsageError, match=f"^top must be a whole number of at least 1, got {top}$"):
+            View(top=top)  # type: ignore[arg-type]
+    assert View("block", 1).context == "block"
+
+
 def test_the_smallest_of_everything_works() -> None:
-    rules = Rules(1, 1, "block", 0.0, "float32", max_steps=0, remask_budget=0, top=1)
-    assert (rules.width, rules.step_limit, rules.remasks_allowed) == (1, 1, 0)
+    rules = Rules(1, 1, 0.0, "float32", max_steps=0, remask_budget=0)
+    assert (rules.step_limit, rules.remasks_allowed) == (1, 0)
     assert Rules(4, 4, remask_budget=1).step_limit == 4, "a budget without leave to remask is none"
     assert Rules(4, 2, allow_remask=True, remask_budget=1, max_steps=1).step_limit == 1
     assert Rules(4, 4, allow_remask=True, max_steps=9).remasks_allowed == 4
 
 
+def test_rules_within_more_settings() -> None:
+    @dataclass(frozen=True)
+    class More(Rules):
+        seed: int = 3
+
+    more = More(6, 2, 0.5, stop_at_eot=True, prefix_cache=True)
+    assert Rules.of(more) == Rules(6, 2, 0.5, stop_at_eot=True, prefix_cache=True)
+    assert Rules.of(more, block_length=3, temperature=0.0) == Rules(6, 3, stop_at_eot=True, prefix_cache=True)
+    assert type(Rules.of(more)) is Rules
+
+
+def test_lengths_left_open_need_a_response_length() -> None:
+    assert Rules(temperature=0.5, max_steps=3).resolve(1) == Rules(1, 1, 0.5, max_steps=3)
+    assert Dynamics(Scripted(table()), Rules(LENGTH), 0).rules == Rules(LENGTH, LENGTH)
+    with pytest.raises(UsageError, match=r"^the rules need a response length of at least 1$"):
+        Dynamics(Scripted(table()), Rules(block_length=2), 0)
+
+
 def test_what_a_denoiser_cannot_do_is_refused() -> None:
     with pytest.raises(UsageError, match=r"^denoiser 'scripted' has no prefix cache$"):
         Dynamics(Scripted(table()), Rules(LENGTH, 2, prefix_cache=True), 0)
-    both = Rules(LENGTH, 2, prefix_cache=True, extras=Extras(support=True))
+    both = Rules(LENGTH, 2, prefix_cache=True), 0, View(extras=Extras(support=True))
     with pytest.raises(UsageError, match=r"^a policy that judges .* does not work with the prefix cache$"):
-        Dynamics(Asked(table()), both, 0)
+        Dynamics(Asked(table()), *both)
     with pytest.raises(UsageError, match=r"^denoiser 'scripted' has no prefix cache$"):
-        Dynamics(Scripted(table()), both, 0)
+        Dynamics(Scripted(table()), *both)
     with pytest.raises(
         UsageError, match=r"^prompt of 1 and response of 6 tokens exceed .* 'scripted' \(6\); shorten"
     ):
@@ -259,7 +284,7 @@ def test_what_a_denoiser_cannot_do_is_refused() -> None:
 
 
 def test_actions_of_another_shape_are_refused() -> None:
-    dynamics = Dynamics(Scripted(table()), Rules(LENGTH, 2, "block", allow_remask=True), 0)
+    dynamics = Dynamics(Scripted(table()), Rules(LENGTH, 2, allow_remask=True), 0, View("block"))
     state = dynamics.reset([[]] * 2, [0, 1])
     dynamics.predict(state)
     good = torch.zeros(2, 2, dtype=torch.bool)

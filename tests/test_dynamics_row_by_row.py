@@ -13,7 +13,7 @@ import torch
 from conftest import END, MASK, PAD, Scripted, favouring
 from torch import Tensor
 
-from dllm_env.dynamics import Dynamics, Observation, Rules, State
+from dllm_env.dynamics import Dynamics, Observation, Rules, State, View
 
 TOKENS = [3, END, 5, 3, 4, 5]
 STRENGTHS = [1.0, 2.0, 3.0, 0.5, 4.0, 1.5]
@@ -37,6 +37,7 @@ class Row:
     """One row by the definition, position by position."""
 
     rules: Rules
+    context: str = "full"
     response: list[int] = field(default_factory=lambda: [MASK] * LENGTH)
     masked: list[bool] = field(default_factory=lambda: [True] * LENGTH)
     revealed_at: list[int] = field(default_factory=lambda: [-1] * LENGTH)
@@ -56,7 +57,7 @@ class Row:
 
     @property
     def window(self) -> range:
-        return range(LENGTH) if self.rules.context == "full" else self.block
+        return range(LENGTH) if self.context == "full" else self.block
 
     @property
     def budget(self) -> int:
@@ -133,14 +134,14 @@ def assert_seen(seen: Observation, rows: list[Row], allow_remask: bool) -> None:
 )
 def test_rows_go_as_each_would_by_the_definition(block_length: int, context: Any, rules: dict[str, Any]) -> None:
     coin = random.Random(f"{block_length} {context} {rules}")
-    settings = Rules(LENGTH, block_length, context, **rules)
+    settings = Rules(LENGTH, block_length, **rules)
     for density in (0.3, 0.8):
-        dynamics = Dynamics(Scripted(table(), 2), settings, 2)
-        state, rows = dynamics.reset(PROMPTS, [0, 1, 2]), [Row(settings) for _ in PROMPTS]
+        dynamics = Dynamics(Scripted(table(), 2), settings, 2, View(context))
+        state, rows = dynamics.reset(PROMPTS, [0, 1, 2]), [Row(settings, context) for _ in PROMPTS]
         assert_same(dynamics, state, rows)
         for _ in range(10):
             unmask, remask = (
-                [[coin.random() < share for _ in range(settings.width)] for _ in rows] for share in (density, 0.3)
+                [[coin.random() < share for _ in range(dynamics.width)] for _ in rows] for share in (density, 0.3)
             )
             taken_back = settings.allow_remask and coin.random() < 0.7
             dynamics.predict(state)

@@ -20,8 +20,8 @@ from mutmut.stats import status_by_exit_code
 MODULES = {
     "dllm_env/dynamics.py": ("test_dynamics.py", "test_dynamics_row_by_row.py", "test_dynamics_edges.py"),
     "dllm_env/rewards.py": ("test_rewards.py",),
-    "dllm_env/policies/heads.py": ("test_heads.py", "test_ranked_heads.py", "test_heads_alike.py"),
     "dllm_env/train/losses.py": ("test_losses.py",),
+    "dllm_env/policies/heads.py": ("test_heads.py", "test_ranked_heads.py", "test_heads_alike.py"),
     "dllm_env/eval/metrics.py": ("test_metrics.py",),
     "dllm_env/eval/compare.py": ("test_compare.py",),
     "dllm_env/grading/answers.py": ("test_answers.py", "test_responses.py"),

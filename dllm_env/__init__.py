@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dllm_env.dynamics import Rules as Rules
     from dllm_env.env import EnvConfig as EnvConfig
     from dllm_env.env import UnmaskEnv as UnmaskEnv
-    from dllm_env.policies.sampler import generate as generate
+    from dllm_env.policies.generate import generate as generate
     from dllm_env.rewards import load_reward as load_reward
     from dllm_env.tasks.load import load_task as load_task
     from dllm_env.vector_env import UnmaskVectorEnv as UnmaskVectorEnv
@@ -57,7 +57,7 @@ _HOMES = {
     "Rules": "dynamics",
     "EnvConfig": "env",
     "UnmaskEnv": "env",
-    "generate": "policies.sampler",
+    "generate": "policies.generate",
     "UnmaskVectorEnv": "vector_env",
     "load_reward": "rewards",
     "load_task": "tasks.load",

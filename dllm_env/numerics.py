@@ -37,6 +37,16 @@ def digest(weights: Mapping[str, Tensor], about: str = "") -> str:
     return total.hexdigest()
 
 
+def lowest_argmax(logits: Tensor) -> Tensor:
+    """(n,) int64: in each row of (n, V) the lowest index among those of the largest value, on any device.
+
+    ``topk`` keeps no order among equal values, and ``argmax`` promises none.
+    """
+    size = logits.shape[-1]
+    index = torch.arange(size, dtype=torch.int32, device=logits.device)
+    return torch.where(logits < logits.amax(-1, keepdim=True), size, index).amin(-1).long()
+
+
 def rotation_angles(
     length: int, dimension: int, device: torch.device, base: float = 10_000.0
 ) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ repeats: {repeats}
 process_results: !function utils.score
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
-SCORE = """from dllm_env.tasks import load_task
+SCORE = """from dllm_env import load_task
 
 
 def score(doc, results):

@@ -106,7 +106,7 @@ class LearnedPolicy(ModelHubMixin):
             save_directory: where to.
             repo_id: name on the Hub; by default the folder's.
             push_to_hub: upload it, too.
-            model_card_kwargs: arguments of ``policies.card.model_card``: ``name``, ``results``.
+            model_card_kwargs: arguments of ``policies.model_card.model_card``: ``name``, ``results``.
             config: not used; the Hub's way to call this has it.
             pushing: arguments of ``push_to_hub``.
 
@@ -126,7 +126,7 @@ class LearnedPolicy(ModelHubMixin):
         card = self.generate_model_card(**dict(model_card_kwargs or {}))
         for name, write in (
             (WEIGHTS, lambda path: save_file(state, path)),
-            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n")),
+            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")),
             (CARD, lambda path: path.write_text(str(card), encoding="utf-8")),
         ):
             temporary = folder / (name + ".tmp")
@@ -137,10 +137,13 @@ class LearnedPolicy(ModelHubMixin):
         return folder
 
     def generate_model_card(self, *_: Any, **about: Any) -> ModelCard:
-        """What ``README.md`` says; see ``policies.card.model_card``."""
-        from dllm_env.policies.card import model_card
+        """What ``README.md`` says; see ``policies.model_card.model_card``."""
+        from dllm_env.policies.model_card import PolicyFacts, model_card
 
-        return model_card(self, about.get("name", ""), about.get("results", ()))
+        weights = sum(value.numel() for value in self.network.state_dict().values())
+        network, head = network_name(self.network), str(describe_head(self.head)["kind"])
+        facts = PolicyFacts(self.name, network, head, self.context, self.top, weights, self.training)
+        return model_card(facts, about.get("name", ""), about.get("results", ()))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -165,7 +168,7 @@ class LearnedPolicy(ModelHubMixin):
         """
         found = _find(str(folder))
         try:
-            config = json.loads((found / CONFIG).read_text())
+            config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
             if config["context"] not in ("full", "block"):
                 raise ValueError(f"its context is {config['context']!r}, not full or block")
             kind, hidden_size = network or config["network"].pop("kind"), config["network"].pop("hidden_size", 0)

@@ -35,7 +35,15 @@ def learned(context: Context = "full", width: int = 32, force: bool = False) -> 
     return LearnedPolicy(network, Bernoulli(force_progress=force), context)
 
 
-STATEFUL = ("klass:tau=0.2,kappa=0.3", "first_hitting", "dilated", "entropy:2", "margin:2", "top_k:steps=7")
+STATEFUL = (
+    "klass:tau=0.2,kappa=0.3",
+    "first_hitting",
+    "dilated",
+    "entropy:2",
+    "margin:2",
+    "top_k:steps=7",
+    "entropy:steps=9",
+)
 
 POLICIES: dict[str, Policy] = {
     **{text: load_heuristic(text) for text in ("threshold:0.4", "top_k:2", "random:2", *STATEFUL)},

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dllm_env.errors import UsageError
-from dllm_env.numerics import fill_rows
+from dllm_env.numerics import fill_rows, lowest_argmax
 from dllm_env.random import RowRandom, to_gumbel
 from dllm_env.user_code import digest_of_class
 
@@ -345,9 +345,9 @@ def read_logits(
     logits = logits.float()
     logits[:, mask_id] = -torch.inf
     log_total = logits.logsumexp(-1, keepdim=True)
-    largest, order = logits.topk(max(top, 2 if extras.margin else 1), dim=-1)
+    largest = logits.topk(max(top, 2 if extras.margin else 1), dim=-1).values
     probability = (largest - log_total).exp()
-    token = order[:, 0]
+    token = lowest_argmax(logits)
     if drawn is not None:
         token[: len(drawn)] = (logits[: len(drawn)].to(drawn.dtype) + drawn).argmax(-1)
     log_probability = logits - log_total if extras.entropy or extras.log_probability else None

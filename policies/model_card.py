@@ -1,56 +1,74 @@
-"""The model card of a learned policy: what it is, how to use it, how good it is, how it was trained."""
+"""The model card of a learned policy, made of plain facts.
+
+It says how the policy is built, how to use it, how accurate and fast it is, and how it was trained.
+"""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
 import dllm_env
-from dllm_env.policies.heads import describe_head
-from dllm_env.policies.networks import network_name
 from dllm_env.tasks.load import load_task
-
-if TYPE_CHECKING:
-    from dllm_env.policies.learned import LearnedPolicy
 
 PAPER = "https://arxiv.org/abs/2512.09106"
 TAGS = ["dllm-env", "unmasking-policy", "diffusion-language-model", "reinforcement-learning"]
 NOT_SETTINGS = ("validation", "update", "data")
 
 
-def model_card(policy: LearnedPolicy, name: str = "", results: Sequence[Mapping[str, Any]] = ()) -> ModelCard:
+@dataclass(frozen=True)
+class PolicyFacts:
+    """What a card says of a policy."""
+
+    name: str
+    """What results call it."""
+    network: str
+    """``confidence`` or ``hidden``."""
+    head: str
+    """Name of the distribution over sets."""
+    context: str
+    """``block`` or ``full``."""
+    top: int
+    """How many of the largest probabilities of a position it reads."""
+    weights: int
+    """Number of its weights."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of its training."""
+
+
+def model_card(policy: PolicyFacts, name: str = "", results: Sequence[Mapping[str, Any]] = ()) -> ModelCard:
     """The card as Markdown with its metadata.
 
     Args:
-        policy: with the settings of its training.
+        policy: facts about it.
         name: of the repository on the Hub; by default what results call the policy.
         results: entries of ``results.json`` of an evaluation; those of other policies are shown beside it.
     """
     name = name or policy.name
     training = policy.training
-    parts = [_what(policy, name), _usage(name, training), _results(training, results), _settings(training)]
+    parts = [_introduction(policy, name), _usage(name, training), _results(training, results), _settings(training)]
     data = ModelCardData(library_name="dllm-env", tags=list(TAGS))
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n")
 
 
-def _what(policy: LearnedPolicy, name: str) -> str:
-    weights = sum(value.numel() for value in policy.network.state_dict().values())
+def _introduction(policy: PolicyFacts, name: str) -> str:
     largest = "largest probability" if policy.top == 1 else f"{policy.top} largest probabilities"
     reads = {
         "confidence": f"the {largest} of each position, its mask, and the step: any masked diffusion language "
         "model will do",
         "hidden": "the last hidden states of the language model that it was trained on, and of no other",
-    }.get(network_name(policy.network), "what its own network reads")
+    }.get(policy.network, "what its own network reads")
     block = "the active block only, as samplers and serving engines show it"
     sees = block if policy.context == "block" else "the whole response"
-    head = describe_head(policy.head)["kind"].replace("_", " ")
+    head = policy.head.replace("_", " ")
     return (
         f"# {name}\n\nAn unmasking policy for masked diffusion language models: in each step it chooses which "
-        f"masks to replace. One transformer block of {weights:,} weights with a {head} head, trained with dllm-env "
-        f"{dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\nIt reads {reads}. It sees {sees}."
+        f"masks to replace. One transformer block of {policy.weights:,} weights with a {head} head, trained with "
+        f"dllm-env {dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\nIt reads {reads}. It sees {sees}."
     )
 
 

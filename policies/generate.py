@@ -1,4 +1,4 @@
-"""Text from a model that is loaded already: for whoever only wants it faster.
+"""Generates text with a model that is loaded already.
 
 import dllm_env
 answer = dllm_env.generate(model, tokenizer, "How many legs have three spiders?", policy="threshold:0.9")
@@ -24,7 +24,7 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Generated:
-    """Responses, in the order of their prompts.
+    """The responses, in the order of their prompts.
 
     Attributes:
         texts: up to the end of the text.
@@ -69,7 +69,7 @@ def generate(
             here, unless it is said not to be.
 
     Returns:
-        Texts, and what they took.
+        Texts and the evaluations that each needed.
 
     Raises:
         UsageError: settings or a model that do not fit.

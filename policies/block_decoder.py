@@ -1,4 +1,4 @@
-"""A policy's decisions for a loop that is not ours: logits of the active block in, positions and tokens out.
+"""A policy's decisions for the loop of another program: logits of the active block in, positions and tokens out.
 
 ``plugins.py`` and ``serving.py`` put this into the samplers and engines that people use.
 """
@@ -25,10 +25,11 @@ from dllm_env.random import RowRandom, derive_key, to_gumbel
 
 @dataclass
 class Choice:
-    """What to write into B rows of W positions.
+    """Tokens and positions to write into B rows of W positions.
 
     Attributes:
-        token: (B, W) int64, the predicted token of masked positions, 0 elsewhere.
+        token: (B, W) int64, the predicted token of masked positions, 0 elsewhere. At temperature 0 it is the most
+            probable one, of equals that of the lowest id.
         unmask: (B, W) bool, where to write it; masked positions only.
     """
 
@@ -38,7 +39,7 @@ class Choice:
 
 @dataclass
 class _Row:
-    """What is remembered of one response: its streams, steps taken, positions written, the policy's memory."""
+    """The state of one response: its streams, steps taken, positions written, the policy's memory."""
 
     policy: RowRandom
     tokens: RowRandom
@@ -47,7 +48,7 @@ class _Row:
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Chooser:
+class BlockDecoder:
     """Makes a policy's decisions from the logits of the active block.
 
     A row is one response. Its steps, random streams and memory are kept from call to call, and what it gets depends
@@ -59,8 +60,9 @@ class Chooser:
         mask_id: the mask token.
         response_length: L, tokens of a whole response; ``progress`` is steps / L, at most 1.
         seed: rows with the same seed, name and generation (the number of ``reset``s before) get the same streams.
-        force_progress: unmask the most confident position of a row for which the policy chooses none. Without it
-            such a row costs the engine an evaluation that changes nothing, and a policy may never finish.
+        force_progress: unmask the most confident position of a row for which the policy chooses none, of equals the
+            leftmost. Without it such a row costs the engine an evaluation that changes nothing, and a policy may
+            never finish.
 
     Attributes:
         remember: rows that are kept at most; beyond, those that were not asked about for longest are forgotten.
@@ -77,8 +79,10 @@ class Chooser:
         seed: int = 0,
         force_progress: bool = True,
     ) -> None:
-        if response_length < 1:
-            raise UsageError(f"response length must be at least 1, got {response_length}")
+        if not isinstance(response_length, int) or response_length < 1:
+            raise UsageError(f"response length must be a whole number of at least 1, got {response_length!r}")
+        if not isinstance(mask_id, int) or mask_id < 0:
+            raise UsageError(f"the mask token is an id, a whole number, got {mask_id!r}")
         self.policy = load_policy(policy)
         _check_policy(self.policy)
         self.mask_id, self.response_length = mask_id, response_length
@@ -146,8 +150,9 @@ class Chooser:
         Raises:
             UsageError: shapes that do not fit, a name twice, or a policy that does not fit the width.
         """
+        _check_tensors(logits, masked, self.mask_id)
         names: list[Hashable] = list(range(len(masked)) if rows is None else rows)
-        _check_call(logits, masked, names, temperature)
+        _check_names(len(masked), names, temperature)
         self.check_width(masked.shape[1])
         if self._text is not None and logits.device.type != "cpu":
             self.policy = load_policy(self._text, logits.device)
@@ -172,7 +177,8 @@ class Chooser:
         Raises:
             UsageError: masks of a row in more than one block.
         """
-        if masked.ndim != 2 or masked.shape[1] < block_length:
+        _check_tensors(logits, masked, self.mask_id)
+        if masked.shape[1] < block_length:
             raise UsageError(f"a mask of shape {tuple(masked.shape)} is shorter than the block ({block_length})")
         length, device = masked.shape[1], masked.device
         left = length - masked.to(torch.uint8).argmax(-1)
@@ -202,7 +208,7 @@ class Chooser:
     def _predict(
         self, rows: list[_Row], logits: Tensor, active: Tensor, masked: Tensor, temperature: float
     ) -> Prediction:
-        """What the logits (B', W, V) of the ``active`` rows say about their masked positions."""
+        """Predictions of the masked positions of the ``active`` rows from their logits (B', W, V)."""
         vocabulary, policy = logits.shape[-1], self.policy
         streams = _join([r.tokens for r in rows])
         written = torch.tensor([r.committed for r in rows], device=logits.device)
@@ -269,15 +275,27 @@ def _check_policy(policy: Policy) -> None:
         )
 
 
-def _check_call(logits: Tensor, masked: Tensor, names: list[Hashable], temperature: float) -> None:
+def _check_tensors(logits: Tensor, masked: Tensor, mask_id: int) -> None:
+    for name, value in (("logits", logits), ("mask", masked)):
+        if not isinstance(value, Tensor):
+            raise UsageError(
+                f"the {name} must be a tensor, got {'nothing' if value is None else type(value).__name__}"
+            )
     if logits.ndim != 3 or masked.shape != logits.shape[:2] or masked.dtype != torch.bool:
         raise UsageError(
             f"logits {tuple(logits.shape)} must be (B, W, V) and the mask (B, W) bool, "
             f"got {tuple(masked.shape)} {masked.dtype}"
         )
-    if len(names) != len(masked) or len(set(names)) != len(names):
-        raise UsageError(f"{len(masked)} rows need as many different names, got {names}")
-    if not 0 <= temperature < math.inf:
+    if not logits.is_floating_point():
+        raise UsageError(f"logits must be of a floating type, got {logits.dtype}")
+    if mask_id >= logits.shape[-1]:
+        raise UsageError(f"the mask token {mask_id} is none of the {logits.shape[-1]} tokens that have logits")
+
+
+def _check_names(count: int, names: list[Hashable], temperature: float) -> None:
+    if len(names) != count or len(set(names)) != len(names):
+        raise UsageError(f"{count} rows need as many different names, got {names}")
+    if not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
         raise UsageError(f"temperature must be a finite number of at least 0, got {temperature}")
 
 
@@ -291,7 +309,7 @@ def _split(joined: RowRandom, streams: list[RowRandom]) -> None:
 
 
 def _join_memory(rows: list[_Row]) -> dict[str, Tensor]:
-    """What the rows' last decisions left, zeros for rows in their first step."""
+    """The memory of the rows' last decisions, zeros for rows in their first step."""
     known = {name: value for row in rows for name, value in row.memory.items()}
     return {
         name: torch.cat([row.memory.get(name, torch.zeros_like(like)) for row in rows])

@@ -80,7 +80,7 @@ def main(
         print(f"| {task.name} | {length} | {item.policy} | {accuracy:.1%} | {nfe:.1f} | {item.bar} |", flush=True)
     if json_file is not None:
         facts = {"denoiser": denoiser, "problems": problems, **machine(), "results": rows}
-        json_file.write_text(json.dumps(facts, indent=1) + "\n")
+        json_file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ def main(settings: Settings) -> None:
         table.add_row(name, noise, *cells, f"{seconds:.0f}")
     console.print(table)
     settings.out.mkdir(parents=True, exist_ok=True)
-    with (settings.out / "gumbel.csv").open("w", newline="") as file:
+    with (settings.out / "gumbel.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["sampler", "noise", *(f"{n}{end}" for n in ABOUT for end in ("", "_error"))])
         for name, noise, figures, _ in lines:

@@ -219,7 +219,7 @@ def main(settings: Settings) -> None:
             "measurements": rows,
             "machine": machine(),
         }
-        settings.json.write_text(json.dumps(report, indent=1) + "\n")
+        settings.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def main(settings: Settings) -> None:
     print(", ".join(f"{key}: {value}" for key, value in about.items()))
     if settings.json:
         settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps({"machine": about, "lines": lines}, indent=1))
+        settings.json.write_text(json.dumps({"machine": about, "lines": lines}, indent=1), encoding="utf-8")
 
 
 PARTS = ("denoiser", "prediction", "policy", "bookkeeping")

@@ -31,6 +31,10 @@ BATCH = 128
 """Sequences at a time, where nothing or ``auto`` is said."""
 
 
+UNCACHED = ("gen_kwargs", "seed", "samples", "metadata")
+"""Flags of the harness that change requests, and that its cache of them (``--cache_requests``) knows nothing of."""
+
+
 @dataclass(frozen=True)
 class HarnessConfig(Rules):
     """The model arguments, the rules of the process first; ``gen_length`` is another name for the response length.
@@ -146,6 +150,9 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
     """The harness's command line, with this package's model where it names none, and what suits that model.
 
     The harness itself would take one sequence at a time and the first GPU.
+
+    Raises:
+        UsageError: ``--cache_requests`` with flags that its cache does not tell apart.
     """
     words = list(arguments)
     if words in ([], ["run"]) or words[0] in ("ls", "validate") or {"-h", "--help"} & set(words):
@@ -153,14 +160,28 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
     parser = argparse.ArgumentParser("lm-eval", add_help=False)
     for names in (("--model", "-M"), ("--config", "-C"), ("--batch_size", "-b"), ("--device",)):
         parser.add_argument(*names)
+    parser.add_argument("--cache_requests", nargs="?", const="true")
+    for name in UNCACHED:
+        parser.add_argument(f"--{name}", nargs="+")
     given = vars(parser.parse_known_args(words)[0])
     file = _yaml(given["config"]) if given["config"] else {}
     said = {name: given[name] or file.get(name) for name in ("model", "batch_size", "device")}
     if not said["model"]:
         words += ["--model", NAME]
     if said["model"] in (None, NAME):
+        _check_request_cache(given, file)
         words += [word for name in ("batch_size", "device") if not said[name] for word in (f"--{name}", "auto")]
     return words
+
+
+def _check_request_cache(given: Mapping[str, Any], file: Mapping[str, Any]) -> None:
+    cached = given["cache_requests"] or file.get("cache_requests")
+    changed = [f"--{name}" for name in UNCACHED if given[name] or file.get(name)]
+    if cached and cached != "delete" and changed:
+        raise UsageError(
+            f"the harness's cache of requests would give later runs those of this {changed[0]}; leave "
+            f"--cache_requests or {changed[0]} away (model arguments such as temperature are no part of requests)"
+        )
 
 
 def _yaml(path: str) -> dict[str, Any]:

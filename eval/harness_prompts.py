@@ -133,4 +133,4 @@ class Prompts:
     def name(self) -> str:
         """Stands for the tokenizer and its templates, in the name of a file."""
         name = "".join(letter if letter.isalnum() else "_" for letter in self.denoiser.name)
-        return f"{name}-{digest({}, str(getattr(self.tokenizer, 'chat_template', None)))}"
+        return f"{name}-{digest({}, str(self._template or getattr(self.tokenizer, 'chat_template', None)))}"

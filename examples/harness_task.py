@@ -31,7 +31,7 @@ repeats: {repeats}
 process_results: !function utils.score
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
-SCORE = """from dllm_env.tasks import load_task
+SCORE = """from dllm_env.tasks.load import load_task
 
 
 def score(doc, results):
@@ -69,12 +69,12 @@ def write(arguments: Arguments) -> str:
         json.dumps({**shared, "index": i, "prompt": problem.prompt, "answer": list(problem.answer)}) + "\n"
         for i, problem in enumerate(problems)
     ]
-    (folder / f"{name}.jsonl").write_text("".join(lines))
+    (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     text = YAML.format(
         name=name, file=folder / f"{name}.jsonl", length=task.response_length, repeats=arguments.repeats
     )
-    (folder / f"{name}.yaml").write_text(text)
-    (folder / "utils.py").write_text(SCORE)
+    (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    (folder / "utils.py").write_text(SCORE, encoding="utf-8")
     return name
 
 

@@ -126,7 +126,7 @@ class LearnedPolicy(ModelHubMixin):
         card = self.generate_model_card(**dict(model_card_kwargs or {}))
         for name, write in (
             (WEIGHTS, lambda path: save_file(state, path)),
-            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n")),
+            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")),
             (CARD, lambda path: path.write_text(str(card), encoding="utf-8")),
         ):
             temporary = folder / (name + ".tmp")
@@ -165,7 +165,7 @@ class LearnedPolicy(ModelHubMixin):
         """
         found = _find(str(folder))
         try:
-            config = json.loads((found / CONFIG).read_text())
+            config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
             if config["context"] not in ("full", "block"):
                 raise ValueError(f"its context is {config['context']!r}, not full or block")
             kind, hidden_size = network or config["network"].pop("kind"), config["network"].pop("hidden_size", 0)

@@ -147,8 +147,8 @@ def test_a_suite_and_its_report(toy, tmp_path, capsys):
     entries = json.loads((out / "results.json").read_text())
     found = {(e["task"], e["block_length"], e["policy"]): e["samples"] for e in entries}
     policies = ("leftmost:8", "threshold:0.5", "threshold:0.25")
-    scenes = (("trace", 40, 2), ("trace", 8, 2), ("sudoku", 4, 4))
-    assert found == {(task, block, policy): n for task, block, n in scenes for policy in policies}
+    conditions = (("trace", 40, 2), ("trace", 8, 2), ("sudoku", 4, 4))
+    assert found == {(task, block, policy): n for task, block, n in conditions for policy in policies}
     assert main(["report", str(out)]) == 0
     assert (out / "report.html").is_file()
     assert main(["report", str(tmp_path)]) == 2
@@ -242,10 +242,10 @@ def test_animation_ends_with_the_response(toy, monkeypatch):
 
     from rich.console import Console
 
-    from dllm_env.eval import generate as module
+    from dllm_env.eval import show as module
 
     monkeypatch.setattr(module.time, "sleep", lambda _: None)
-    made = module.generate(module.GenerationConfig(policy="leftmost:20", denoiser=str(toy)))
+    made = module.make_generation(module.GenerationConfig(policy="leftmost:20", denoiser=str(toy)))
     screen = Console(file=StringIO(), force_terminal=True, width=200, color_system="truecolor")
     module.show(made, screen)
     last = Console(file=StringIO(), width=200, soft_wrap=True)

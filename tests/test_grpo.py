@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from logs import assert_logged_once
 from pairs import LENGTH, Never, assert_same_run, enter, weights
 
 from dllm_env.dynamics import Context
@@ -99,6 +100,19 @@ def test_kill_and_resume_give_the_same_weights(toy: GRPO, tmp_path: Path, stop: 
     train_grpo(settings, tmp_path / "halves", stop_after=stop)
     train_grpo(settings, tmp_path / "halves", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
+    assert_logged_once(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_logs_of_a_run_that_was_killed_often_or_while_it_wrote(toy: GRPO, tmp_path: Path) -> None:
+    settings, folder = replace(toy, updates=6, evaluate_every=2, save_every=4), tmp_path / "halves"
+    train_grpo(settings, tmp_path / "whole")
+    train_grpo(settings, folder, stop_after=3)  # before the first checkpoint but that of the start
+    train_grpo(settings, folder, resume=True, stop_after=5)
+    for path in folder.glob("logs/*"):  # the last record is there in part
+        path.write_bytes(path.read_bytes()[:-7])
+    train_grpo(settings, folder, resume=True, stop_after=5)
+    train_grpo(settings, folder, resume=True)
+    assert_logged_once(tmp_path / "whole", folder)
 
 
 def test_same_seed_same_run(toy: GRPO, tmp_path: Path) -> None:

@@ -194,7 +194,8 @@ class Supervisor(BaseCallback):
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        self.run.save(parts(self._policy()), {"update": self.update, **self.keeper.state()})
+        info = {"update": self.update, "epochs": self.model._n_updates, **self.keeper.state()}
+        self.run.save(parts(self._policy()), info)
 
     def _on_step(self) -> bool:
         for row in self.locals["dones"].nonzero()[0]:
@@ -240,6 +241,7 @@ def train_ppo(settings: PPO, folder: Path, resume: bool = False, stop_after: int
     if resume:
         info = run.load(parts(algorithm.policy))
         update = info["update"]
+        algorithm._n_updates = info.get("epochs", 0)  # what Stable-Baselines3 logs as train/n_updates
         keeper.restore(info)
     else:
         imitate(setting, settings)

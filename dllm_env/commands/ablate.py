@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dllm_env.errors import UsageError
-from dllm_env.eval.compare import Row
+from dllm_env.eval.compare import Entry
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.eval.metrics import mean
-from dllm_env.eval.play import finish, play
+from dllm_env.eval.runner import finish, play
 from dllm_env.policies.heads import load_head
 from dllm_env.tasks.base import count_problems
 from dllm_env.tasks.load import load_task
@@ -127,10 +127,10 @@ def run_ablation(config: Ablation, folder: Path, resume: bool = False) -> Path:
     return folder
 
 
-def summarise(trainings: Sequence[Training], rows: Sequence[Row]) -> list[Line]:
+def summarise(trainings: Sequence[Training], rows: Sequence[Entry]) -> list[Line]:
     """One line for each combination."""
     found = {row.policy: row for row in rows}
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[Entry]] = {}
     for head, network, _, path in trainings:
         groups.setdefault((head, network), []).append(found[str(path)])
     return [
@@ -158,7 +158,7 @@ def table(lines: Sequence[Line]) -> Table:
 
 def write_table(lines: Sequence[Line], path: Path) -> None:
     """A row for each training."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["network", "head", "seed", "accuracy", "nfe"])
         for line in lines:

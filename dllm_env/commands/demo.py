@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dllm_env.errors import UsageError
-from dllm_env.eval.compare import Row, best_heuristic
+from dllm_env.eval.compare import Entry, best_heuristic
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
-from dllm_env.eval.play import finish, play
 from dllm_env.eval.results import PROBLEMS
+from dllm_env.eval.runner import finish, play
 from dllm_env.tasks.load import load_task
 from dllm_env.train.grpo import GRPO, PRESETS, train_grpo
 from dllm_env.train.run import CHECKPOINT, default_folder
@@ -93,14 +93,14 @@ def demo_evaluations(config: DemoConfig, training: GRPO, policy: str) -> list[Ev
     ]
 
 
-def summary(rows: Sequence[Row], folder: Path, training: GRPO) -> str:
+def summary(entries: Sequence[Entry], folder: Path, training: GRPO) -> str:
     """The comparison at equal speed in words, where everything is, and what to try next."""
     lines = [""]
-    longest = max(row.block_length for row in rows)
-    for row in rows:
-        if row.learned:
-            where = "full diffusion" if row.block_length == longest else "semi-autoregressive (not trained there)"
-            lines.append(f"{where}, BL = {row.block_length}: {compared(row, best_heuristic(rows, row))}")
+    longest = max(entry.block_length for entry in entries)
+    for entry in entries:
+        if entry.learned:
+            where = "full diffusion" if entry.block_length == longest else "semi-autoregressive (not trained there)"
+            lines.append(f"{where}, BL = {entry.block_length}: {compared(entry, best_heuristic(entries, entry))}")
     name = shlex.quote(str(folder))
     task = f"--task {training.task} --denoiser {training.denoiser}"
     lines += [
@@ -120,7 +120,7 @@ def summary(rows: Sequence[Row], folder: Path, training: GRPO) -> str:
     return "\n".join(lines)
 
 
-def compared(learned: Row, rival: Row | None) -> str:
+def compared(learned: Entry, rival: Entry | None) -> str:
     """One line: the learned policy against the best heuristic that needs no more NFE."""
     mine = f"learned {learned.accuracy:.1%} at {learned.nfe:.1f} NFE"
     if rival is None:

@@ -239,7 +239,7 @@ class TinyDenoiser(Denoiser):
         """Writes ``model.safetensors`` and ``config.json``."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {"network": asdict(self.network.config), "words": list(self.words)}
-        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         save_file(self.network.state_dict(), folder / "model.safetensors")
 
     @classmethod
@@ -253,7 +253,7 @@ class TinyDenoiser(Denoiser):
             if not (folder / file).is_file():
                 raise UsageError(f"no denoiser in {folder}: {file} is missing")
         try:
-            config = json.loads((folder / "config.json").read_text())
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             network = TinyTransformer(TinyConfig(**config["network"]), len(config["words"]))
             network.load_state_dict(load_file(folder / "model.safetensors"))
             return cls(network.to(device), config["words"], name or str(folder))

@@ -168,7 +168,7 @@ def _forked(judge: Judge, arguments: tuple[Any, ...]) -> bool:
 def _limit() -> None:
     """At the end of its time the kernel ends the process, whatever code it is in."""
     pages = 0
-    with contextlib.suppress(OSError), open("/proc/self/statm") as file:
+    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
         pages = int(file.read().split()[0])
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)

@@ -66,7 +66,7 @@ class Generation:
     correct: bool | None
 
 
-def generate(config: GenerationConfig) -> Generation:
+def make_generation(config: GenerationConfig) -> Generation:
     """Generates one response.
 
     Raises:
@@ -153,5 +153,5 @@ def show(generation: Generation, console: Console, animate: bool = True, seconds
             console.print(Text().append(line).append(frame(generation, step, mask)), soft_wrap=True)
     console.print(Text.assemble(("response  ", "bold"), frame(generation, None, mask)), soft_wrap=True)
     console.print(Text.assemble(("answer    ", "bold"), generation.text), soft_wrap=True)
-    verdict = {None: "", True: ", right", False: ", wrong"}[generation.correct]
-    console.print(f"{generation.nfe} NFE, {generation.steps} steps{verdict}", highlight=False)
+    judged = {None: "", True: ", right", False: ", wrong"}[generation.correct]
+    console.print(f"{generation.nfe} NFE, {generation.steps} steps{judged}", highlight=False)

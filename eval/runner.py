@@ -16,11 +16,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dllm_env.eval.compare import Row, comparison_table, comparisons, front_table, fronts, pool, short_name, table
+from dllm_env.eval.compare import (
+    Entry,
+    area_table,
+    by_condition,
+    comparison_table,
+    comparisons,
+    condition_titles,
+    pareto_areas,
+    pool,
+    short_name,
+    table,
+)
 from dllm_env.eval.evaluate import Evaluation
-from dllm_env.eval.front import FRONT, draw_front
-from dllm_env.eval.pieces import pieces, play_pieces
+from dllm_env.eval.parallel import pieces, play_pieces
 from dllm_env.eval.results import PROBLEMS, append, check_versions, read, write_tables
+from dllm_env.pareto import plot_pareto
+
+PARETO_PICTURE = "front.png"
 
 
 def play(evaluations: Sequence[Evaluation], folder: Path, workers: int = 1) -> None:
@@ -54,32 +67,47 @@ def play(evaluations: Sequence[Evaluation], folder: Path, workers: int = 1) -> N
             append(folder, setting, outcomes)
 
 
-def finish(folder: Path, baseline: str = "") -> list[Row]:
-    """Writes all files that follow from a folder's results, prints the tables, and returns the rows."""
+def finish(folder: Path, baseline: str = "") -> list[Entry]:
+    """Writes all files that follow from a folder's results, prints the tables, and returns the entries."""
     results = read([folder])
-    rows = pool(results)
-    pairs = comparisons(rows, baseline)
+    entries = pool(results)
+    pairs = comparisons(entries, baseline)
     write_tables(folder, results)
-    draw_front(rows, folder / FRONT, title(rows))
+    save_pareto_plot(entries, folder / PARETO_PICTURE, title(entries))
     console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(table(rows))
+    console.print(table(entries))
     if pairs:
         console.print(comparison_table(pairs))
-    if len(rows) > 1:
-        console.print(front_table(fronts(rows)))
-    print(f"results: {folder} (results.json, results.csv, problems.jsonl, {FRONT})")
-    return rows
+    if len(entries) > 1:
+        console.print(area_table(pareto_areas(entries)))
+    print(f"results: {folder} (results.json, results.csv, problems.jsonl, {PARETO_PICTURE})")
+    return entries
 
 
-def title(rows: Sequence[Row]) -> str:
-    """What the rows are about, for the picture."""
-    settings = [row.setting for row in rows]
+def save_pareto_plot(entries: Sequence[Entry], path: Path, title: str = "") -> None:
+    """Draws accuracy against NFE with the Pareto fronts of heuristics and of learned policies into a PNG file.
+
+    Args:
+        entries: from ``pool``; one panel for each condition among them.
+        path: the file to write.
+        title: above everything.
+    """
+    groups = by_condition(entries)
+    panels = {
+        name: [entry.point for entry in group] for name, group in zip(condition_titles(groups), groups, strict=True)
+    }
+    plot_pareto(panels, title).savefig(path)
+
+
+def title(entries: Sequence[Entry]) -> str:
+    """What the entries are about, for the picture."""
+    settings = [entry.setting for entry in entries]
 
     def said(name: str) -> str:
         return " or ".join(dict.fromkeys(short_name(str(getattr(setting, name))) for setting in settings))
 
-    counts = sorted({row.figures.problems // row.seeds for row in rows})
-    seeds = max(row.seeds for row in rows)
+    counts = sorted({entry.figures.problems // entry.seeds for entry in entries})
+    seeds = max(entry.seeds for entry in entries)
     problems = " or ".join(f"{count:,}" for count in counts)
     return (
         f"task {said('task')}, denoiser {said('denoiser')}, {said('response_length')} tokens, "

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Point = tuple[float, float]
+Coordinates = tuple[float, float]
 """(NFE, accuracy)."""
 
 
-def pareto_front(points: Sequence[Point]) -> list[int]:
+def pareto_front(points: Sequence[Coordinates]) -> list[int]:
     """Which points no other one beats, by rising NFE.
 
     A point is beaten by one that needs no more NFE and is at least as accurate, and better in one of the two.
@@ -32,7 +32,7 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Spot:
+class Point:
     """A policy in the picture.
 
     Attributes:
@@ -50,7 +50,7 @@ class Spot:
     high: float
 
     @property
-    def point(self) -> Point:
+    def coordinates(self) -> Coordinates:
         """(NFE, accuracy)."""
         return self.nfe, self.accuracy
 
@@ -76,28 +76,28 @@ LEARNED = "#D55E00"
 _OFFSETS = ((7, -11), (-7, 5), (7, 5), (-7, -11), (0, 10), (0, -17), (12, 0), (-12, 0))
 
 
-def family_styles(spots: Sequence[Spot]) -> dict[str, tuple[str, str]]:
+def family_styles(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
     """Colour and matplotlib's marker of each family, in order of appearance."""
     styles: dict[str, tuple[str, str]] = {}
     others = 0
-    for spot in spots:
-        if spot.family in styles:
+    for point in points:
+        if point.family in styles:
             continue
-        if spot.learned:
-            styles[spot.family] = (LEARNED, "*")
-        elif spot.family in FAMILIES:
-            styles[spot.family] = FAMILIES[spot.family]
+        if point.learned:
+            styles[point.family] = (LEARNED, "*")
+        elif point.family in FAMILIES:
+            styles[point.family] = FAMILIES[point.family]
         else:
-            styles[spot.family] = OTHERS[others % len(OTHERS)]
+            styles[point.family] = OTHERS[others % len(OTHERS)]
             others += 1
     return styles
 
 
-def front_figure(panels: Mapping[str, Sequence[Spot]], title: str = "", dpi: int = 150) -> Any:
+def plot_pareto(panels: Mapping[str, Sequence[Point]], title: str = "", dpi: int = 150) -> Any:
     """Accuracy against NFE with the Pareto fronts of heuristics and of learned policies, as a figure of matplotlib.
 
     Args:
-        panels: spots of each panel, by its title.
+        panels: points of each panel, by its title.
         title: above everything.
         dpi: dots per inch.
     """
@@ -111,11 +111,11 @@ def front_figure(panels: Mapping[str, Sequence[Spot]], title: str = "", dpi: int
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten().tolist()
     for axes in grid[len(panels) :]:
         axes.remove()
-    shown = [spot for spots in panels.values() for spot in spots]
+    shown = [point for points in panels.values() for point in points]
     styles = family_styles(shown)
-    for axes, (name, spots) in zip(grid, panels.items(), strict=False):
-        _draw_panel(axes, spots, styles)
-        axes.set_title(name, fontsize=11)
+    for axes, (name, points) in zip(grid, panels.items(), strict=False):
+        _draw_panel(axes, points, styles)
+        axes.set_title(_plain(name), fontsize=11)
     for axes in grid[max(0, len(panels) - across) : len(panels)]:
         axes.set_xlabel("denoiser evaluations per response (NFE)")
         axes.tick_params(labelbottom=True)
@@ -124,11 +124,11 @@ def front_figure(panels: Mapping[str, Sequence[Spot]], title: str = "", dpi: int
     _scale(grid[0], shown)
     if title:
         letters = int(10.5 * figure.get_figwidth())  # that fit into a line of this size
-        figure.suptitle(textwrap.fill(title, letters), fontsize=12)
+        figure.suptitle(textwrap.fill(_plain(title), letters), fontsize=12)
     _legend(figure, grid[: len(panels)])
     figure.draw_without_rendering()  # settles the layout that the labels are fitted into
-    for axes, spots in zip(grid, panels.values(), strict=False):
-        _label(axes, spots, styles)
+    for axes, points in zip(grid, panels.values(), strict=False):
+        _label(axes, points, styles)
     return figure
 
 
@@ -143,11 +143,11 @@ def _legend(figure: Any, grid: Sequence[Any]) -> None:
     )
 
 
-def _scale(axes: Any, spots: Sequence[Spot]) -> None:
+def _scale(axes: Any, points: Sequence[Point]) -> None:
     """Log axis of NFE, where halving the work is one length everywhere, with plain numbers."""
     from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-    low, high = min(spot.nfe for spot in spots), max(spot.nfe for spot in spots)
+    low, high = min(point.nfe for point in points), max(point.nfe for point in points)
     axes.set_xscale("log")
     axes.set_xlim(low / 1.35, high * 1.35)
     ticks = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 160, 240, 320, 512, 1024)
@@ -158,14 +158,14 @@ def _scale(axes: Any, spots: Sequence[Spot]) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _draw_panel(axes: Any, spots: Sequence[Spot], styles: Mapping[str, tuple[str, str]]) -> None:
+def _draw_panel(axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[str, str]]) -> None:
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     for learned, colour, style in ((False, "#444444", "--"), (True, LEARNED, "-")):
-        side = [spot for spot in spots if spot.learned == learned]
-        front = [side[i].point for i in pareto_front([spot.point for spot in side])]
+        side = [point for point in points if point.learned == learned]
+        front = [side[i].coordinates for i in pareto_front([point.coordinates for point in side])]
         if front:
-            end = (max(max(spot.nfe for spot in spots) * 1.35, front[-1][0]), front[-1][1])
+            end = (max(max(point.nfe for point in points) * 1.35, front[-1][0]), front[-1][1])
             steps = [*front, end]
             axes.step(
                 [x for x, _ in steps],
@@ -179,18 +179,18 @@ def _draw_panel(axes: Any, spots: Sequence[Spot], styles: Mapping[str, tuple[str
                 zorder=2,
             )
     for family, (colour, marker) in styles.items():
-        members = sorted((spot for spot in spots if spot.family == family), key=lambda spot: spot.nfe)
+        members = sorted((point for point in points if point.family == family), key=lambda point: point.nfe)
         if members:
             _draw_family(axes, family, members, colour, marker)
 
 
-def _draw_family(axes: Any, family: str, members: Sequence[Spot], colour: str, marker: str) -> None:
+def _draw_family(axes: Any, family: str, members: Sequence[Point], colour: str, marker: str) -> None:
     learned = members[0].learned
-    below = [spot.accuracy - spot.low for spot in members]
-    above = [spot.high - spot.accuracy for spot in members]
+    below = [point.accuracy - point.low for point in members]
+    above = [point.high - point.accuracy for point in members]
     axes.errorbar(
-        [spot.nfe for spot in members],
-        [spot.accuracy for spot in members],
+        [point.nfe for point in members],
+        [point.accuracy for point in members],
         yerr=[below, above],
         color=colour,
         marker=marker,
@@ -200,12 +200,12 @@ def _draw_family(axes: Any, family: str, members: Sequence[Spot], colour: str, m
         elinewidth=1.4,
         capsize=2.5,
         alpha=0.95,
-        label="learned policy" if learned else family,
+        label="learned policy" if learned else _plain(family),
         zorder=4 if learned else 3,
     )
 
 
-def _label(axes: Any, spots: Sequence[Spot], styles: Mapping[str, tuple[str, str]]) -> None:
+def _label(axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[str, str]]) -> None:
     """Writes each point's parameter, or a learned policy's name, where there is room; best points first."""
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
@@ -213,19 +213,19 @@ def _label(axes: Any, spots: Sequence[Spot], styles: Mapping[str, tuple[str, str
     renderer = axes.figure.canvas.get_renderer()
     pixels = axes.figure.dpi / 72
     inside = axes.get_window_extent(renderer)
-    places = [axes.transData.transform(spot.point) for spot in spots]
+    places = [axes.transData.transform(point.coordinates) for point in points]
     taken = [Bbox.from_bounds(x - 4 * pixels, y - 4 * pixels, 8 * pixels, 8 * pixels) for x, y in places]
-    for spot in sorted(spots, key=lambda spot: (not spot.learned, -spot.accuracy)):
+    for point in sorted(points, key=lambda point: (not point.learned, -point.accuracy)):
         for dx, dy in _OFFSETS:
             label = axes.annotate(
-                _short(spot),
-                spot.point,
+                _plain(_short(point)),
+                point.coordinates,
                 xytext=(dx, dy),
                 textcoords="offset points",
                 ha="left" if dx > 0 else "right" if dx < 0 else "center",
-                fontsize=8.5 if spot.learned else 7.5,
-                fontweight="bold" if spot.learned else "normal",
-                color=styles[spot.family][0],
+                fontsize=8.5 if point.learned else 7.5,
+                fontweight="bold" if point.learned else "normal",
+                color=styles[point.family][0],
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 zorder=5,
             )
@@ -237,9 +237,14 @@ def _label(axes: Any, spots: Sequence[Spot], styles: Mapping[str, tuple[str, str
             label.remove()
 
 
-def _short(spot: Spot) -> str:
-    if not spot.learned:
-        return spot.label.partition(":")[2] or spot.label
-    name, _, settings = spot.label.partition(":")
+def _plain(text: str) -> str:
+    """A text that matplotlib shows as it is: no formula between dollar signs, and nothing that no font can have."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("$", r"\$")
+
+
+def _short(point: Point) -> str:
+    if not point.learned:
+        return point.label.partition(":")[2] or point.label
+    name, _, settings = point.label.partition(":")
     shown = Path(name).name
     return f"{shown} ({settings})" if settings else shown

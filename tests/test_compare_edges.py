@@ -219,7 +219,7 @@ def test_cached_policies_meet_themselves_on_the_seeds_that_both_have() -> None:
 
 
 def test_areas_are_on_the_problems_that_all_have() -> None:
-    """The learned policy was not given the heuristic's third problem: right from 3 on in [1, 5], on two problems."""
+    """The learned policy was not given the heuristic's third problem, which therefore counts for neither."""
     found = pareto_areas(
         pool(
             [

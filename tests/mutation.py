@@ -22,8 +22,9 @@ MODULES = {
     "dllm_env/rewards.py": ("test_rewards.py",),
     "dllm_env/train/losses.py": ("test_losses.py",),
     "dllm_env/policies/heads.py": ("test_heads.py", "test_ranked_heads.py", "test_heads_alike.py"),
-    "dllm_env/eval/metrics.py": ("test_metrics.py",),
-    "dllm_env/eval/compare.py": ("test_compare.py",),
+    "dllm_env/intervals.py": ("test_metrics.py",),
+    "dllm_env/eval/metrics.py": ("test_metrics.py", "test_metrics_edges.py"),
+    "dllm_env/eval/compare.py": ("test_compare.py", "test_compare_edges.py", "test_compare_tables.py"),
     "dllm_env/grading/answers.py": ("test_answers.py", "test_responses.py"),
 }
 """What is changed, and the quick tests that have to notice."""

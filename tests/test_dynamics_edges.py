@@ -76,6 +76,16 @@ def test_written_tokens_of_the_active_block_are_judged(context: Any) -> None:
     assert not support[~column].any()
 
 
+def test_every_feature_reaches_the_observation() -> None:
+    names = ("entropy", "margin", "hidden", "log_probability", "support")
+    dynamics = Dynamics(Asked(table()), Rules(LENGTH, 3), 0, View(extras=Extras(*[True] * 5)))
+    state = dynamics.reset([[]], [0])
+    dynamics.predict(state)
+    seen = dynamics.observe(state)
+    for name in ("confidence", *names):
+        assert getattr(seen, name) is getattr(state.prediction, name) is not None, name
+
+
 def test_only_rows_that_changed_are_asked_for_again() -> None:
     denoiser = Asked(table())
     dynamics = Dynamics(denoiser, Rules(LENGTH, 6), 0)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 from dllm_env.errors import UsageError
 
 if TYPE_CHECKING:
-    from dllm_env.train.setting import PolicyTraining
+    from dllm_env.train.config import PolicyTraining
 
 
 Settings = TypeVar("Settings")
@@ -148,13 +148,16 @@ def train_denoiser(arguments: list[str]) -> None:
     @dataclass(frozen=True)
     class Arguments:
         settings: tyro.conf.OmitArgPrefixes[DenoiserTraining] = field(default_factory=DenoiserTraining)
+        config: Path | None = None
+        """YAML or JSON file with settings, under the names of the flags; flags override it."""
         out: Path | None = None
         """Folder of the run; by default one named by date under runs/."""
         resume: bool = False
         """Continue the run in --out."""
 
     name = "train denoiser"
-    default = Arguments(_started_with(DenoiserTraining, arguments) or DenoiserTraining())
+    arguments = renamed(arguments, DenoiserTraining)
+    default = Arguments(_started_with(DenoiserTraining(), arguments))
     given = _parse(Arguments, arguments, f"dllm-env {name}", COMMANDS[name].summary, default=default)
     folder = _run_folder(given.out, given.resume, default_folder("denoiser"))
     made = _resumable(name, arguments, folder, lambda: train_denoiser(given.settings, folder, given.resume))
@@ -165,15 +168,20 @@ def train_grpo(arguments: list[str]) -> None:
     """``dllm-env train grpo``."""
     import tyro
 
-    from dllm_env.train.grpo import GRPO, PRESETS, train_grpo
+    from dllm_env.train.grpo import GRPO, train_grpo
+    from dllm_env.train.presets import PRESETS
     from dllm_env.train.run import default_folder
 
     @dataclass(frozen=True)
     class Arguments:
         settings: tyro.conf.OmitArgPrefixes[GRPO]
         preset: str = "bundled"
-        """Where the defaults come from: bundled suits the bundled denoiser, demo is the demo's training, paper
-        has arXiv 2512.09106's values."""
+        """Where the defaults come from: bundled suits the bundled denoiser, demo is the demo's training; paper,
+        paper-32 and paper-steered have arXiv 2512.09106's values for full diffusion, for blocks of 32, and for full
+        diffusion with expert steering."""
+        config: Path | None = None
+        """YAML or JSON file with settings, under the names of the flags; a run's settings.json is one. It overrides
+        the preset, and flags override it."""
         out: Path | None = None
         """Folder of the run; by default one named by date under runs/."""
         resume: bool = False
@@ -182,7 +190,8 @@ def train_grpo(arguments: list[str]) -> None:
     name, preset = "train grpo", _peek(arguments, "--preset", "bundled")
     if preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    default = Arguments(_started_with(GRPO, arguments) or PRESETS[preset], preset)
+    arguments = renamed(arguments, GRPO)
+    default = Arguments(_started_with(PRESETS[preset], arguments), preset)
     given = _parse(Arguments, arguments, f"dllm-env {name}", COMMANDS[name].summary, default=default)
     folder = _run_folder(given.out, given.resume, default_folder("grpo"))
     made = _resumable(name, arguments, folder, lambda: train_grpo(given.settings, folder, given.resume))
@@ -199,13 +208,16 @@ def train_ppo(arguments: list[str]) -> None:
     @dataclass(frozen=True)
     class Arguments:
         settings: tyro.conf.OmitArgPrefixes[PPO] = field(default_factory=PPO)
+        config: Path | None = None
+        """YAML or JSON file with settings, under the names of the flags; a run's settings.json is one. Flags
+        override it."""
         out: Path | None = None
         """Folder of the run; by default one named by date under runs/."""
         resume: bool = False
         """Continue the run in --out, with the settings that it was started with."""
 
-    name = "train ppo"
-    default = Arguments(_started_with(PPO, arguments) or PPO())
+    name, arguments = "train ppo", renamed(arguments, PPO)
+    default = Arguments(_started_with(PPO(), arguments))
     given = _parse(Arguments, arguments, f"dllm-env {name}", COMMANDS[name].summary, default=default)
     folder = _run_folder(given.out, given.resume, default_folder("ppo"))
     made = _resumable(name, arguments, folder, lambda: train_ppo(given.settings, folder, given.resume))
@@ -216,25 +228,35 @@ def _what_next(made: Path, settings: "PolicyTraining") -> None:
     """Where a trained policy is, and how to compare it."""
     more = f" --block-length {settings.block_length}" if settings.block_length else ""
     more += f" --response-length {settings.response_length}" if settings.response_length else ""
+    more += " --limit-block-steps" if settings.limit_block_steps else ""
     more += f" --data {shlex.quote(settings.data)}" if settings.data else ""
     more += " --allow-code-execution" if settings.allow_code_execution else ""
     folder = shlex.quote(str(made))
     print(f"policy:   {folder}\nlogs:     tensorboard --logdir {folder}")
     print(
         f"compare:  dllm-env eval --policies threshold:0.9 top_k:1 {folder} "
-        f"--task {shlex.quote(settings.task)} --denoiser {shlex.quote(settings.denoiser)}{more}"
+        f"--task {shlex.quote(str(settings.task))} --denoiser {shlex.quote(str(settings.denoiser))}{more}"
     )
 
 
-def _started_with(kind: type[Settings], arguments: Sequence[str]) -> Settings | None:
-    """With ``--resume``, the settings of the run in ``--out``, so that they need not be given again."""
-    out = _peek(arguments, "--out", "")
-    if "--resume" not in arguments or not out:
-        return None
-    from dllm_env.train.run import read_settings
+def renamed(arguments: Sequence[str], kind: type) -> list[str]:
+    """The arguments with flags of older versions under their new names, with a note on the standard error."""
+    from dllm_env.train.settings_file import renamed_flags
 
-    settings = read_settings(kind, Path(out))
-    # Consent to run programs is the user's, never that of a folder.
+    return renamed_flags(arguments, kind, lambda note: print(f"dllm-env: {note}", file=sys.stderr))
+
+
+def _started_with(base: Settings, arguments: Sequence[str]) -> Settings:
+    """What flags override: the defaults, over them the settings of a run to resume, over these ``--config``'s."""
+    from dllm_env.train.run import settings_of_run
+    from dllm_env.train.settings_file import read_settings
+
+    settings, out, file = base, _peek(arguments, "--out", ""), _peek(arguments, "--config", "")
+    if "--resume" in arguments and out:
+        settings = settings_of_run(Path(out), settings)
+    if file:
+        settings = read_settings(Path(file), settings)
+    # Consent to run programs is the user's, never that of a folder or file.
     return replace(settings, allow_code_execution=False) if hasattr(settings, "allow_code_execution") else settings  # type: ignore[type-var]
 
 
@@ -475,7 +497,7 @@ def push(arguments: list[str]) -> None:
 def demo(arguments: list[str]) -> None:
     """``dllm-env demo``."""
     from dllm_env.commands.demo import DemoConfig, default_demo_folder, run_demo
-    from dllm_env.train.grpo import PRESETS
+    from dllm_env.train.presets import PRESETS
 
     @dataclass(frozen=True)
     class Arguments:
@@ -507,7 +529,7 @@ def ablate_heads(arguments: list[str]) -> None:
         resume: bool = False
         """Continue the ablation in --out."""
 
-    name = "ablate heads"
+    name, arguments = "ablate heads", renamed(arguments, Ablation)
     given = _parse(Arguments, arguments, f"dllm-env {name}", COMMANDS[name].summary)
     folder = _run_folder(given.out, given.resume, default_folder("ablation"))
     _resumable(name, arguments, folder, lambda: run_ablation(given.settings, folder, given.resume))

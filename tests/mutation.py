@@ -21,6 +21,7 @@ MODULES = {
     "dllm_env/dynamics.py": ("test_dynamics.py", "test_dynamics_row_by_row.py", "test_dynamics_edges.py"),
     "dllm_env/rewards.py": ("test_rewards.py",),
     "dllm_env/train/losses.py": ("test_losses.py",),
+    "dllm_env/train/batches.py": ("test_batches.py",),
     "dllm_env/policies/heads.py": ("test_heads.py", "test_ranked_heads.py", "test_heads_alike.py"),
     "dllm_env/intervals.py": ("test_metrics.py",),
     "dllm_env/eval/metrics.py": ("test_metrics.py", "test_metrics_edges.py"),
@@ -38,7 +39,8 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg
 
 def stage() -> None:
     """A fresh copy of the package as it installs, and of the tests."""
-    shutil.rmtree(ROOT / "build", ignore_errors=True)  # all of it: setuptools packs what an older build left
+    for folder in (STAGE, ROOT / "build/lib"):  # setuptools packs what an older build left there
+        shutil.rmtree(folder, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(STAGE), str(ROOT)], check=True)
     for folder in ("tests", "examples"):

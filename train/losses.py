@@ -1,11 +1,12 @@
-"""Losses of the trainers, as pure functions."""
+"""Losses of the trainers as pure functions, and the step that follows from one."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def group_advantages(rewards: Tensor, divide: bool, floor: float = 1e-4) -> Tensor:
@@ -92,3 +93,17 @@ def approximate_kl(ratio: Tensor) -> float:
         ratio: (M,) probability ratios, new to old.
     """
     return (ratio - 1 - ratio.log()).mean().item()
+
+
+def finite_step(network: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
+    """Clips the gradients to a norm and takes the optimizer's step, unless the norm is infinite or no number.
+
+    Such gradients come from probability ratios that overflow; one step with them makes all weights NaN.
+
+    Returns:
+        The norm before clipping; where it is not finite, nothing was changed.
+    """
+    norm = nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm).item()
+    if math.isfinite(norm):
+        optimizer.step()
+    return norm

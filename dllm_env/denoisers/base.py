@@ -134,6 +134,7 @@ class Denoiser(abc.ABC):
         hidden_size: width d of the last hidden states.
         max_length: longest prompt plus response, in tokens.
         device: where tokens have to be.
+        dtype: precision of the hidden states.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Denoiser(abc.ABC):
     hidden_size: int
     max_length: int
     device: torch.device
+    dtype: torch.dtype = torch.float32
 
     @abc.abstractmethod
     def features(self, tokens: Tensor, last: int) -> Tensor:

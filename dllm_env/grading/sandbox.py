@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import platform
 import pwd
@@ -274,7 +273,7 @@ def run(program: str, limits: Limits = Limits(), sandbox: Sandbox | None = None)
     user = next(number for number in iter(_random_user, None) if not _is_somebody(number))
     runner = Path(sandboxed.__file__).read_text(encoding="utf-8")
     python = [sandbox.python, "-I", "-S", "-B", "-c", runner, str(user)]
-    kernel = json.dumps(_kernel_limits(limits, sandbox.processes(limits)))
+    kernel = " ".join(f"{name}={value}" for name, value in _kernel_limits(limits, sandbox.processes(limits)))
     mark = secrets.token_hex(16)
     folder = tempfile.mkdtemp(prefix="dllm-env-")
     os.chmod(folder, 0o777)

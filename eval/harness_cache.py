@@ -35,13 +35,13 @@ def claim(cache: Cache, model: Mapping[str, str]) -> None:
     Raises:
         UsageError: the cache has results of another model, or of other settings.
     """
-    known = cache.get(MODEL)
-    if known is None and len(cache):
+    known: Mapping[str, str] = cache.get(MODEL, model)
+    if MODEL not in cache and len(cache):
         raise UsageError(
             "this cache has results of another model, or of an older version; give another --use_cache, or remove "
             "its file"
         )
-    for name in sorted({*model, *(known or {})}) if known is not None else ():
+    for name in sorted({*model, *known}):
         mine, theirs = model.get(name), known.get(name)
         if mine != theirs:
             raise UsageError(

@@ -41,7 +41,7 @@ def load_suite(file: Path, base: EvaluationConfig | None = None) -> list[Plan]:
 
     Args:
         file: the suite.
-        base: what it does not say.
+        base: values of everything that the file leaves open.
 
     Raises:
         UsageError: no such file, no YAML, or something in it that cannot be understood.
@@ -69,11 +69,11 @@ def _plans(suite: Mapping[str, Any], base: EvaluationConfig) -> list[Plan]:
         raise UsageError("evaluations has to be a list of settings")
     plans: list[Plan] = []
     for part in parts:
-        settings = {**common, **part}
-        policies = _policies(settings.pop("policies", None))
-        swept = [_listed(settings.pop(name, getattr(base, name))) for name in SWEPT]
+        given = {**common, **part}
+        policies = _policies(given.pop("policies", None))
+        swept = [_listed(given.pop(name, getattr(base, name))) for name in SWEPT]
         for values in product(*swept):
-            config = _config({**settings, **dict(zip(SWEPT, values, strict=True))}, base)
+            config = _config({**given, **dict(zip(SWEPT, values, strict=True))}, base)
             plans.append((config, policies))
     return plans
 
@@ -82,9 +82,9 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _config(settings: Mapping[str, Any], base: EvaluationConfig) -> EvaluationConfig:
+def _config(given: Mapping[str, Any], base: EvaluationConfig) -> EvaluationConfig:
     values: dict[str, Any] = {}
-    for name, value in settings.items():
+    for name, value in given.items():
         if name not in _KINDS:
             known = ", ".join(("policies", "evaluations", *_KINDS))
             raise UsageError(f"unknown setting {name!r}; there are {known}")
@@ -105,7 +105,7 @@ def _config(settings: Mapping[str, Any], base: EvaluationConfig) -> EvaluationCo
     length = config.response_length
     if not length:
         length = load_task(config.task, config.data, config.allow_code_execution).response_length
-    listed = _listed(settings.get("block_length", list(base.block_length) or "full"))
+    listed = _listed(given.get("block_length", list(base.block_length) or "full"))
     blocks = [length if block == "full" else block for block in listed]
     for block in blocks:
         if type(block) is not int:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from dllm_env.errors import UsageError
-from dllm_env.grading import answers, programs, sandbox
+from dllm_env.grading import answers, expressions, mathematics, numbers, programs, sandbox
+from dllm_env.grading.plain import SCALES
 from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.benchmark_base import Benchmark
 from dllm_env.tasks.data_files import Columns, Row, Source
@@ -45,7 +46,7 @@ class GSM8K(Benchmark):
 
     def answer(self, row: Row) -> tuple[str, ...]:
         said = str(row["answer"]).rpartition("####")[2].strip()
-        if answers.number(said) is None:
+        if numbers.stated(said) is None:
             raise UsageError(f"{self.name}: the answer of a problem ends in no number: {row['answer']!r}")
         return (said,)
 
@@ -54,12 +55,18 @@ class GSM8K(Benchmark):
         return f"{said.strip()}\nThe answer is \\boxed{{{last.strip()}}}."
 
     def score(self, problem: Problem, response: str) -> float:
-        expected = answers.number(problem.answer[0])
+        expected = numbers.stated(problem.answer[0])
         if expected is None:
             raise UsageError(
                 f"{problem.task}: the answer of problem {problem.index} is no number: {problem.answer}"
             )
-        return float(answers.final_number(response) == expected)
+        return float(numbers.final_number(response, _counted(problem.prompt)) == expected)
+
+
+def _counted(prompt: str) -> list[str]:
+    """Words that a question asks for as units: of "How many dozen eggs?", dozen."""
+    found = re.findall(rf"(?:how (?:many|much)|number of) (?:\w+ )?({'|'.join(SCALES)})s?\b", prompt, re.IGNORECASE)
+    return [word.lower() for word in found]
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Math(Benchmark):
         return str(row["solution"])
 
     def score(self, problem: Problem, response: str) -> float:
-        return float(answers.same_mathematics(problem.answer[0], response))
+        return float(mathematics.same_mathematics(problem.answer[0], response))
 
 
 @dataclass(frozen=True)
@@ -273,7 +280,7 @@ class Countdown(Benchmark):
     def score(self, problem: Problem, response: str) -> float:
         target, *numbers = map(int, problem.answer)
         said = answers.final(response)
-        return float(said is not None and answers.expression_reaches(said, numbers, target))
+        return float(said is not None and expressions.expression_reaches(said, numbers, target))
 
 
 @dataclass(frozen=True)
@@ -317,7 +324,7 @@ class Sudoku4(Benchmark):
 
     def score(self, problem: Problem, response: str) -> float:
         puzzle, _ = problem.answer
-        cells = answers.cells(answers.final(response) or "")
+        cells = expressions.cells(answers.final(response) or "")
         given = " ".join(BLANK if cell == "0" else cell for cell in puzzle)
         return Sudoku().score(Problem("sudoku", problem.split, 0, 0, given, ()), " ".join(cells))
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from dllm_env.denoisers import Prediction, read_positions
 from dllm_env.dynamics import Observation
-from dllm_env.errors import UsageError
-from dllm_env.numerics import fill_rows
+from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.base import Policy
 from dllm_env.policies.heuristics import best_k
 from dllm_env.policies.learned import load_policy
@@ -156,7 +155,8 @@ class Chooser:
         active = masked.any(-1).nonzero()[:, 0]
         if len(active):
             found = [self._row(names[i], logits.device) for i in active.tolist()]
-            prediction = self._predict(found, logits, active, masked[active], temperature)
+            own = [names[i] for i in active.tolist()]
+            prediction = self._predict(own, found, logits, active, masked[active], temperature)
             choice.token[active] = prediction.token
             choice.unmask[active] = self._decide(found, prediction, masked[active])
         for name in list(self._rows)[: max(len(self._rows) - max(self.remember, len(names)), 0)]:
@@ -200,7 +200,13 @@ class Chooser:
         return row
 
     def _predict(
-        self, rows: list[_Row], logits: Tensor, active: Tensor, masked: Tensor, temperature: float
+        self,
+        names: list[Hashable],
+        rows: list[_Row],
+        logits: Tensor,
+        active: Tensor,
+        masked: Tensor,
+        temperature: float,
     ) -> Prediction:
         """What the logits (B', W, V) of the ``active`` rows say about their masked positions."""
         vocabulary, policy = logits.shape[-1], self.policy
@@ -209,14 +215,18 @@ class Chooser:
         offset = (written - (~masked).sum(-1)).clamp(min=0)  # where the block begins in the response
 
         def logits_at(row: Tensor, position: Tensor) -> Tensor:
-            return fill_rows(logits[active[row], position])
+            return logits[active[row], position]
 
         def noise_at(row: Tensor, position: Tensor) -> Tensor:
             first = (offset[row] + position) % self.response_length * vocabulary
             return to_gumbel(streams.peek(row, first, vocabulary)) * temperature
 
         draws = noise_at if temperature > 0 else None
-        found = read_positions(masked, logits_at, vocabulary, self.mask_id, policy.top, policy.extras, draws)
+        top, extras = policy.top, policy.extras
+        try:
+            found = read_positions(masked, logits_at, vocabulary, self.mask_id, top, extras, draws, self)
+        except LogitsError as error:
+            raise error.at([names[i] for i in error.rows], [rows[i].step for i in error.rows]) from None
         if temperature > 0:
             streams.skip(self.response_length * vocabulary)
             _split(streams, [r.tokens for r in rows])

@@ -23,7 +23,7 @@ Layers = list[tuple[Tensor, Tensor]]
 
 @contextmanager
 def evaluation_mode(model: Any) -> Iterator[None]:
-    """A model without dropout as long as this lasts; afterwards each of its modules is in the mode that it was in."""
+    """A model without dropout as long as this lasts; then each of its modules is in the mode that it was in."""
     training = [module for module in getattr(model, "modules", list)() if module.training]
     for module in training:
         module.training = False

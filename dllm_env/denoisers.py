@@ -91,7 +91,7 @@ class Prediction:
         """A prediction with ``function`` applied to every attribute that is there."""
         return Prediction(*(None if value is None else function(value) for value in self.values()))  # type: ignore[arg-type]
 
-    def values(self) -> list[Tensor | None]:
+    def values(self) -> list[Tensor]:
         """All attributes, in order."""
         return [getattr(self, field.name) for field in fields(self)]
 
@@ -297,13 +297,12 @@ class Denoiser(abc.ABC):
             return [values.exp(), log_total]
 
         found, log_total = in_pieces(probability, len(row), self.vocabulary, self, "support", judged.device)
-        assert found is not None and log_total is not None
         refuse_broken(log_total, row)
         support[row, position] = found
         return support
 
     def log_probability_at(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the tokens (n,) from hidden states (n, d), and the log-totals of the logits, (n,) each.
+        """(n,) log-probabilities of the tokens (n,) from hidden states (n, d), and (n,) log-totals of the logits.
 
         In nats; −inf for the mask token, which is never written.
         """
@@ -318,13 +317,13 @@ At = Callable[[Tensor, Tensor], Tensor]
 
 
 def in_pieces(
-    function: Callable[[Tensor], Sequence[Tensor | None]],
+    function: Callable[[Tensor], Sequence[Tensor]],
     count: int,
     vocabulary: int,
     owner: object,
     key: Hashable,
     device: torch.device,
-) -> list[Tensor | None]:
+) -> list[Tensor]:
     """``function`` of n positions, so few at a time that no more than ``LOGITS_AT_ONCE`` logits exist.
 
     On the processor these are tiles of one size, see ``in_tiles``, whose arguments these are.
@@ -335,7 +334,7 @@ def in_pieces(
         return in_tiles(function, count, size, owner, (key, vocabulary), device)
     pieces = torch.arange(count, device=device).split(max(LOGITS_AT_ONCE // vocabulary, 1))
     columns = zip(*(function(piece) for piece in pieces), strict=True)
-    return [None if column[0] is None else torch.cat(column) for column in columns]
+    return [torch.cat(column) for column in columns]
 
 
 def read_positions(
@@ -367,16 +366,17 @@ def read_positions(
     row, position = needed.nonzero(as_tuple=True)
     device = needed.device
 
-    def read(piece: Tensor) -> list[Tensor | None]:
+    optional = {name: getattr(extras, name) for name in ("entropy", "margin", "log_probability")}
+    shown = ["token", "confidence", *(name for name, asked in optional.items() if asked)]
+
+    def read(piece: Tensor) -> list[Tensor]:
         at = row[piece], position[piece]
-        found, log_total = read_logits(
-            logits_at(*at), mask_id, top, extras, None if noise_at is None else noise_at(*at)
-        )
-        return [log_total, *found.values()]
+        drawn = None if noise_at is None else noise_at(*at)
+        found, log_total = read_logits(logits_at(*at), mask_id, top, extras, drawn)
+        return [log_total, *(getattr(found, name) for name in shown)]
 
     key = ("read", top, extras, noise_at is not None)
     log_total, *values = in_pieces(read, len(row), vocabulary, read if owner is None else owner, key, device)
-    assert log_total is not None
     refuse_broken(log_total, row)
 
     def place(values: Tensor) -> Tensor:
@@ -384,7 +384,7 @@ def read_positions(
         out[row, position] = values
         return out
 
-    return Prediction(*values).map(place)  # type: ignore[arg-type]
+    return Prediction(**dict(zip(shown, map(place, values), strict=True)))
 
 
 def refuse_broken(log_total: Tensor, row: Tensor) -> None:

@@ -453,7 +453,7 @@ PROMPT_STEP = 32
 
 
 def padded_length(denoiser: Denoiser, prompt: int, response: int, least: int = 0) -> int:
-    """P for a prompt of so many tokens, whatever other prompts there are; as many as it has where nothing can be padded.
+    """P for a prompt of so many tokens, whatever other prompts there are; just these where nothing can be padded.
 
     Args:
         denoiser: says whether it pads, and how long its context is.

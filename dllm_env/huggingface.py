@@ -151,9 +151,7 @@ class HuggingFaceDenoiser(Denoiser):
             if tokens.device.type != "cpu":
                 return self._features(tokens, last)
             # One at a time: on the processor more at once are hardly faster, and their number would show.
-            found = in_tiles(lambda row: (self._features(tokens[row], last),), len(tokens), 1, self, last)[0]
-        assert found is not None
-        return found
+            return in_tiles(lambda row: (self._features(tokens[row], last),), len(tokens), 1, self, last)[0]
 
     def _features(self, tokens: Tensor, last: int) -> Tensor:
         real = self._real(tokens)

@@ -1,10 +1,10 @@
 """Numbers that come out the same, whatever shares a batch: tiles of a fixed size, the lowest of equals, digests.
 
-How a row of a product is added up, and with which instructions a function is computed at the end of a tensor, follows
-from the tensor's shape: a library picks its kernel by the number of rows, and splits them among threads by it. So the
-same row alone and in a batch can differ in the last bit, and a sampled or thresholded decision can turn on that bit.
-On the processor everything that depends on shapes is therefore computed in tiles of one fixed number of rows, the
-last of them filled up (``in_tiles``). docs/reproducibility.md says what holds where.
+How a row of a product is added up, and by which instructions the end of a tensor is computed, follows from the
+tensor's shape: a library picks its kernel by the number of rows, and splits them among threads by it. So one row
+alone and in a batch can differ in the last bit, and a sampled or thresholded decision can turn on that bit. On the
+processor all that depends on shapes is therefore computed in tiles of one fixed number of rows, the last of them
+filled up (``in_tiles``). docs/reproducibility.md says what holds where.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 POSITIONS_AT_ONCE = 256
-"""Positions of a tile, all of its rows together: few enough that a lone row wastes little, and that what lies between
-the layers stays in the processor's cache; enough that the calls themselves cost little."""
+"""Positions of a tile, all of its rows together: few enough that a lone row wastes little and what lies between the
+layers stays in the processor's cache, enough that the calls themselves cost little."""
 
 _SETTLED: WeakKeyDictionary[object, dict[Hashable, int]] = WeakKeyDictionary()
 """Rows of a tile, by whose they are and what they are of."""
@@ -30,22 +30,21 @@ def rows_at_once(width: int) -> int:
 
 
 def in_tiles(
-    function: Callable[[Tensor], Sequence[Tensor | None]],
+    function: Callable[[Tensor], Sequence[Tensor]],
     count: int,
     rows: int,
     owner: object,
     key: Hashable,
     device: torch.device | str = "cpu",
-) -> list[Tensor | None]:
-    """``function`` of n rows, in tiles of one size, so that what a row gets does not depend on n or on the other rows.
+) -> list[Tensor]:
+    """``function`` of n rows in tiles of one size: what a row gets depends neither on n nor on other rows.
 
-    A tile has always the same shape, so its row i always goes the same way through the library. That all of its rows
-    go equal ways is found out once, before the first tile of a kind: a tile that is one row again and again has to
+    A tile has always the same shape, so its row i always goes the same way through the library. Whether all of its
+    rows go equal ways is found out before the first tile of a kind: a tile that is one row again and again has to
     answer the same everywhere. Where it does not, rows go one at a time.
 
     Args:
-        function: from (m,) int64, which rows, to tensors with m rows, or None in their place. A row must depend on
-            itself alone, up to rounding.
+        function: from (m,) int64, which rows, to tensors with m rows. A row must depend on itself alone, up to rounding.
         count: n.
         rows: of a tile.
         owner: whose function it is; what was found out is kept as long as this object lives.
@@ -60,11 +59,11 @@ def in_tiles(
     size = _settled(function, rows, owner, key, device)
     places = torch.arange(-(-count // size) * size, device=device).clamp(max=count - 1)
     columns = zip(*(function(tile) for tile in places.split(size)), strict=True)
-    return [None if column[0] is None else torch.cat(column)[:count] for column in columns]
+    return [torch.cat(column)[:count] for column in columns]
 
 
 def _settled(
-    function: Callable[[Tensor], Sequence[Tensor | None]],
+    function: Callable[[Tensor], Sequence[Tensor]],
     rows: int,
     owner: object,
     key: Hashable,
@@ -77,7 +76,7 @@ def _settled(
     kind = (key, rows, torch.get_num_threads())
     if kind not in known:
         found = function(torch.zeros(rows, dtype=torch.int64, device=device))
-        known[kind] = rows if all(_all_rows_equal(values) for values in found if values is not None) else 1
+        known[kind] = rows if all(_all_rows_equal(values) for values in found) else 1
     return known[kind]
 
 
@@ -90,7 +89,7 @@ def _all_rows_equal(values: Tensor) -> bool:
 def lowest_argmax(values: Tensor, largest: Tensor | None = None) -> Tensor:
     """(…, V) to (…) int64, the lowest index of the largest value.
 
-    ``topk`` and ``sort`` keep no order among equals, and which one they put first depends on how many are asked for.
+    ``topk`` and ``sort`` keep no order among equals; which one comes first depends on how many are asked for.
 
     Args:
         values: without NaN.

@@ -1,8 +1,8 @@
 """Text as tokens that are nothing but text.
 
-A tokenizer of transformers turns text that reads like a special token, ``<|im_end|>`` or the mask token, into that
-token. In a prompt that is somebody's text: it must not end a turn, nor be a mask that is then filled in. So only what
-the tokenizer itself and a chat template put around a text becomes special here.
+A tokenizer of transformers makes special tokens of text that reads like them: ``<|im_end|>``, the mask token. In a
+prompt that is somebody's text: it must not end a turn, nor be a mask that is then filled in. So only what the
+tokenizer itself and a chat template put around a text becomes special here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from dllm_env.errors import UsageError
 
 OPEN, CLOSE = "\ue0f0", "\ue0f1"
-"""Stand around what only reads like a special token, in texts where others are meant; for private use in Unicode."""
+"""Stand around what only reads like a special token, in texts where others are meant (private use in Unicode)."""
 
 
 class PlainText:

@@ -228,10 +228,8 @@ class TinyDenoiser(Denoiser):
         if tokens.device.type != "cpu":
             return function(tokens)
         count, length = tokens.shape
-        found = in_tiles(
-            lambda rows: function(tokens[rows]), count, rows_at_once(length), self, (what, length, last)
-        )
-        return [values for values in found if values is not None]
+        key = (what, length, last)
+        return in_tiles(lambda rows: function(tokens[rows]), count, rows_at_once(length), self, key)
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.network.head(hidden)

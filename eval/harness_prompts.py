@@ -1,8 +1,8 @@
 """Texts of the lm-evaluation-harness as the denoiser's tokens.
 
 Texts are taken as they stand. ``Denoiser.encode`` would put them into the tokenizer's chat template where there is
-one; in the harness that is up to ``--apply_chat_template``, which gives texts that have been put there. Special tokens
-are what such a template and the tokenizer itself put in; all that comes from a task is plain text.
+one; in the harness that is up to ``--apply_chat_template``, which gives texts that have been put there. Special
+tokens are what such a template and the tokenizer itself put in; all that comes from a task is plain text.
 """
 
 from __future__ import annotations

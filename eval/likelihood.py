@@ -127,7 +127,6 @@ def masked_log_probability(denoiser: Denoiser, tokens: Tensor, masks: Tensor) ->
         return denoiser.log_probability_at(hidden[which[row[piece]], position[piece]], written[piece])
 
     found, log_total = in_pieces(log_probability, len(row), denoiser.vocabulary, denoiser, "likelihood", row.device)
-    assert found is not None and log_total is not None
     refuse_broken(log_total, row)
     out[row, position] = found.double()
     return out.sum(-1)

@@ -157,9 +157,7 @@ class PolicyNetwork(nn.Module, abc.ABC):
             return function(observation)
         count, width = masked.shape
         rows = rows_at_once(width)
-        found = in_tiles(lambda some: (function(observation[some]),), count, rows, self, (what, width))[0]
-        assert found is not None
-        return found
+        return in_tiles(lambda some: (function(observation[some]),), count, rows, self, (what, width))[0]
 
     def _features(self, observation: Observation) -> Tensor:
         config, (batch, width) = self.config, observation.masked.shape

@@ -190,7 +190,6 @@ def _denoiser(model: Any, tokenizer: Any, options: Any) -> Denoiser:
 def _conversation(denoiser: Denoiser, tokenizer: Any, messages: Messages) -> list[int]:
     from dllm_env.plain_text import PlainText
 
-    tokenizer = tokenizer or getattr(denoiser, "tokenizer", None)
     if tokenizer is None:
         raise UsageError("conversations need a tokenizer with a chat template; give texts")
     return PlainText(tokenizer, (denoiser.mask_id, *denoiser.end_ids)).conversation(messages)

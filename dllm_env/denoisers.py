@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dllm_env.errors import LogitsError, UsageError
-from dllm_env.numerics import in_tiles, lowest_argmax, rows_at_once
+from dllm_env.numerics import in_tiles, lowest_argmax
 from dllm_env.random import RowRandom, to_gumbel
 
 NoiseType = Literal["float64", "float32"]
@@ -30,8 +30,8 @@ LOGITS_AT_ONCE = 2**25
 TILE_LOGITS = 2**21
 """The same on the processor, where pieces are tiles of one size, which a lone position has to fill, too."""
 
-FEWEST_POSITIONS = 32
-"""Positions of such a tile at least: each tile reads all weights of the head."""
+TILE_POSITIONS = (32, 256)
+"""Positions of such a tile, at least and at most: each tile reads all weights of the head."""
 
 
 @dataclass(frozen=True)
@@ -329,8 +329,8 @@ def in_pieces(
     On the processor these are tiles of one size, see ``in_tiles``, whose arguments these are.
     """
     if device.type == "cpu":
-        few = min(max(TILE_LOGITS // vocabulary, FEWEST_POSITIONS), rows_at_once(1))
-        size = max(min(few, LOGITS_AT_ONCE // vocabulary), 1)
+        least, most = TILE_POSITIONS
+        size = max(min(max(TILE_LOGITS // vocabulary, least), most, LOGITS_AT_ONCE // vocabulary), 1)
         return in_tiles(function, count, size, owner, (key, vocabulary), device)
     pieces = torch.arange(count, device=device).split(max(LOGITS_AT_ONCE // vocabulary, 1))
     columns = zip(*(function(piece) for piece in pieces), strict=True)

@@ -16,17 +16,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-POSITIONS_AT_ONCE = 256
-"""Positions of a tile, all of its rows together: few enough that a lone row wastes little and what lies between the
-layers stays in the processor's cache, enough that the calls themselves cost little."""
+NUMBERS_AT_ONCE = 2**16
+"""Numbers between two layers for all rows of a tile: few enough that a lone row wastes little and that they stay in
+the processor's cache, enough that the calls themselves cost little."""
 
 _SETTLED: WeakKeyDictionary[object, dict[Hashable, int]] = WeakKeyDictionary()
 """Rows of a tile, by whose they are and what they are of."""
 
 
-def rows_at_once(width: int) -> int:
-    """Rows of a tile, where each is so many positions wide."""
-    return max(POSITIONS_AT_ONCE // max(width, 1), 1)
+def rows_at_once(positions: int, width: int) -> int:
+    """Rows of a tile, where each is so many positions with so many numbers each."""
+    return max(NUMBERS_AT_ONCE // max(positions * width, 1), 1)
 
 
 def in_tiles(
@@ -44,7 +44,7 @@ def in_tiles(
     answer the same everywhere. Where it does not, rows go one at a time.
 
     Args:
-        function: from (m,) int64, which rows, to tensors with m rows. A row must depend on itself alone, up to rounding.
+        function: from (m,) int64, which rows, to tensors with m rows; up to rounding, each depends on itself alone.
         count: n.
         rows: of a tile.
         owner: whose function it is; what was found out is kept as long as this object lives.

@@ -228,8 +228,8 @@ class TinyDenoiser(Denoiser):
         if tokens.device.type != "cpu":
             return function(tokens)
         count, length = tokens.shape
-        key = (what, length, last)
-        return in_tiles(lambda rows: function(tokens[rows]), count, rows_at_once(length), self, key)
+        size = rows_at_once(length, self.hidden_size)
+        return in_tiles(lambda rows: function(tokens[rows]), count, size, self, (what, length, last))
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.network.head(hidden)

@@ -156,7 +156,7 @@ class PolicyNetwork(nn.Module, abc.ABC):
         if torch.is_grad_enabled() or masked.device.type != "cpu":
             return function(observation)
         count, width = masked.shape
-        rows = rows_at_once(width)
+        rows = rows_at_once(width, self.config.width)
         return in_tiles(lambda some: (function(observation[some]),), count, rows, self, (what, width))[0]
 
     def _features(self, observation: Observation) -> Tensor:

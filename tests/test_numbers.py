@@ -82,7 +82,7 @@ def test_drawn_tokens_are_the_lowest_of_equals() -> None:
 
 
 class Broken(Scripted):
-    """Its logits are broken at position 2, once position 0 is written, where a prompt says so (its only token is 4)."""
+    """Behind the prompt 4 its logits are broken at position 2, once position 0 is written."""
 
     def __init__(self, value: float, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(favouring([3, 3, 3, 3]), 1)

@@ -17,11 +17,11 @@ from typing import Annotated
 import tyro
 from rich.progress import track
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Rules
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import attempt, row_seeds
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 from dllm_env.train.run import machine
 
 
@@ -80,7 +80,7 @@ def main(
         print(f"| {task.name} | {length} | {item.policy} | {accuracy:.1%} | {nfe:.1f} | {item.bar} |", flush=True)
     if json_file is not None:
         facts = {"denoiser": denoiser, "problems": problems, **machine(), "results": rows}
-        json_file.write_text(json.dumps(facts, indent=1) + "\n")
+        json_file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

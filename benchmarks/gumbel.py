@@ -36,12 +36,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser, Extras, NoiseType, load_denoiser
+from dllm_env.denoisers.base import Denoiser, Extras, NoiseType
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Rules
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import rollout, row_seeds
 from dllm_env.random import torch_generator
-from dllm_env.tasks import Problem, Task, load_task
+from dllm_env.tasks.base import Problem, Task
+from dllm_env.tasks.load import load_task
 
 GRAIN = 2.0**-24
 """The least −log U of 24 bits."""
@@ -223,7 +225,7 @@ def main(settings: Settings) -> None:
         table.add_row(name, noise, *cells, f"{seconds:.0f}")
     console.print(table)
     settings.out.mkdir(parents=True, exist_ok=True)
-    with (settings.out / "gumbel.csv").open("w", newline="") as file:
+    with (settings.out / "gumbel.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["sampler", "noise", *(f"{n}{end}" for n in ABOUT for end in ("", "_error"))])
         for name, noise, figures, _ in lines:

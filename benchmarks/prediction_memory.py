@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from dllm_env.denoisers import Denoiser
+from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
 from dllm_env.random import torch_generator
 from dllm_env.train.run import machine
@@ -96,7 +96,8 @@ def peak(step: Callable[[], object], device: torch.device) -> tuple[float, float
         before = torch.cuda.memory_allocated()
     else:
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # sets the peak of this process back; see proc(5)
+            # Sets the peak of this process back; see proc(5).
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         except OSError:
             raise UsageError("peak memory of a processor can only be measured on Linux") from None
         before = _status("VmRSS")
@@ -111,7 +112,7 @@ def peak(step: Callable[[], object], device: torch.device) -> tuple[float, float
 
 def _status(name: str) -> int:
     """A figure of this process in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
@@ -150,7 +151,9 @@ def main(settings: Settings) -> None:
     print(", ".join(f"{key}: {value}" for key, value in about.items()))
     if settings.json:
         settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps({"machine": about, "gib_and_seconds": lines}, indent=1))
+        settings.json.write_text(
+            json.dumps({"machine": about, "gib_and_seconds": lines}, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

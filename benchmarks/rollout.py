@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser, Prediction, load_denoiser
+from dllm_env.denoisers.base import Denoiser, Prediction
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Rules
 from dllm_env.policies.heuristics import Threshold
 from dllm_env.policies.rollout import Rollout, rollout, row_seeds
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 from dllm_env.train.run import machine
 
 
@@ -218,7 +219,7 @@ def main(settings: Settings) -> None:
             "measurements": rows,
             "machine": machine(),
         }
-        settings.json.write_text(json.dumps(report, indent=1) + "\n")
+        settings.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

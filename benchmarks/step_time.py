@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dllm_env.backbones import Decoder
-from dllm_env.denoisers import Denoiser, Prediction
+from dllm_env.denoisers.backbones import Decoder
+from dllm_env.denoisers.base import Denoiser, Prediction
 from dllm_env.dynamics import Observation, Rules
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import load_head
@@ -185,7 +185,7 @@ def main(settings: Settings) -> None:
     print(", ".join(f"{key}: {value}" for key, value in about.items()))
     if settings.json:
         settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps({"machine": about, "lines": lines}, indent=1))
+        settings.json.write_text(json.dumps({"machine": about, "lines": lines}, indent=1), encoding="utf-8")
 
 
 PARTS = ("denoiser", "prediction", "policy", "bookkeeping")

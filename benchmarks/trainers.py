@@ -55,7 +55,7 @@ def curve(folder: Path) -> list[dict[str, float]]:
     """Minutes of training (validation not counted) and figures of every validation, over all pieces of a run."""
     minutes, points = 0.0, []
     for path in sorted((folder / "logs").glob("progress*.csv"), key=lambda path: path.stat().st_mtime):
-        for row in csv.DictReader(path.read_text().splitlines()):
+        for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
             minutes += float(row["time/update_seconds"]) / 60
             if row.get("validation/accuracy"):
                 points.append({"minutes": minutes, **{name: float(row[f"validation/{name}"]) for name in FIGURES}})
@@ -103,7 +103,7 @@ def main(settings: Settings) -> None:
             name, str(seed), f"{accuracy:.1%}", f"{low:.1%}", f"{high:.1%}", f"{nfe:.1f}", f"{minutes:.1f}"
         )
     Console().print(table)
-    with (settings.out / "trainers.csv").open("w", newline="") as file:
+    with (settings.out / "trainers.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns, *rows])
 
 

@@ -12,52 +12,60 @@ is a reinforcement learning environment:
 
 From the bottom up, each importing only what stands before it:
 
-    errors, random   UsageError; one random stream per row
-    tasks, rewards   where prompts come from, when a response is right, what it earns
-    denoisers, tiny  the language model that predicts tokens
-    dynamics         the Markov decision process, batched
+    errors, specs, numerics, random   what everything rests on
+    grading      whether an answer or a program is right
+    tasks        where prompts come from, when a response is right
+    rewards      what it earns
+    denoisers    the language models that predict tokens
+    dynamics     the Markov decision process, batched
     env, vector_env  its Gymnasium faces
-    policies         what decides: published rules, learned networks, and the loop that plays them
-    train, eval      how policies learn, how they compare
+    policies     what decides: published rules, learned networks, and the loop that plays them
+    train, eval  how policies learn, how they compare
+    commands     what the command line does with all of these
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 from dllm_env.errors import UsageError
 
 if TYPE_CHECKING:
-    from dllm_env.denoisers import Denoiser as Denoiser
-    from dllm_env.denoisers import Extras as Extras
-    from dllm_env.denoisers import load_denoiser as load_denoiser
+    from dllm_env.denoisers.base import Denoiser as Denoiser
+    from dllm_env.denoisers.base import Extras as Extras
+    from dllm_env.denoisers.load import load_denoiser as load_denoiser
     from dllm_env.dynamics import Dynamics as Dynamics
     from dllm_env.dynamics import Rules as Rules
     from dllm_env.env import EnvConfig as EnvConfig
     from dllm_env.env import UnmaskEnv as UnmaskEnv
-    from dllm_env.policies.sampler import generate as generate
+    from dllm_env.policies.generate import generate as generate
     from dllm_env.rewards import load_reward as load_reward
-    from dllm_env.tasks import load_task as load_task
+    from dllm_env.tasks.load import load_task as load_task
     from dllm_env.vector_env import UnmaskVectorEnv as UnmaskVectorEnv
 
 __version__ = "0.1.0"
+
+# Python started in a checkout finds this folder first, and policies/, train/ and eval/ beside it.
+if not os.path.isdir(os.path.join(os.path.dirname(__file__), "policies")):
+    __path__.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 ENVIRONMENT = "dllm_env/Unmask-v0"
 """The id that ``gymnasium.make`` and ``gymnasium.make_vec`` take."""
 
 _HOMES = {
-    "Denoiser": "denoisers",
-    "Extras": "denoisers",
-    "load_denoiser": "denoisers",
+    "Denoiser": "denoisers.base",
+    "Extras": "denoisers.base",
+    "load_denoiser": "denoisers.load",
     "Dynamics": "dynamics",
     "Rules": "dynamics",
     "EnvConfig": "env",
     "UnmaskEnv": "env",
-    "generate": "policies.sampler",
+    "generate": "policies.generate",
     "UnmaskVectorEnv": "vector_env",
     "load_reward": "rewards",
-    "load_task": "tasks",
+    "load_task": "tasks.load",
 }
 """Public name to module; imported when first used, because torch takes seconds and ``--help`` should not."""
 

@@ -8,6 +8,7 @@ Exit status: 0; 1 for a bug; 2 for bad input, with one line that says what to do
 
 # No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
 
+import codecs
 import contextlib
 import io
 import os
@@ -30,6 +31,7 @@ Settings = TypeVar("Settings")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    tolerate_any_character(sys.stdout, sys.stderr)
     try:
         name, rest = choose(arguments)
         COMMANDS[name].run(rest)
@@ -49,6 +51,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as stop:  # tyro's way to end after --help (0) or wrong arguments (2)
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+
+
+PLAIN = {
+    **{"–": "-", "—": "-", "−": "-", "─": "-", "━": "-", "│": "|", "·": ".", "…": "...", "×": "x", "±": "+-"},
+    **{"≥": ">=", "≤": "<=", "←": "<-", "→": "->", "↑": "^", "↓": "v", "█": "#"},
+    **{"’": "'", "‘": "'", "“": '"', "”": '"'},
+}
+"""How characters that a terminal may lack are written there."""
+
+
+_STRICT = ("strict", "backslashreplace", "surrogateescape")  # what streams have unless the user chose otherwise
+
+
+def tolerate_any_character(*streams: Any) -> None:
+    """Lets streams write what their encoding lacks in other signs, or as its number, not raise an error."""
+
+    def replace_characters(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        shown = "".join(PLAIN.get(sign, ascii(sign)[1:-1]) for sign in error.object[error.start : error.end])
+        return shown, error.end
+
+    codecs.register_error("dllm_env.plain", replace_characters)
+    for stream in streams:
+        if getattr(stream, "errors", None) in _STRICT and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="dllm_env.plain")
 
 
 class Interrupted(Exception):
@@ -269,8 +297,8 @@ def evaluate(arguments: list[str]) -> None:
     import tyro
 
     from dllm_env.eval.evaluate import EvaluationConfig, prepare
-    from dllm_env.eval.pieces import default_workers
-    from dllm_env.eval.play import finish, play
+    from dllm_env.eval.parallel import default_workers
+    from dllm_env.eval.runner import finish, play
     from dllm_env.eval.suite import load_suite
 
     @dataclass(frozen=True)
@@ -328,9 +356,9 @@ def report(arguments: list[str]) -> None:
     import tyro
 
     from dllm_env.eval.compare import comparisons, pool
-    from dllm_env.eval.play import title
     from dllm_env.eval.report import REPORT, write_report
     from dllm_env.eval.results import read
+    from dllm_env.eval.runner import title
 
     @dataclass(frozen=True)
     class Arguments:
@@ -366,7 +394,7 @@ def lm_eval(arguments: list[str]) -> None:
 def list_tasks(arguments: list[str]) -> None:
     """``dllm-env tasks``."""
     _without_arguments("tasks", arguments)
-    from dllm_env.lists import show_tasks
+    from dllm_env.commands.list_names import show_tasks
 
     show_tasks()
 
@@ -374,7 +402,7 @@ def list_tasks(arguments: list[str]) -> None:
 def list_policies(arguments: list[str]) -> None:
     """``dllm-env policies``."""
     _without_arguments("policies", arguments)
-    from dllm_env.lists import show_policies
+    from dllm_env.commands.list_names import show_policies
 
     show_policies()
 
@@ -388,7 +416,7 @@ def generate(arguments: list[str]) -> None:
     import tyro
     from rich.console import Console
 
-    from dllm_env.eval.generate import GenerationConfig, generate, show
+    from dllm_env.eval.show import GenerationConfig, make_generation, show
 
     @dataclass(frozen=True)
     class Arguments:
@@ -397,7 +425,7 @@ def generate(arguments: list[str]) -> None:
         """Show one picture that changes instead of a line for each step; never where the output is no terminal."""
 
     given = _parse(Arguments, arguments, "dllm-env generate", COMMANDS["generate"].summary)
-    show(generate(given.config), Console(highlight=False), given.animate)
+    show(make_generation(given.config), Console(highlight=False), given.animate)
 
 
 def push(arguments: list[str]) -> None:
@@ -446,7 +474,7 @@ def push(arguments: list[str]) -> None:
 
 def demo(arguments: list[str]) -> None:
     """``dllm-env demo``."""
-    from dllm_env.demo import DemoConfig, default_demo_folder, run_demo
+    from dllm_env.commands.demo import DemoConfig, default_demo_folder, run_demo
     from dllm_env.train.grpo import PRESETS
 
     @dataclass(frozen=True)
@@ -468,7 +496,7 @@ def ablate_heads(arguments: list[str]) -> None:
     """``dllm-env ablate heads``."""
     import tyro
 
-    from dllm_env.ablate import Ablation, run_ablation
+    from dllm_env.commands.ablate import Ablation, run_ablation
     from dllm_env.train.run import default_folder
 
     @dataclass(frozen=True)

@@ -14,78 +14,81 @@ row's budget lasts; that budget is why such a row ends, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_env.denoisers import NO_EXTRAS, NOISE_TYPES, Denoiser, Extras, NoiseType, Prediction, PrefixCache
+from dllm_env.denoisers.base import NO_EXTRAS, NOISE_TYPES, Denoiser, Extras, NoiseType, Prediction, PrefixCache
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.random import RowRandom
-from dllm_env.tasks import Mixture, Split, Task, count_problems
+from dllm_env.specs import check_types
 
 Context = Literal["full", "block"]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Settings of the process.
+    """Settings of the process. Everything that plays has these, declared here and nowhere else.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: a value of another kind or out of range.
     """
 
-    response_length: int
-    """L, tokens to generate."""
-    block_length: int
-    """BL, has to divide L; BL = L is full diffusion, BL < L is semi-autoregressive."""
-    context: Context = "full"
-    """What a policy sees: the whole response (W = L) or its active block only (W = BL)."""
+    response_length: int = 0
+    """L, tokens to generate; 0 takes the task's."""
+    block_length: int = 0
+    """BL, divides L; 0 takes L, which is full diffusion. BL < L is semi-autoregressive."""
     temperature: float = 0.0
     """Of the denoiser's tokens; 0 takes the most probable."""
     noise: NoiseType = "float64"
     """Precision of the noise that tokens are drawn with at temperature > 0; float32 distorts (arXiv 2409.02908)."""
     max_steps: int = 0
-    """Steps after which a row is cut off; 0 means L, and with ``allow_remask`` L plus the budget."""
+    """Steps after which a row is cut off; 0 means L, and with allow_remask L plus the budget."""
+    stop_at_eot: bool = False
+    """End a row as soon as an end-of-text is written and everything before it is."""
     allow_remask: bool = False
-    """Let actions put committed positions of the active block back to mask."""
+    """Let policies put written tokens of the active block back to mask (wino, remdm)."""
     remask_budget: int = 0
     """How often a row may do so, positions of all steps together; 0 means L."""
-    stop_at_eot: bool = False
-    """End a row as soon as an end-of-text is committed and everything before it is."""
     prefix_cache: bool = False
     """Reuse keys and values of what stands before the active block while it lasts: faster, but approximate."""
-    top: int = 1
-    """p, how many of the largest probabilities a position's confidence holds."""
-    extras: Extras = NO_EXTRAS
-    """Optional features of the observation."""
 
     def __post_init__(self) -> None:
-        length, block = self.response_length, self.block_length
-        if length < 1:
-            raise UsageError(f"response length must be at least 1, got {length}")
-        if block < 1 or length % block:
-            divisors = ", ".join(str(d) for d in range(1, length + 1) if length % d == 0)
-            raise UsageError(f"block length {block} does not divide response length {length}; use {divisors}")
-        if self.context not in ("full", "block"):
-            raise UsageError(f"unknown context {self.context!r}; choose full or block")
+        check_types(self)
+        for name in ("response_length", "block_length", "max_steps", "remask_budget"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must be at least 1, or 0 for its default, got {getattr(self, name)}")
         if not 0 <= self.temperature < float("inf"):
             raise UsageError(f"temperature must be a finite number of at least 0, got {self.temperature}")
-        if self.max_steps < 0:
-            raise UsageError(f"maximum steps must be at least 1 (or 0 for L), got {self.max_steps}")
-        if self.top < 1:
-            raise UsageError(f"top must be at least 1, got {self.top}")
         if self.noise not in NOISE_TYPES:
             raise UsageError(f"unknown noise {self.noise!r}; choose {' or '.join(NOISE_TYPES)}")
-        if self.remask_budget < 0:
-            raise UsageError(f"the remask budget must be at least 1 (or 0 for L), got {self.remask_budget}")
+        length, block = self.response_length, self.block_length
+        if length and block and length % block:
+            divisors = ", ".join(str(d) for d in range(1, length + 1) if length % d == 0)
+            raise UsageError(f"block length {block} does not divide response length {length}; use {divisors}")
 
-    @property
-    def width(self) -> int:
-        """W, the positions of an observation and an action."""
-        return self.response_length if self.context == "full" else self.block_length
+    @classmethod
+    def of(cls, settings: Rules, **changes: Any) -> Rules:
+        """The rules within settings that have more fields, with some of them changed."""
+        names = [field.name for field in fields(Rules)]
+        return Rules(**{name: changes.get(name, getattr(settings, name)) for name in names})
+
+    def resolve(self, response_length: int = 0) -> Rules:
+        """With the lengths that were left open.
+
+        Args:
+            response_length: L, where the rules do not say it.
+
+        Raises:
+            UsageError: nobody says it, or the block length does not divide it.
+        """
+        length = self.response_length or response_length
+        if length < 1:
+            raise UsageError("the rules need a response length of at least 1")
+        return replace(self, response_length=length, block_length=self.block_length or length)
 
     @property
     def step_limit(self) -> int:
@@ -96,6 +99,28 @@ class Rules:
     def remasks_allowed(self) -> int:
         """How many positions a row may put back to mask."""
         return (self.remask_budget or self.response_length) if self.allow_remask else 0
+
+
+@dataclass(frozen=True)
+class View:
+    """What a policy sees of a row, which its policy or the user of an environment chooses.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    context: Context = "full"
+    """The whole response (W = L), or its active block only (W = BL)."""
+    top: int = 1
+    """p, how many of the largest probabilities a position's confidence holds."""
+    extras: Extras = NO_EXTRAS
+    """Optional features of the observation."""
+
+    def __post_init__(self) -> None:
+        if self.context not in ("full", "block"):
+            raise UsageError(f"unknown context {self.context!r}; choose full or block")
+        if isinstance(self.top, bool) or not isinstance(self.top, int) or self.top < 1:
+            raise UsageError(f"top must be a whole number of at least 1, got {self.top!r}")
 
 
 @dataclass
@@ -211,21 +236,23 @@ class Dynamics:
 
     Args:
         denoiser: predicts tokens.
-        rules: settings.
+        rules: settings, with a response length.
         prompt_length: P, to which prompts are left-padded.
+        view: what is observed and acted upon.
 
     Raises:
         UsageError: P + L does not fit the denoiser's context.
     """
 
-    def __init__(self, denoiser: Denoiser, rules: Rules, prompt_length: int) -> None:
+    def __init__(self, denoiser: Denoiser, rules: Rules, prompt_length: int, view: View = View()) -> None:
+        rules = rules.resolve()
         total = prompt_length + rules.response_length
         if total > denoiser.max_length:
             raise UsageError(
                 f"prompt of {prompt_length} and response of {rules.response_length} tokens exceed the context of "
                 f"denoiser {denoiser.name!r} ({denoiser.max_length}); shorten the prompt or the response"
             )
-        if rules.prefix_cache and (not denoiser.caches_prefix or rules.extras.support):
+        if rules.prefix_cache and (not denoiser.caches_prefix or view.extras.support):
             raise UsageError(
                 f"denoiser {denoiser.name!r} has no prefix cache"
                 if not denoiser.caches_prefix
@@ -233,7 +260,13 @@ class Dynamics:
             )
         self.denoiser = denoiser
         self.rules = rules
+        self.view = view
         self.prompt_length = prompt_length
+
+    @property
+    def width(self) -> int:
+        """W, the positions of an observation and an action."""
+        return self.rules.response_length if self.view.context == "full" else self.rules.block_length
 
     def reset(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> State:
         """Rows with these prompts, all masked. Row i's tokens depend on its prompt and ``seeds[i]`` alone.
@@ -268,15 +301,15 @@ class Dynamics:
         )
 
     def _empty_prediction(self, count: int) -> Prediction:
-        rules, device = self.rules, self.denoiser.device
-        shape, extras = (count, rules.width), rules.extras
+        view, device = self.view, self.denoiser.device
+        shape, extras = (count, self.width), view.extras
 
         def zeros(*more: int) -> Tensor:
             return torch.zeros(*shape, *more, device=device)
 
         return Prediction(
             token=torch.zeros(shape, dtype=torch.int64, device=device),
-            confidence=zeros(rules.top),
+            confidence=zeros(view.top),
             entropy=zeros() if extras.entropy else None,
             margin=zeros() if extras.margin else None,
             hidden=zeros(self.denoiser.hidden_size) if extras.hidden else None,
@@ -323,22 +356,22 @@ class Dynamics:
             state.write(rows, part)
 
     def _predict(self, state: State) -> None:
-        rules = self.rules
-        needed = state.masked if rules.context == "full" else self.selectable(state)
+        rules, view = self.rules, self.view
+        needed = state.masked if view.context == "full" else self.selectable(state)
         if state.prefix is not None:
             state.prefix.start = self.prompt_length + self.block_start(state)
         prediction = self.denoiser.predict(
             state.tokens,
             needed,
-            rules.top,
+            view.top,
             rules.temperature,
             state.random,
-            rules.extras,
+            view.extras,
             rules.noise,
-            judged=~state.masked & self._in_block(state) if rules.extras.support else None,
+            judged=~state.masked & self._in_block(state) if view.extras.support else None,
             prefix=state.prefix,
         )
-        if rules.context == "block":
+        if view.context == "block":
             prediction = prediction.map(lambda values: self._window(state, values))
         state.prediction = prediction
         state.nfe += 1
@@ -346,7 +379,7 @@ class Dynamics:
 
     def _window(self, state: State, values: Tensor) -> Tensor:
         """(B, L, …) to (B, W, …): the part that the context shows."""
-        if self.rules.context == "full":
+        if self.view.context == "full":
             return values
         position = self.block_start(state)[:, None] + torch.arange(self.rules.block_length, device=values.device)
         return values[torch.arange(len(values), device=values.device)[:, None], position]
@@ -390,7 +423,7 @@ class Dynamics:
         chosen = unmask & selectable
         state.ignored += (unmask & ~selectable).sum(-1)
         row, column = chosen.nonzero(as_tuple=True)
-        start = None if self.rules.context == "full" else self.block_start(state)
+        start = None if self.view.context == "full" else self.block_start(state)
         position = column if start is None else column + start[row]
         if remask is not None:
             self._remask(state, remask, start)
@@ -404,7 +437,7 @@ class Dynamics:
             self._stop_at_eot(state)
 
     def _check_action(self, state: State, action: Tensor) -> None:
-        expected = (len(state), self.rules.width)
+        expected = (len(state), self.width)
         if action.shape != expected or action.dtype != torch.bool:
             raise ValueError(f"an action must be {expected} bool, got {tuple(action.shape)} {action.dtype}")
 
@@ -470,17 +503,3 @@ def padded_length(denoiser: Denoiser, prompt: int, response: int, least: int = 0
 def _is_end(tokens: Tensor, denoiser: Denoiser) -> Tensor:
     """Where an end-of-text of any kind stands."""
     return torch.isin(tokens, torch.tensor(denoiser.end_ids, device=tokens.device))
-
-
-def prompt_width(denoiser: Denoiser, task: Task, split: Split = "train", samples: int = 256) -> int:
-    """P for the prompts of a task: the task's own, or where the denoiser makes more tokens of them, what it takes.
-
-    There it is an eighth more than the longest of the first prompts; of a task with an end, of its longest texts.
-    """
-    if isinstance(task, Mixture):
-        return max(prompt_width(denoiser, part, split, samples) for part in task.parts)
-    size = count_problems(task, split)
-    prompts = [task.problem(i, split).prompt for i in range(samples if size is None else size)]
-    prompts = sorted(prompts, key=len)[-samples:]
-    longest = max(len(denoiser.encode(prompt)) for prompt in prompts)
-    return task.prompt_length if longest <= task.prompt_length else longest + longest // 8

@@ -6,6 +6,7 @@ episodes are drawn, observations, outcomes), so that row i of the one cannot dif
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,56 +18,55 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser, Extras, load_denoiser
-from dllm_env.dynamics import Context, Dynamics, Rules, State, prompt_width
+from dllm_env.denoisers.base import Denoiser, Extras
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.dynamics import Context, Dynamics, Rules, State, View
 from dllm_env.errors import UsageError
+from dllm_env.rendering import Drawing, as_picture, as_text
 from dllm_env.rewards import load_reward
-from dllm_env.tasks import SPLITS, Problem, Split, Task, count_problems, load_task
+from dllm_env.tasks.base import SPLITS, Problem, Split, Task, count_problems
+from dllm_env.tasks.load import load_task
+from dllm_env.tasks.mixture import Mixture
 
 Arrays = dict[str, np.ndarray]
 
 PROBLEMS = 1 << 31
 """Episodes draw the index of their problem from [0, PROBLEMS), of a task with an end from what it has."""
 
-RENDER_MODES = ("ansi",)
+RENDER_MODES = ("ansi", "human", "rgb_array")
+"""A text, the text printed after every reset and step, or a picture."""
 
+PROCESS = os.getpid()
+"""Where this module was loaded; another number in a process that was forked from there."""
 
 EXTRAS = ("entropy", "margin", "hidden")
 """The optional features that an environment can show."""
+LENGTHS = ("response_length", "block_length")
+"""Settings that may also be None, which is their default."""
 
 
 @dataclass(frozen=True)
-class EnvConfig:
-    """Arguments of ``gymnasium.make("dllm_env/Unmask-v0", ...)`` and ``make_vec``.
+class EnvConfig(Rules):
+    """Arguments of ``gymnasium.make("dllm_env/Unmask-v0", ...)`` and ``make_vec``, the rules of the process first.
 
     Raises:
         UsageError: a value of the wrong kind.
     """
 
     denoiser: str | Path | Denoiser = "tiny"
-    """Bundled name, path of a folder, or a denoiser."""
+    """Bundled name, path of a folder, class in a file, or a denoiser."""
     task: str | Task = "trace"
-    """Name with settings, such as ``trace:chains=4`` or ``gsm8k``, or a task."""
+    """Name with settings, such as ``trace:chains=4`` or ``gsm8k``, a class in a file, or a task."""
     split: Split = "train"
     """Which problems: train, validation or test."""
     seed: int = 0
     """Which family of problems; the index of a problem is drawn within it."""
-    block_length: int | None = None
-    """BL, has to divide L; None means L, full diffusion."""
-    response_length: int | None = None
-    """L in tokens; None means the task's own."""
     alpha: float = 0.1
     """Weight of speed in the reward."""
     reward: str = "multiplicative"
     """multiplicative or additive."""
     context: Context = "full"
     """What is observed and acted upon: the whole response (full) or its active block (block)."""
-    temperature: float = 0.0
-    """Of the denoiser's tokens; 0 takes the most probable."""
-    max_steps: int = 0
-    """Steps after which an episode is truncated; 0 means L."""
-    stop_at_eot: bool = False
-    """End an episode as soon as an end-of-text is committed and everything before it is."""
     top: int = 1
     """p, how many of a position's largest probabilities are observed."""
     extras: Sequence[str] = ()
@@ -77,18 +77,9 @@ class EnvConfig:
     """Let benchmarks of code run the programs that the denoiser writes, see the documentation."""
 
     def __post_init__(self) -> None:
-        for name in ("seed", "block_length", "response_length", "max_steps", "top"):
-            value = getattr(self, name)
-            if value is None and name in ("block_length", "response_length"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise UsageError(f"{name} must be a whole number, got {value!r}")
-        for name in ("alpha", "temperature"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-                raise UsageError(f"{name} must be a number, got {value!r}")
-        if not isinstance(self.allow_code_execution, bool):
-            raise UsageError(f"allow_code_execution must be True or False, got {self.allow_code_execution!r}")
+        super().__post_init__()
+        if self.allow_remask or self.remask_budget:
+            raise UsageError("an action here puts nothing back to mask; leave allow_remask and its budget away")
         if self.split not in SPLITS:
             raise UsageError(f"unknown split {self.split!r}; choose one of {', '.join(SPLITS)}")
         if isinstance(self.extras, str) or not set(self.extras) <= set(EXTRAS):
@@ -105,7 +96,10 @@ class EnvConfig:
         for name in settings:
             if name not in known:
                 raise UsageError(f"the environment has no argument {name!r}; it has {', '.join(known)}")
-        return replace(config or cls(), **settings)
+        given: dict[str, Any] = {
+            name: 0 if value is None and name in LENGTHS else value for name, value in settings.items()
+        }
+        return replace(config or cls(), **given)
 
 
 @dataclass(frozen=True)
@@ -115,6 +109,20 @@ class Episode:
     problem: Problem
     prompt: list[int]
     seed: int
+
+
+def prompt_width(denoiser: Denoiser, task: Task, split: Split = "train", samples: int = 256) -> int:
+    """P for the prompts of a task: the task's own, or where the denoiser makes more tokens of them, what it takes.
+
+    There it is an eighth more than the longest of the first prompts; of a task with an end, of its longest texts.
+    """
+    if isinstance(task, Mixture):
+        return max(prompt_width(denoiser, part, split, samples) for part in task.parts)
+    size = count_problems(task, split)
+    prompts = [task.problem(i, split).prompt for i in range(samples if size is None else size)]
+    prompts = sorted(prompts, key=len)[-samples:]
+    longest = max(len(denoiser.encode(prompt)) for prompt in prompts)
+    return task.prompt_length if longest <= task.prompt_length else longest + longest // 8
 
 
 @dataclass
@@ -144,50 +152,46 @@ class Game:
     def __init__(self, config: EnvConfig, render_mode: str | None = None) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise UsageError(f"unknown render mode {render_mode!r}; choose {', '.join(RENDER_MODES)} or None")
+        if os.getpid() != PROCESS:
+            # Forked, as by AsyncVectorEnv: the threads stayed with the parent, torch would wait for them for ever.
+            torch.set_num_threads(1)
         self.config = config
+        self.render_mode = render_mode
         self.task = load_task(config.task, config.data, config.allow_code_execution)
         if not isinstance(self.task, Task):
             raise UsageError(f"{config.task!r} is not a task; give a name or an object with problem and score")
         self.reward = load_reward(config.reward, config.alpha)
-        length = self.task.response_length if config.response_length is None else config.response_length
-        self.rules = Rules(
-            response_length=length,
-            block_length=length if config.block_length is None else config.block_length,
-            context=config.context,
-            temperature=config.temperature,
-            max_steps=config.max_steps,
-            stop_at_eot=config.stop_at_eot,
-            top=config.top,
-            extras=Extras(**dict.fromkeys(config.extras, True)),
-        )
+        self.rules = Rules.of(config).resolve(self.task.response_length)
+        self.view = View(config.context, int(config.top), Extras(**dict.fromkeys(config.extras, True)))
         self.denoiser = load_denoiser(config.denoiser)
         if config.top >= self.denoiser.vocabulary:
             raise UsageError(f"top must be below the size of the vocabulary, {self.denoiser.vocabulary}")
-        self.dynamics = Dynamics(self.denoiser, self.rules, prompt_width(self.denoiser, self.task, config.split))
+        width = prompt_width(self.denoiser, self.task, config.split)
+        self.dynamics = Dynamics(self.denoiser, self.rules, width, self.view)
         self.problems = count_problems(self.task, config.split) or PROBLEMS
         self.dynamics.reset([self._episode(0, 0).prompt], [0])
         self.observation_space = self._observation_space()
-        self.action_space = spaces.MultiBinary(self.rules.width)
+        self.action_space = spaces.MultiBinary(self.dynamics.width)
 
     def _observation_space(self) -> spaces.Dict:
         """Boxes are flat, position by position: Stable-Baselines3 takes other shapes for pictures."""
-        width, rules, size = self.rules.width, self.rules, np.finfo(np.float32).max
+        width, rules, view, size = self.dynamics.width, self.rules, self.view, np.finfo(np.float32).max
 
         def box(low: float, high: float, length: int) -> spaces.Box:
             return spaces.Box(np.float32(low), np.float32(high), (length,), np.float32)
 
         progress = np.float32(rules.step_limit) / np.float32(rules.response_length)
         parts: dict[str, spaces.Space[Any]] = {
-            "confidence": box(0, 1, width * rules.top),
+            "confidence": box(0, 1, width * view.top),
             "masked": spaces.MultiBinary(width),
             "selectable": spaces.MultiBinary(width),
             "progress": box(0, max(1.0, progress), 1),
         }
-        if rules.extras.entropy:
+        if view.extras.entropy:
             parts["entropy"] = box(0, np.log(self.denoiser.vocabulary), width)
-        if rules.extras.margin:
+        if view.extras.margin:
             parts["margin"] = box(0, 1, width)
-        if rules.extras.hidden:
+        if view.extras.hidden:
             parts["hidden"] = box(-size, size, width * self.denoiser.hidden_size)
         return spaces.Dict(parts)
 
@@ -211,8 +215,8 @@ class Game:
             UsageError: another shape.
         """
         array = np.asarray(actions)
-        if array.size != rows * self.rules.width:
-            raise UsageError(f"an action has {self.rules.width} entries a row, got shape {array.shape}")
+        if array.size != rows * self.dynamics.width:
+            raise UsageError(f"an action has {self.dynamics.width} entries a row, got shape {array.shape}")
         unmask = torch.from_numpy(array.reshape(rows, -1).astype(bool))
         return unmask.to(self.denoiser.device)
 
@@ -259,19 +263,28 @@ class Game:
             out[name] = features(getattr(seen, name))
         return {name: out[name].copy() for name in self.observation_space.spaces}
 
-    def render(self, state: State, episodes: Sequence[Episode]) -> list[str]:
-        """Per row a text: problem, then the response with ▁ for masks and the active block in brackets."""
+    def drawings(self, state: State, episodes: Sequence[Episode]) -> list[Drawing]:
+        """What there is to draw of each row."""
         starts = self.dynamics.block_start(state).tolist()
         rows = zip(self.dynamics.responses(state).tolist(), state.masked.tolist(), starts, strict=True)
-        texts = []
+        drawings = []
         for (ids, masked, start), info, episode in zip(rows, self.infos(state, episodes), episodes, strict=True):
-            words = ["▁" if hidden else self.denoiser.decode([i]) for i, hidden in zip(ids, masked, strict=True)]
-            if any(masked):
-                last = start + self.rules.block_length - 1
-                words[start], words[last] = "[" + words[start], words[last] + "]"
-            head = f"step {info['step']}, {info['nfe']} denoiser evaluations"
-            texts.append(f"{episode.problem.prompt}\n{' '.join(words)}\n{head}\n")
-        return texts
+            words = ["" if hidden else self.denoiser.decode([i]) for i, hidden in zip(ids, masked, strict=True)]
+            block = range(start, start + self.rules.block_length) if any(masked) else range(0)
+            status = f"step {info['step']}, {info['nfe']} denoiser evaluations"
+            drawings.append(Drawing(episode.problem.prompt, words, masked, block, status))
+        return drawings
+
+    def render(self, state: State, episodes: Sequence[Episode]) -> list[str] | list[np.ndarray] | None:
+        """A text or a picture per row, or prints the texts, by ``render_mode``."""
+        drawings = self.drawings(state, episodes)
+        if self.render_mode == "rgb_array":
+            return [as_picture(drawing) for drawing in drawings]
+        texts = [as_text(drawing) for drawing in drawings]
+        if self.render_mode == "ansi":
+            return texts
+        print(*texts, sep="\n", flush=True)
+        return None
 
 
 def reset_options(options: dict[str, Any] | None) -> Any:
@@ -311,7 +324,8 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
 
     Args:
         config: all settings; None for the defaults.
-        render_mode: ``"ansi"`` or None.
+        render_mode: what ``render`` returns: ``"ansi"`` a text, ``"rgb_array"`` a picture (height, width, 3) uint8
+            of one size for all episodes; ``"human"`` prints the text after every reset and step; or None.
         settings: fields of ``EnvConfig`` to change.
 
     Raises:
@@ -338,6 +352,8 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
         self._episode, self._ended = self.game.draw(self.np_random, index), False
         self._state = self.game.begin([self._episode])
         self.game.dynamics.predict(self._state)
+        if self.render_mode == "human":
+            self.render()
         return self._observation(self._state), self.game.infos(self._state, [self._episode])[0]
 
     def step(self, action: np.ndarray) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
@@ -352,17 +368,20 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
         seen = state[torch.arange(1, device=state.step.device)] if truncated else state
         if not terminated:
             game.dynamics.predict(seen)
+        if self.render_mode == "human":
+            self.render()
         info = verdict.infos[0] if self._ended else game.infos(state, episodes)[0]
         return self._observation(seen), float(verdict.rewards[0]), terminated, truncated, info
 
     def _observation(self, state: State) -> Arrays:
         return {name: values[0].copy() for name, values in self.game.observe(state).items()}
 
-    def render(self) -> str | None:
-        """The prompt and the partly masked response as text, with ``render_mode="ansi"``."""
+    def render(self) -> str | np.ndarray | None:
+        """The prompt and the partly masked response, as ``render_mode`` says."""
         if self.render_mode is None:
-            gymnasium.logger.warn('nothing to render; make the environment with render_mode="ansi"')
+            gymnasium.logger.warn('nothing to render; make the environment with render_mode="ansi" or "rgb_array"')
             return None
         if self._state is None or self._episode is None:
             raise gymnasium.error.ResetNeeded("call reset before render")
-        return self.game.render(self._state, [self._episode])[0]
+        drawn = self.game.render(self._state, [self._episode])
+        return None if drawn is None else drawn[0]

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-NUMBERS_AT_ONCE = 2**16
+NUMBERS_AT_ONCE = 2**15
 """Numbers between two layers for all rows of a tile: few enough that a lone row wastes little and that they stay in
 the processor's cache, enough that the calls themselves cost little."""
 
@@ -108,3 +108,19 @@ def digest(weights: Mapping[str, Tensor], about: str = "") -> str:
         total.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def rotation_angles(
+    length: int, dimension: int, device: torch.device, base: float = 10_000.0
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of RoPE, (length, dimension/2) each (arXiv 2104.09864)."""
+    frequency = base ** (-torch.arange(0, dimension, 2, device=device) / dimension)
+    angle = torch.arange(length, device=device)[:, None] * frequency
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotates (…, n, dimension), the last n positions, by position, halves paired."""
+    cosine, sine = (angles[-x.shape[-2] :] for angles in rotation)
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cosine - second * sine, first * sine + second * cosine), -1)

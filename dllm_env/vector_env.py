@@ -79,6 +79,8 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         self._episodes = [self._draw(row, index) for row, index in enumerate(indices)]
         self._state = self.game.begin(self._episodes)
         self.game.dynamics.predict(self._state)
+        if self.render_mode == "human":
+            self.render()
         return self.game.observe(self._state), self._infos(self.game.infos(self._state, self._episodes))
 
     def _per_row(self, value: Any, name: str) -> list[Any]:
@@ -103,6 +105,8 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         game.dynamics.apply(self._state, game.actions(actions, self.num_envs))
         verdict = game.judge(self._state, self._episodes)
         final = self._renew(verdict)
+        if self.render_mode == "human":
+            self.render()
         infos = self._infos(game.infos(self._state, self._episodes), final, verdict)
         return game.observe(self._state), verdict.rewards, verdict.terminated, verdict.truncated, infos
 
@@ -144,14 +148,15 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
             infos = self._add_info(infos, info, row)
         return infos
 
-    def render(self) -> tuple[str, ...] | None:
-        """A text per row, with ``render_mode="ansi"``."""
+    def render(self) -> tuple[str, ...] | tuple[np.ndarray, ...] | None:
+        """A text or a picture per row, as ``render_mode`` says; rows that ended show their new episode."""
         if self.render_mode is None:
-            gymnasium.logger.warn('nothing to render; make the environments with render_mode="ansi"')
+            gymnasium.logger.warn('nothing to render; make the environments with render_mode="ansi" or "rgb_array"')
             return None
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before render")
-        return tuple(self.game.render(self._state, self._episodes))
+        drawn = self.game.render(self._state, self._episodes)
+        return None if drawn is None else tuple(drawn)  # type: ignore[return-value]
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator | None, ...]:  # type: ignore[override]

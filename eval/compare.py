@@ -1,4 +1,4 @@
-"""Sets results side by side: rows, paired tests, gains, fronts, and their tables for the terminal."""
+"""Sets results side by side: entries, paired tests, gains, fronts, and their tables for the terminal."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import (
-    area_under_front,
     best_at_most,
-    bootstrap_interval,
-    front_interval,
+    difference_interval,
     mcnemar,
     mean,
+    pareto_area,
+    pareto_area_interval,
     pass_at_k,
 )
 from dllm_env.eval.results import VERSIONS, Figures, Outcome, Result, Setting, by_problem, summarise
-from dllm_env.front import Point, Spot
+from dllm_env.pareto import Coordinates, Point
 from dllm_env.random import derive_key
 
 
 @dataclass(frozen=True)
-class Row:
-    """A policy in a scene, all evaluation seeds pooled.
+class Entry:
+    """A policy in a condition, all evaluation seeds pooled.
 
     Attributes:
         setting: what was played, of the first seed.
@@ -64,51 +65,51 @@ class Row:
 
     @property
     def nfe(self) -> float:
-        """Mean over rows."""
+        """Mean over entries."""
         return self.figures.nfe
 
     @property
-    def point(self) -> Point:
+    def coordinates(self) -> Coordinates:
         """(NFE, accuracy)."""
         return self.nfe, self.accuracy
 
     @property
-    def spot(self) -> Spot:
+    def point(self) -> Point:
         """In the picture."""
         f = self.figures
-        return Spot(self.label, self.learned, f.nfe, f.accuracy, f.accuracy_low, f.accuracy_high)
+        return Point(self.label, self.learned, f.nfe, f.accuracy, f.accuracy_low, f.accuracy_high)
 
 
-def pool(results: Sequence[Result]) -> list[Row]:
-    """One row for each policy and scene, in order of appearance."""
+def pool(results: Sequence[Result]) -> list[Entry]:
+    """One entry for each policy and condition, in order of appearance."""
     groups: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         groups.setdefault(result.setting.part("seed"), []).append(result)
     shown: dict[tuple[object, ...], int] = {}
     for group in groups.values():
-        place = (group[0].setting.scene, group[0].setting.policy)
+        place = (group[0].setting.condition, group[0].setting.policy)
         shown[place] = shown.get(place, 0) + 1
-    rows = []
+    entries = []
     for group in groups.values():
         setting, outcomes = group[0].setting, [outcome for result in group for outcome in result.outcomes]
-        several = shown[setting.scene, setting.policy] > 1
+        several = shown[setting.condition, setting.policy] > 1
         label = f"{setting.policy} [{' '.join(filter(None, setting.versions))}]" if several else setting.policy
-        rows.append(Row(setting, label, len(group), summarise(outcomes), outcomes))
-    return rows
+        entries.append(Entry(setting, label, len(group), summarise(outcomes), outcomes))
+    return entries
 
 
-def scenes(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows by what they have to share to be compared; longest blocks first."""
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.setting.scene, []).append(row)
+def by_condition(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The entries by what they have to share to be compared; longest blocks first."""
+    groups: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.setting.condition, []).append(entry)
     return sorted(groups.values(), key=lambda group: -group[0].block_length)
 
 
-def scene_titles(groups: Sequence[Sequence[Row]]) -> list[str]:
-    """What tells the scenes apart; their block length in any case."""
+def condition_titles(groups: Sequence[Sequence[Entry]]) -> list[str]:
+    """What tells the conditions apart; their block length in any case."""
     firsts = [group[0].setting for group in groups]
-    names = [column.name for column in fields(Setting) if column.name in _SCENE]
+    names = [column.name for column in fields(Setting) if column.name in _CONDITION]
     varied = [name for name in names if len({getattr(first, name) for first in firsts}) > 1]
     titles = []
     for first in firsts:
@@ -124,10 +125,7 @@ def scene_titles(groups: Sequence[Sequence[Row]]) -> list[str]:
 
 
 _PLAIN = ("denoiser", "task")
-_SCENE = (
-    *("task", "denoiser", "split", "response_length", "block_length", "temperature", "noise"),
-    *("max_steps", "stop_at_eot", "allow_remask", "remask_budget", "prefix_cache"),
-)
+_CONDITION = ("task", "denoiser", "split", *(rule.name for rule in fields(Rules)))
 
 
 def short_name(name: str) -> str:
@@ -140,21 +138,25 @@ def short_name(name: str) -> str:
 # ---------------------------------------------------------------------------------------- comparisons
 
 
-def best_heuristic(rows: Sequence[Row], learned: Row) -> Row | None:
-    """The most accurate heuristic that needs at most as many NFE as this policy, in the same scene."""
-    rivals = [row for row in rows if not row.learned and row.setting.scene == learned.setting.scene]
-    best = best_at_most([row.point for row in rivals], learned.nfe)
+def best_heuristic(entries: Sequence[Entry], learned: Entry) -> Entry | None:
+    """The most accurate heuristic that needs at most as many NFE as this policy, in the same condition."""
+    rivals = [
+        entry for entry in entries if not entry.learned and entry.setting.condition == learned.setting.condition
+    ]
+    best = best_at_most([entry.coordinates for entry in rivals], learned.nfe)
     return None if best is None else rivals[best]
 
 
-def fastest_heuristic(rows: Sequence[Row], learned: Row) -> Row | None:
-    """The heuristic of fewest NFE that is at least as accurate as this policy, in the same scene."""
+def fastest_heuristic(entries: Sequence[Entry], learned: Entry) -> Entry | None:
+    """The heuristic of fewest NFE that is at least as accurate as this policy, in the same condition."""
     rivals = [
-        row
-        for row in rows
-        if not row.learned and row.setting.scene == learned.setting.scene and row.accuracy >= learned.accuracy
+        entry
+        for entry in entries
+        if not entry.learned
+        and entry.setting.condition == learned.setting.condition
+        and entry.accuracy >= learned.accuracy
     ]
-    return min(rivals, key=lambda row: row.nfe, default=None)
+    return min(rivals, key=lambda entry: entry.nfe, default=None)
 
 
 @dataclass(frozen=True)
@@ -163,13 +165,14 @@ class Comparison:
 
     Attributes:
         first, second: labels of the policies.
-        title: of their scene.
+        title: of their condition.
         why: what the second was chosen for.
         problems: how many both have.
-        difference, low, high: of accuracies, first minus second, with the 95% interval of a paired bootstrap.
+        difference, low, high: of accuracies, first minus second, with the 95% interval of ``difference_interval``.
         first_only, second_only: problems that only the one solved, where each was tried once.
         p: of McNemar's exact test, where each was tried once.
-        nfe_ratio, nfe_low, nfe_high: NFE of the second over that of the first, with the interval of the same kind.
+        nfe_ratio, nfe_low, nfe_high: NFE of the second over that of the first, with the 95% interval of a
+            paired bootstrap; it has no width where both always need the same NFE.
     """
 
     first: str
@@ -188,8 +191,8 @@ class Comparison:
     nfe_high: float
 
 
-def compare(first: Row, second: Row, title: str = "", why: str = "") -> Comparison:
-    """Two rows of a scene, problem by problem.
+def compare(first: Entry, second: Entry, title: str = "", why: str = "") -> Comparison:
+    """Two entries of a condition, problem by problem.
 
     Raises:
         UsageError: they have no problem in common.
@@ -198,8 +201,9 @@ def compare(first: Row, second: Row, title: str = "", why: str = "") -> Comparis
     common = [problem for problem in mine if problem in theirs]
     if not common:
         raise UsageError(f"{first.label} and {second.label} have no problem in common")
-    difference = np.array([mean(mine[problem]) - mean(theirs[problem]) for problem in common])
-    low, high = bootstrap_interval(difference, _generator("paired", len(common)))
+    scores = [[found[problem] for problem in common] for found in (mine, theirs)]
+    difference = np.array([mean(one) - mean(other) for one, other in zip(*scores, strict=True)])
+    low, high = difference_interval(*scores, _generator("paired", len(common)))
     once = all(len(mine[problem]) == len(theirs[problem]) == 1 for problem in common)
     first_only, second_only = int((difference > 0).sum()), int((difference < 0).sum())
     ratio, nfe_low, nfe_high = _nfe_ratio(first, second, common)
@@ -225,74 +229,76 @@ def _generator(*key: object) -> np.random.Generator:
     return np.random.default_rng(derive_key(*key) % 2**63)
 
 
-def _nfe(row: Row, problems: Sequence[tuple[int, int]]) -> np.ndarray:
+def _nfe(entry: Entry, problems: Sequence[tuple[int, int]]) -> np.ndarray:
     """(N,) mean NFE of each problem."""
     spent: dict[tuple[int, int], list[int]] = {}
-    for outcome in row.outcomes:
+    for outcome in entry.outcomes:
         spent.setdefault((outcome.seed, outcome.index), []).append(outcome.nfe)
     return np.array([mean(spent[problem]) for problem in problems])
 
 
-def _nfe_ratio(first: Row, second: Row, problems: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+def _nfe_ratio(first: Entry, second: Entry, problems: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
     mine, theirs = _nfe(first, problems), _nfe(second, problems)
     generator = _generator("ratio", len(problems))
     drawn = [generator.integers(len(problems), size=len(problems)) for _ in range(1000)]
-    low, high = np.quantile([theirs[rows].mean() / mine[rows].mean() for rows in drawn], [0.025, 0.975])
+    low, high = np.quantile([theirs[entries].mean() / mine[entries].mean() for entries in drawn], [0.025, 0.975])
     return float(theirs.mean() / mine.mean()), float(low), float(high)
 
 
-def comparisons(rows: Sequence[Row], baseline: str = "") -> list[Comparison]:
+def comparisons(entries: Sequence[Entry], baseline: str = "") -> list[Comparison]:
     """The pairs that matter.
 
     Each learned policy against the best heuristic as fast, and against the fastest heuristic as accurate (or, where
-    none is, the most accurate one). With a baseline, all others of its scene against it instead. Besides, what was
-    played with the prefix cache against the same without.
+    none is, the most accurate one). With a baseline, all others of its condition against it instead. Besides, what
+    was played with the prefix cache against the same without.
 
     Raises:
-        UsageError: no row has the baseline's label.
+        UsageError: no entry has the baseline's label.
     """
-    if baseline and baseline not in [row.label for row in rows]:
+    if baseline and baseline not in [entry.label for entry in entries]:
         raise UsageError(
-            f"no results of the baseline {baseline!r}; there are {', '.join(row.label for row in rows)}"
+            f"no results of the baseline {baseline!r}; there are {', '.join(entry.label for entry in entries)}"
         )
     made: list[Comparison] = []
-    groups = scenes(rows)
-    for group, title in zip(groups, scene_titles(groups), strict=True):
+    groups = by_condition(entries)
+    for group, title in zip(groups, condition_titles(groups), strict=True):
         if baseline:
-            against = [row for row in group if row.label == baseline]
-            made += [compare(row, a, title, "baseline") for a in against for row in group if row is not a]
+            against = [entry for entry in group if entry.label == baseline]
+            made += [compare(entry, a, title, "baseline") for a in against for entry in group if entry is not a]
             continue
-        for row in (row for row in group if row.learned):
-            as_fast, as_accurate = best_heuristic(group, row), fastest_heuristic(group, row)
+        for entry in (entry for entry in group if entry.learned):
+            as_fast, as_accurate = best_heuristic(group, entry), fastest_heuristic(group, entry)
             most_accurate = max((r for r in group if not r.learned), key=lambda r: r.accuracy, default=None)
             if as_fast is not None:
-                made.append(compare(row, as_fast, title, "best heuristic as fast"))
+                made.append(compare(entry, as_fast, title, "best heuristic as fast"))
             if as_accurate is not None:
-                made.append(compare(row, as_accurate, title, "fastest heuristic as accurate"))
+                made.append(compare(entry, as_accurate, title, "fastest heuristic as accurate"))
             elif most_accurate is not None and most_accurate is not as_fast:
-                made.append(compare(row, most_accurate, title, "most accurate heuristic"))
+                made.append(compare(entry, most_accurate, title, "most accurate heuristic"))
     return made + _cache_pairs(groups)
 
 
-def _cache_pairs(groups: Sequence[Sequence[Row]]) -> list[Comparison]:
-    """What the prefix cache changes, which is approximate: each row that used it against the same without."""
-    titles = {id(row): title for group, title in zip(groups, scene_titles(groups), strict=True) for row in group}
-    rows = [row for group in groups for row in group]
+def _cache_pairs(groups: Sequence[Sequence[Entry]]) -> list[Comparison]:
+    """What the prefix cache changes, which is approximate: each entry that used it against the same without."""
+    titles = {
+        id(entry): title for group, title in zip(groups, condition_titles(groups), strict=True) for entry in group
+    }
+    entries = [entry for group in groups for entry in group]
 
-    def about(row: Row) -> tuple[object, ...]:
-        return row.label, *row.setting.part("learned", "seed", "prefix_cache", *VERSIONS)
+    def about(entry: Entry) -> tuple[object, ...]:
+        return entry.label, *entry.setting.part("learned", "seed", "prefix_cache", *VERSIONS)
 
-    plain = {about(row): row for row in rows if not row.setting.prefix_cache}
-    cached = [row for row in rows if row.setting.prefix_cache and about(row) in plain]
-    return [compare(row, plain[about(row)], titles[id(row)], "without the prefix cache") for row in cached]
+    plain = {about(entry): entry for entry in entries if not entry.setting.prefix_cache}
+    cached = [entry for entry in entries if entry.setting.prefix_cache and about(entry) in plain]
+    return [compare(entry, plain[about(entry)], titles[id(entry)], "without the prefix cache") for entry in cached]
 
 
 @dataclass(frozen=True)
-class Front:
+class ParetoArea:
     """The area under a front over [1, L] evaluations, with its 95% interval, on the problems that all have.
 
     Attributes:
-        title: of the scene.
+        title: of the condition.
         who: heuristics, learned, or all.
         policies, problems: how many.
         area, low, high: between 0 and 1.
@@ -307,12 +313,12 @@ class Front:
     high: float
 
 
-def fronts(rows: Sequence[Row]) -> list[Front]:
-    """Of each scene, the front of the heuristics, of the learned policies, and of all together."""
+def pareto_areas(entries: Sequence[Entry]) -> list[ParetoArea]:
+    """Of each condition, the front of the heuristics, of the learned policies, and of all together."""
     made = []
-    groups = scenes(rows)
-    for group, title in zip(groups, scene_titles(groups), strict=True):
-        common = set.intersection(*(set(by_problem(row.outcomes)) for row in group))
+    groups = by_condition(entries)
+    for group, title in zip(groups, condition_titles(groups), strict=True):
+        common = set.intersection(*(set(by_problem(entry.outcomes)) for entry in group))
         problems, length = sorted(common), group[0].setting.response_length
         if not problems or length < 2:
             continue
@@ -321,60 +327,69 @@ def fronts(rows: Sequence[Row]) -> list[Front]:
         if len(sides) > 1:
             sides["all"] = list(group)
         for who, side in sides.items():
-            scores = [by_problem(row.outcomes) for row in side]
+            scores = [by_problem(entry.outcomes) for entry in side]
             correct = np.array([[mean(found[problem]) for problem in problems] for found in scores])
-            nfe = np.array([_nfe(row, problems) for row in side])
+            nfe = np.array([_nfe(entry, problems) for entry in side])
             points = list(zip(nfe.mean(1).tolist(), correct.mean(1).tolist(), strict=True))
-            low, high = front_interval(correct, nfe, 1, length, _generator("front", who))
-            area = area_under_front(points, 1, length)
-            made.append(Front(title, who, len(side), len(problems), area, low, high))
+            low, high = pareto_area_interval(correct, nfe, 1, length, _generator("front", who))
+            area = pareto_area(points, 1, length)
+            made.append(ParetoArea(title, who, len(side), len(problems), area, low, high))
     return made
 
 
 # --------------------------------------------------------------------------------------------- tables
 
 
-def pass_at(row: Row, k: int) -> float:
+def pass_at(entry: Entry, k: int) -> float:
     """Mean over problems of the chance that one of k samples is right; ``metrics.pass_at_k``."""
-    scores = by_problem(row.outcomes).values()
+    scores = by_problem(entry.outcomes).values()
     return mean([pass_at_k(len(samples), round(sum(samples)), k) for samples in scores])
 
 
-def samples_of(row: Row) -> int:
-    """Samples that every problem of the row has."""
-    return min(len(samples) for samples in by_problem(row.outcomes).values())
+def samples_of(entry: Entry) -> int:
+    """Samples that every problem of the entry has."""
+    return min(len(samples) for samples in by_problem(entry.outcomes).values())
 
 
-def table(rows: Sequence[Row], title: str = "") -> Table:
-    """The rows as a table for the terminal, best accuracy last within a scene; learned policies in bold."""
+def table(entries: Sequence[Entry], title: str = "") -> Table:
+    """The entries as a table for the terminal, best accuracy last within a condition; learned policies in bold."""
     shown = Table(title=title or None)
-    ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= min(map(samples_of, rows))]
-    remasked = any(row.figures.remasks for row in rows)
+    ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= min(map(samples_of, entries))]
+    remasked = any(entry.figures.remasks for entry in entries)
     columns = ["policy", "BL", "problems", "accuracy", "95% interval", *(f"pass@{k}" for k in ks)]
     columns += ["NFE", "90%", "tokens/NFE", *(["remasked"] if remasked else []), "seconds"]
     for name in columns:
         shown.add_column(name, justify="left" if name == "policy" else "right", no_wrap=name != "policy")
-    groups = scenes(rows)
-    for group, about in zip(groups, scene_titles(groups), strict=True):
+    groups = by_condition(entries)
+    for group, about in zip(groups, condition_titles(groups), strict=True):
         if len(groups) > 1:
             shown.add_section()
             shown.add_row(about, style="italic")
-        for row in group:
-            figures = row.figures
-            cells = [row.label, str(row.block_length), f"{figures.problems:,}", f"{figures.accuracy:.1%}"]
+        for entry in group:
+            figures = entry.figures
+            cells = [entry.label, str(entry.block_length), f"{figures.problems:,}", f"{figures.accuracy:.1%}"]
             cells += [f"{figures.accuracy_low:.1%} – {figures.accuracy_high:.1%}"]
-            cells += [f"{pass_at(row, k):.1%}" for k in ks]
+            cells += [f"{pass_at(entry, k):.1%}" for k in ks]
             cells += [f"{figures.nfe:.1f}", f"{figures.nfe_90:.0f}", f"{figures.tokens_per_nfe:.2f}"]
             cells += [f"{figures.remasks:.1f}"] if remasked else []
-            shown.add_row(*cells, f"{figures.seconds:.1f}", style="bold" if row.learned else None)
+            shown.add_row(*cells, f"{figures.seconds:.1f}", style="bold" if entry.learned else None)
     return shown
 
 
 def comparison_table(found: Sequence[Comparison]) -> Table:
     """Paired comparisons for the terminal."""
     shown = Table(title="paired, on the same problems")
-    for name in ("policy", "against", "scene", "accuracy", "95% interval", "only it / only the other", "p", "NFE"):
-        shown.add_column(name, justify="left" if name in ("policy", "against", "scene") else "right")
+    for name in (
+        "policy",
+        "against",
+        "condition",
+        "accuracy",
+        "95% interval",
+        "only it / only the other",
+        "p",
+        "NFE",
+    ):
+        shown.add_column(name, justify="left" if name in ("policy", "against", "condition") else "right")
     for pair in found:
         only = "" if pair.p is None else f"{pair.first_only} / {pair.second_only}"
         shown.add_row(
@@ -390,11 +405,11 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
     return shown
 
 
-def front_table(found: Sequence[Front]) -> Table:
+def area_table(found: Sequence[ParetoArea]) -> Table:
     """Areas under the fronts for the terminal."""
     shown = Table(title="area under the accuracy–NFE front, 1 to L evaluations")
-    for name in ("scene", "front of", "policies", "problems", "area", "95% interval"):
-        shown.add_column(name, justify="left" if name in ("scene", "front of") else "right")
+    for name in ("condition", "front of", "policies", "problems", "area", "95% interval"):
+        shown.add_column(name, justify="left" if name in ("condition", "front of") else "right")
     for front in found:
         shown.add_row(
             front.title,

@@ -8,9 +8,10 @@ between seeds is that of a fresh evaluation. Samples of a problem differ in thei
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from dllm_env.denoisers import Denoiser, NoiseType, load_denoiser
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Dynamics, Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import tokens_before_eot
@@ -19,7 +20,9 @@ from dllm_env.policies.base import Policy
 from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import derive_key
-from dllm_env.tasks import Split, Task, count_problems, load_task
+from dllm_env.specs import check_types
+from dllm_env.tasks.base import Split, Task, count_problems
+from dllm_env.tasks.load import load_task
 
 ENDLESS = 500
 """Problems of a task without end, unless told otherwise."""
@@ -31,15 +34,19 @@ OnProgress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """What policies are compared on."""
+class EvaluationConfig(Rules):
+    """What policies are compared on.
+
+    Raises:
+        UsageError: a value of another kind or out of range.
+    """
 
     task: str = "trace"
     """Task, with settings after a colon: trace, trace:chains=4, sudoku, gsm8k, math500, humaneval, mbpp, countdown,
     sudoku4, reasoning-gym:NAME."""
     denoiser: str = "tiny"
     """Bundled denoiser or folder of one."""
-    block_length: tuple[int, ...] = ()
+    block_length: tuple[int, ...] = ()  # type: ignore[assignment]
     """Block lengths to compare at, one or more; without any, the response length (full diffusion)."""
     problems: int = 0
     """Problems per seed; 0 takes all of a benchmark, and 500 of a task without end."""
@@ -49,28 +56,21 @@ class EvaluationConfig:
     """Responses to each problem; more than one makes sense where something is random."""
     split: Split = "test"
     """Which problems: train, validation, test."""
-    response_length: int = 0
-    """Tokens to generate; 0 takes the task's."""
-    temperature: float = 0.0
-    """Of the denoiser's tokens; 0 takes the most probable."""
-    noise: NoiseType = "float64"
-    """Precision of the noise that tokens are drawn with; float32 distorts, see the documentation."""
-    max_steps: int = 0
-    """Steps after which a row is cut off; 0 takes the response length."""
-    stop_at_eot: bool = False
-    """End a row as soon as an end-of-text is written and everything before it is."""
-    allow_remask: bool = False
-    """Let policies put written tokens back to mask (wino, remdm)."""
-    remask_budget: int = 0
-    """How often a row may do so; 0 takes the response length."""
-    prefix_cache: bool = False
-    """Reuse keys and values of what stands before the active block while it lasts: faster, but approximate."""
     batch_size: int = 128
     """Problems played at a time; changes the speed, not the results."""
     data: str = ""
     """File or folder with a benchmark's problems; without it, they come from the Hugging Face Hub."""
     allow_code_execution: bool = False
     """Let tasks that are judged by running programs run what the denoiser writes, in a sandbox."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        _ = self.rules
+
+    @property
+    def rules(self) -> list[Rules]:
+        """One for each block length."""
+        return [Rules.of(self, block_length=block) for block in self.block_length or (0,)]
 
 
 @dataclass(frozen=True)
@@ -102,21 +102,7 @@ class Evaluation:
         self.config = config
         self.task = load_task(config.task, config.data, config.allow_code_execution)
         count = _count(config, self.task)
-        length = config.response_length or self.task.response_length
-        rules = [
-            Rules(
-                length,
-                block,
-                temperature=config.temperature,
-                noise=config.noise,
-                max_steps=config.max_steps,
-                stop_at_eot=config.stop_at_eot,
-                allow_remask=config.allow_remask,
-                remask_budget=config.remask_budget,
-                prefix_cache=config.prefix_cache,
-            )
-            for block in config.block_length or (length,)
-        ]
+        rules = [each.resolve(self.task.response_length) for each in config.rules]
         self.denoiser = denoiser or load_denoiser(config.denoiser)
         loaded = [load_policy(policy, self.denoiser.device) for policy in policies]
         _refuse_repeated([policy.name for policy in loaded], "policy")
@@ -146,15 +132,7 @@ class Evaluation:
             task=self.task.name,
             denoiser=self.denoiser.name,
             split=self.config.split,
-            response_length=rules.response_length,
-            block_length=rules.block_length,
-            temperature=rules.temperature,
-            noise=rules.noise,
-            max_steps=rules.max_steps,
-            stop_at_eot=rules.stop_at_eot,
-            allow_remask=rules.allow_remask,
-            remask_budget=rules.remask_budget,
-            prefix_cache=rules.prefix_cache,
+            **asdict(rules),
             seed=seed,
             policy_version=fingerprint(),
             denoiser_version=self.denoiser.fingerprint(),

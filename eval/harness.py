@@ -16,11 +16,12 @@ import functools
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Dynamics, Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import row_seed
@@ -35,10 +36,12 @@ from dllm_env.random import derive_key
 try:
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api.instance import Instance
-    from lm_eval.api.model import LM
+    from lm_eval.api.model import LM, CacheHook
     from lm_eval.api.registry import register_model
     from lm_eval.models.utils import normalize_gen_kwargs
     from tqdm import tqdm
+
+    from dllm_env.eval.harness_cache import Watched, claim, keep_out
 except ImportError as error:
     raise UsageError(f"this needs the lm-evaluation-harness ({error}): pip install 'dllm-env[eval]'") from None
 
@@ -70,13 +73,14 @@ class HarnessModel(LM):
         self.config = config = HarnessConfig.parse(arguments)
         self.denoiser = load_denoiser(config.denoiser, config.device or None)
         self.policy = load_policy(config.policy, self.denoiser.device)
+        self.watched = Watched(self.policy)
         self.prompts = Prompts(self.denoiser)
         self.tokenizer = self.prompts.tokenizer  # the harness writes down its special tokens
         self._device = self.denoiser.device
         self._played: dict[str, list[Played]] = {}
         if getattr(self.policy, "remasks", False) and not config.allow_remask:
             raise UsageError(f"{self.policy.name} puts tokens back to mask; allow it with allow_remask=true")
-        length = config.gen_length or config.block_length or 1
+        length = config.response_length or config.block_length or 1
         Dynamics(self.denoiser, self._rules(length, config.temperature or 0.0), 0)  # refuses what does not fit
 
     @classmethod
@@ -95,6 +99,21 @@ class HarnessModel(LM):
         if str(flags.get("device")).startswith("cuda") and not torch.cuda.is_available():
             del flags["device"]  # the harness's default, also where there is no GPU
         return cls(**flags | dict(arg_dict))
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Called where there is a cache of results (``--use_cache``), before anything is asked.
+
+        Raises:
+            UsageError: the cache belongs to another model, or to other settings.
+        """
+        super().set_cache_hook(cache_hook)
+        if cache_hook.dbdict is not None:
+            info = {name: value for name, value in self.get_model_info().items() if name != "played"}
+            info |= {"options": getattr(self.denoiser, "options", ""), "device": self.denoiser.device.type}
+            for column in fields(self.config):
+                if column.name not in ("denoiser", "policy", "device", "batch_size", "max_batch_size"):
+                    info[column.name] = getattr(self.config, column.name)
+            claim(cache_hook.dbdict, {name: str(value) for name, value in info.items()})
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness's results say of the model: versions, and the mean NFE of each task."""
@@ -126,18 +145,8 @@ class HarnessModel(LM):
     # -------------------------------------------------------------------------------------- generation
 
     def _rules(self, length: int, temperature: float, block_length: int = 0) -> Rules:
-        config = self.config
-        return Rules(
-            length,
-            block_length or config.block_length or length,
-            temperature=temperature,
-            noise=config.noise,
-            max_steps=config.max_steps,
-            allow_remask=config.allow_remask,
-            stop_at_eot=config.stop_at_eot,
-            prefix_cache=config.prefix_cache,
-            extras=self.policy.extras,
-        )
+        block = block_length or self.config.block_length
+        return Rules.of(self.config, response_length=length, block_length=block, temperature=temperature).resolve()
 
     def _play(self, rules: Rules, contexts: Sequence[list[int]], seeds: Sequence[int], bar: Any) -> list[Played]:
         """Generates behind each context; with a model that cannot pad, those of one length together."""
@@ -149,7 +158,7 @@ class HarnessModel(LM):
             begun = bar.n
             result = rollout(
                 self.denoiser,
-                self.policy,
+                self.watched,
                 rules,
                 [contexts[i] for i in members],
                 [seeds[i] for i in members],
@@ -169,17 +178,26 @@ class HarnessModel(LM):
         contexts = [self.prompts.context(request.args[0]) for request in requests]
         contexts = self.prompts.fit(contexts, [rules.response_length for rules, _, _ in asked])
         seeds, texts, everything = self._seeds(requests), [""] * len(requests), []
+        drawn: list[int] = []
         groups: dict[Rules, list[int]] = {}
         for i, (rules, _, _) in enumerate(asked):
             groups.setdefault(rules, []).append(i)
         with tqdm(total=len(requests), desc="Generating responses", disable=disable_tqdm) as bar:
             for rules, members in groups.items():
+                self.watched.drew = False
                 rows = self._play(rules, [contexts[i] for i in members], [seeds[i] for i in members], bar)
                 for i, row in zip(members, rows, strict=True):
                     texts[i] = self._text(row, *asked[i][1:])
                     self._played.setdefault(str(requests[i].task_name), []).append(row)
+                if rules.temperature or self.watched.drew:
+                    drawn += members
+                    continue
+                for i in members:
                     self.cache_hook.add_partial("generate_until", requests[i].args, texts[i])
                 everything += rows
+        if drawn and self.cache_hook.dbdict is not None:
+            logger.info("%d responses were drawn at random, which the cache does not keep", len(drawn))
+            keep_out(self.cache_hook.dbdict, "generate_until", (requests[i].args for i in drawn))
         if everything:
             told = "%s: %d responses, of which %d were cut off; %.2f denoiser evaluations (NFE) for each"
             logger.info(told, self.policy.name, *_summary(everything).values())
@@ -187,12 +205,12 @@ class HarnessModel(LM):
 
     def _asked(self, arguments: Mapping[str, Any]) -> tuple[Rules, int, list[str]]:
         """What a request's generation arguments mean: rules, most tokens of a response, and stop strings."""
-        given = normalize_gen_kwargs(dict(arguments), self.config.gen_length or MAX_GEN_TOKS)
+        given = normalize_gen_kwargs(dict(arguments), self.config.response_length or MAX_GEN_TOKS)
         ignored = [name for name, value in given.items() if name not in USED and value is not None]
         if ignored:
             _warn_once(f"generation arguments that mean nothing here: {', '.join(ignored)}")
         most, block = int(given["max_gen_toks"]), self.config.block_length
-        length = self.config.gen_length or (-(-most // block) * block if block else most)
+        length = self.config.response_length or (-(-most // block) * block if block else most)
         temperature = self.config.temperature
         if temperature is None:
             temperature = float(given.get("temperature") or 0.0)  # 0 already where do_sample says no

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from dllm_env.denoisers import Denoiser, NoiseType
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
 
@@ -24,38 +25,32 @@ NAME = "dllm-env"
 """How the harness calls the model."""
 
 SETTINGS = ("dtype", "device_map", "attention", "chat", "shift", "mask", "revision", "trust_remote_code")
-"""Settings of a checkpoint that are model arguments, too; see ``dllm_env.huggingface.Options``."""
+"""Settings of a checkpoint that are model arguments, too; see ``dllm_env.denoisers.huggingface.Options``."""
 
 BATCH = 128
 """Sequences at a time, where nothing or ``auto`` is said."""
 
 
+UNCACHED = ("gen_kwargs", "seed", "samples", "metadata")
+"""Flags of the harness that change requests, and that its cache of them (``--cache_requests``) knows nothing of."""
+
+
 @dataclass(frozen=True)
-class HarnessConfig:
-    """The model arguments."""
+class HarnessConfig(Rules):
+    """The model arguments, the rules of the process first; ``gen_length`` is another name for the response length.
+
+    Raises:
+        UsageError: a value of another kind or out of range.
+    """
 
     denoiser: str | Denoiser = ""
     """Bundled denoiser, folder, or name on the Hub; ``pretrained`` is another name for it."""
     policy: str | Policy = "threshold:0.9"
     """Heuristic, class in a file, or learned policy, as for --policies."""
-    gen_length: int = 0
-    """Tokens to generate; 0 takes the request's max_gen_toks, rounded up to a multiple of the block length."""
-    block_length: int = 0
-    """Block length; 0 takes the generated length (full diffusion)."""
-    temperature: float | None = None
+    temperature: float | None = None  # type: ignore[assignment]
     """Of the denoiser's tokens; without it, what the request's do_sample and temperature say."""
-    noise: NoiseType = "float64"
-    """Precision of the noise that tokens are drawn with."""
     seed: int = 0
     """Evaluation seed: random streams are those that ``dllm-env eval`` has under this seed."""
-    max_steps: int = 0
-    """Steps after which a response is cut off, and counts as empty; 0 takes the generated length."""
-    stop_at_eot: bool = False
-    """End a response as soon as an end-of-text is written and everything before it is."""
-    allow_remask: bool = False
-    """Let policies put written tokens back to mask (wino, remdm)."""
-    prefix_cache: bool = False
-    """Reuse keys and values of what stands before the active block: faster, but approximate."""
     batch_size: int = BATCH
     """Sequences at a time; changes the speed, not the results."""
     max_batch_size: int = 0
@@ -81,6 +76,10 @@ class HarnessConfig:
             given["denoiser"] = given.pop("pretrained")
         if not given.get("denoiser"):
             raise UsageError("no denoiser; name one: --model_args denoiser=tiny, or a folder or name on the Hub")
+        if "gen_length" in given:
+            if "response_length" in given:
+                raise UsageError("gen_length and response_length mean the same; give one of them")
+            given["response_length"] = _value("gen_length", given.pop("gen_length"), int)
         settings = {name: given.pop(name) for name in SETTINGS if name in given}
         if str(given.get("device", "")) == "auto":
             del given["device"]
@@ -97,9 +96,10 @@ class HarnessConfig:
         return cls(**values | {"denoiser": _with_settings(values["denoiser"], settings)})
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("mc_samples", 1), ("gen_length", 0), ("block_length", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"model argument {name} has to be at least {least}, got {getattr(self, name)}")
+        Rules.of(self, temperature=self.temperature or 0.0)
+        for name in ("batch_size", "mc_samples"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"model argument {name} has to be at least 1, got {getattr(self, name)}")
 
 
 def _value(name: str, value: Any, kind: type) -> Any:
@@ -150,6 +150,9 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
     """The harness's command line, with this package's model where it names none, and what suits that model.
 
     The harness itself would take one sequence at a time and the first GPU.
+
+    Raises:
+        UsageError: ``--cache_requests`` with flags that its cache does not tell apart.
     """
     words = list(arguments)
     if words in ([], ["run"]) or words[0] in ("ls", "validate") or {"-h", "--help"} & set(words):
@@ -157,14 +160,28 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
     parser = argparse.ArgumentParser("lm-eval", add_help=False)
     for names in (("--model", "-M"), ("--config", "-C"), ("--batch_size", "-b"), ("--device",)):
         parser.add_argument(*names)
+    parser.add_argument("--cache_requests", nargs="?", const="true")
+    for name in UNCACHED:
+        parser.add_argument(f"--{name}", nargs="+")
     given = vars(parser.parse_known_args(words)[0])
     file = _yaml(given["config"]) if given["config"] else {}
     said = {name: given[name] or file.get(name) for name in ("model", "batch_size", "device")}
     if not said["model"]:
         words += ["--model", NAME]
     if said["model"] in (None, NAME):
+        _check_request_cache(given, file)
         words += [word for name in ("batch_size", "device") if not said[name] for word in (f"--{name}", "auto")]
     return words
+
+
+def _check_request_cache(given: Mapping[str, Any], file: Mapping[str, Any]) -> None:
+    cached = given["cache_requests"] or file.get("cache_requests")
+    changed = [f"--{name}" for name in UNCACHED if given[name] or file.get(name)]
+    if cached and cached != "delete" and changed:
+        raise UsageError(
+            f"the harness's cache of requests would give later runs those of this {changed[0]}; leave "
+            f"--cache_requests or {changed[0]} away (model arguments such as temperature are no part of requests)"
+        )
 
 
 def _yaml(path: str) -> dict[str, Any]:

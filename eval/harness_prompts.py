@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-from dllm_env.denoisers import Denoiser
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.denoisers.plain_text import PlainText
 from dllm_env.errors import UsageError
 from dllm_env.eval.likelihood import Pair
 from dllm_env.numerics import digest
-from dllm_env.plain_text import PlainText
 
 logger = logging.getLogger("lm_eval.dllm_env")
 """Below the harness's own, so that its level and format count."""
@@ -137,4 +137,4 @@ class Prompts:
     def name(self) -> str:
         """Stands for the tokenizer and its templates, in the name of a file."""
         name = "".join(letter if letter.isalnum() else "_" for letter in self.denoiser.name)
-        return f"{name}-{digest({}, str(getattr(self.tokenizer, 'chat_template', None)))}"
+        return f"{name}-{digest({}, str(self._template or getattr(self.tokenizer, 'chat_template', None)))}"

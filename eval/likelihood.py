@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser, in_pieces, refuse_broken
+from dllm_env.denoisers.base import Denoiser, in_pieces, refuse_broken
 from dllm_env.errors import LogitsError
 from dllm_env.random import RowRandom
 

@@ -11,13 +11,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from dllm_env.front import Point
+from dllm_env.intervals import normal_quantile, wilson_interval
+from dllm_env.pareto import Coordinates
 
 
 def bootstrap_interval(
     values: ArrayLike, generator: np.random.Generator, level: float = 0.95, resamples: int = 2000
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean (B. Efron, 1979): problems are drawn again with replacement.
+
+    It has no width where all values are equal, and is too narrow where nearly all are; for shares and their
+    differences take ``accuracy_interval`` and ``difference_interval``.
 
     Args:
         values: (N,) one figure per problem.
@@ -26,7 +30,7 @@ def bootstrap_interval(
         resamples: how often to draw; takes about 10 µs each for 1,000 problems.
 
     Returns:
-        Lower and upper end. They coincide when all values are equal.
+        Lower and upper end.
 
     Raises:
         ValueError: values that are not a non-empty vector, or a level outside (0, 1).
@@ -40,6 +44,143 @@ def bootstrap_interval(
     means = [data[generator.integers(len(data), size=len(data))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+Samples = Sequence[Sequence[float]]
+"""Scores of the samples of each problem."""
+
+
+def accuracy_interval(
+    scores: Samples, generator: np.random.Generator, level: float = 0.95, resamples: int = 2000
+) -> tuple[float, float]:
+    """Interval of an accuracy: the mean over problems of the mean score of a problem's samples.
+
+    Where each problem is either right or wrong (one sample each, or samples that agree) it is Wilson's. Otherwise
+    it is the bootstrap over problems, but reaches at least as far as Wilson's for all samples together: samples of
+    one problem are alike, and cannot tell more than as many problems would. For scores outside [0, 1] it is the
+    bootstrap alone.
+
+    Args:
+        scores: of N problems, one or more samples each.
+        generator: random numbers of the bootstrap.
+        level: how often the interval is to cover the true mean.
+        resamples: of the bootstrap.
+
+    Returns:
+        Lower and upper end, with the mean between them.
+
+    Raises:
+        ValueError: no problems, or a level outside (0, 1).
+    """
+    means = _means(scores)
+    if _are_binary(means):
+        return wilson_interval(float(means.sum()), len(means), level)
+    low, high = bootstrap_interval(means, generator, level, resamples)
+    if not _are_shares(scores):
+        return low, high
+    trials = sum(map(len, scores))
+    least, most = wilson_interval(means.mean() * trials, trials, level)
+    return min(low, least), max(high, most)
+
+
+def difference_interval(
+    first: Samples, second: Samples, generator: np.random.Generator, level: float = 0.95, resamples: int = 2000
+) -> tuple[float, float]:
+    """Interval of the difference of two accuracies, first minus second, on the same problems.
+
+    Where each problem is either right or wrong it is Tango's (``paired_score_interval``). Otherwise it is the
+    bootstrap over problems, but reaches at least as far as Tango's for all samples together. For scores outside
+    [0, 1] it is the bootstrap alone.
+
+    Args:
+        first, second: scores of N problems, one or more samples each.
+        generator, level, resamples: as in ``accuracy_interval``.
+
+    Returns:
+        Lower and upper end, with the mean difference between them.
+
+    Raises:
+        ValueError: as ``accuracy_interval``, or not as many problems of the one as of the other.
+    """
+    mine, theirs = _means(first), _means(second)
+    if len(mine) != len(theirs):
+        raise ValueError(f"needs scores of the same problems, got {len(mine)} and {len(theirs)}")
+    apart = mine - theirs
+    samples = min(map(len, (*first, *second)))
+    binary = _are_binary(mine) and _are_binary(theirs)
+    pairs = len(apart) * (1 if binary else samples)
+    better, worse = (float(np.clip(side, 0, None).mean()) * pairs for side in (apart, -apart))
+    if binary:
+        return paired_score_interval(better, worse, pairs, level)
+    low, high = bootstrap_interval(apart, generator, level, resamples)
+    if not (_are_shares(first) and _are_shares(second)):
+        return low, high
+    least, most = paired_score_interval(better, worse, pairs, level)
+    return min(low, least), max(high, most)
+
+
+def _means(scores: Samples) -> NDArray[np.float64]:
+    if not scores or not all(scores):
+        raise ValueError("needs at least one problem, and of each at least one sample")
+    return np.array([mean(samples) for samples in scores])
+
+
+def _are_binary(values: NDArray[np.float64]) -> bool:
+    return bool(np.isin(values, (0, 1)).all())
+
+
+def _are_shares(scores: Samples) -> bool:
+    return all(0 <= score <= 1 for samples in scores for score in samples)
+
+
+def paired_score_interval(
+    first_only: float, second_only: float, problems: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Score interval of the difference of two paired shares (T. Tango, Statistics in Medicine 17, 1998).
+
+    With b problems that only the first solved, c that only the second did, and n in all, it holds all d for which
+    |b − c − n·d| ≤ z · √(n · (2q + d (1 − d))). There q is the likeliest probability that only the second solves a
+    problem if the difference is d: the larger root of 2n·q² + ((2n − b + c)·d − b − c)·q − c·d·(1 − d) = 0. At
+    d = 0 this is McNemar's test without correction. The ends are found by bisection.
+
+    Args:
+        first_only, second_only: b and c; need not be whole, where problems have scores between 0 and 1.
+        problems: n.
+        level: how often the interval is to cover the true difference.
+
+    Returns:
+        Lower and upper end, in [−1, 1]; ±z² / (n + z²) where the two always agree.
+
+    Raises:
+        ValueError: counts that are negative or more than the problems, or a level outside (0, 1).
+    """
+    if min(first_only, second_only) < 0 or problems < max(1, first_only + second_only - 1e-9):
+        raise ValueError(f"{first_only} and {second_only} cannot be counts of {problems} problems")
+    z, estimate = normal_quantile(level), (first_only - second_only) / problems
+
+    def end(edge: float) -> float:
+        """Between the estimate, which is inside, and the edge: where the interval ends."""
+        inside, outside = estimate, edge
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            if abs(_paired_score(first_only, second_only, problems, middle)) <= z:
+                inside = middle
+            else:
+                outside = middle
+        return inside
+
+    return end(-1.0), end(1.0)
+
+
+def _paired_score(first_only: float, second_only: float, n: int, d: float) -> float:
+    """Standardised distance of the difference that was seen from d."""
+    linear = (2 * n - first_only + second_only) * d - first_only - second_only
+    root = math.sqrt(max(linear**2 + 8 * n * second_only * d * (1 - d), 0.0))
+    variance = n * ((root - linear) / (2 * n) + d * (1 - d))
+    distance = first_only - second_only - n * d
+    if variance <= 0:
+        return 0.0 if distance == 0 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
 
 
 def tokens_before_eot(responses: Tensor, end_ids: Sequence[int], mask_id: int) -> Tensor:
@@ -59,7 +200,7 @@ def tokens_before_eot(responses: Tensor, end_ids: Sequence[int], mask_id: int) -
     return (before & (responses != mask_id)).sum(-1)
 
 
-def best_at_most(points: Sequence[Point], nfe: float) -> int | None:
+def best_at_most(points: Sequence[Coordinates], nfe: float) -> int | None:
     """The best that can be had at this speed: the most accurate point with at most ``nfe`` evaluations.
 
     Args:
@@ -121,7 +262,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return float(min(Fraction(1), Fraction(2 * tail, 2**n)))
 
 
-def area_under_front(points: Sequence[Point], low: float, high: float) -> float:
+def pareto_area(points: Sequence[Coordinates], low: float, high: float) -> float:
     """Mean over n in [low, high] of the best accuracy that at most n evaluations give; 0 where none is that fast.
 
     Args:
@@ -144,7 +285,7 @@ def area_under_front(points: Sequence[Point], low: float, high: float) -> float:
     return (area + best * (high - reached)) / (high - low)
 
 
-def front_interval(
+def pareto_area_interval(
     correct: NDArray[np.float64],
     nfe: NDArray[np.float64],
     low: float,
@@ -155,22 +296,34 @@ def front_interval(
 ) -> tuple[float, float]:
     """Bootstrap interval of the area under a front, problems drawn again for all policies together.
 
+    Two problems that all policies solved and two that none did are added, with each policy's mean NFE (after
+    A. Agresti and B. Coull, 1998, who do so for the normal approximation): otherwise the interval would have no
+    width where all problems were solved, and be too narrow where nearly all were.
+
     Args:
         correct, nfe: (policies, problems), of the same problems.
-        low, high: as in ``area_under_front``.
+        low, high: as in ``pareto_area``.
         generator: the only source of random numbers.
         level: share of the resampled areas inside the interval.
         resamples: how often to draw.
+
+    Returns:
+        Lower and upper end, with the area between them.
 
     Raises:
         ValueError: shapes that differ or hold nothing.
     """
     if correct.shape != nfe.shape or correct.ndim != 2 or not correct.size:
         raise ValueError(f"correct and nfe must both be (policies, problems), got {correct.shape}, {nfe.shape}")
-    areas = []
-    for _ in range(resamples):
-        drawn = generator.integers(correct.shape[1], size=correct.shape[1])
-        points = zip(nfe[:, drawn].mean(1).tolist(), correct[:, drawn].mean(1).tolist(), strict=True)
-        areas.append(area_under_front(list(points), low, high))
+    scores = np.concatenate([correct, np.tile([1.0, 1.0, 0.0, 0.0], (len(correct), 1))], 1)
+    spent = np.concatenate([nfe, np.tile(nfe.mean(1, keepdims=True), (1, 4))], 1)
+
+    def area(some: NDArray[np.int64]) -> float:
+        points = zip(spent[:, some].mean(1).tolist(), scores[:, some].mean(1).tolist(), strict=True)
+        return pareto_area(list(points), low, high)
+
+    count = scores.shape[1]
+    areas = [area(generator.integers(count, size=count)) for _ in range(resamples)]
     below, above = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
-    return float(below), float(above)
+    seen = area(np.arange(correct.shape[1]))
+    return min(float(below), seen), max(float(above), seen)

@@ -70,11 +70,11 @@ for (const [name, value] of data.facts) {
 
 // ----------------------------------------------------------------------------------------------------- tabs
 
-/** One tab for each scene, after the ARIA pattern: arrow keys move, and what has focus is shown. */
+/** One tab for each condition, after the ARIA pattern: arrow keys move, and what has focus is shown. */
 function tabs(host, show) {
   const panel = find(host.dataset.panel);
-  const buttons = data.scenes.map((scene, i) =>
-    make("button", { type: "button", id: `${host.id}-${i}`, role: "tab", textContent: scene.title }));
+  const buttons = data.conditions.map((condition, i) =>
+    make("button", { type: "button", id: `${host.id}-${i}`, role: "tab", textContent: condition.title }));
   const choose = (chosen) => {
     buttons.forEach((button, i) => {
       button.setAttribute("aria-selected", i === chosen);
@@ -111,7 +111,7 @@ const CONFIG = {
 };
 
 const hiddenFamilies = new Set();
-let frontScene = 0;
+let frontCondition = 0;
 
 function frame(more) {
   const text = shade("text");
@@ -144,8 +144,8 @@ function hoverText(lines) {
 
 const frontColour = (who) => (who === "learned" ? tone(data.learned) : shade("quiet"));
 
-function frontLine(scene, who) {
-  const points = scene.fronts[who].map((i) => scene.rows[i]);
+function frontLine(condition, who) {
+  const points = condition.fronts[who].map((i) => condition.entries[i]);
   const right = Math.max(data.nfe[1] * 1.35, ...points.map((point) => point.nfe));
   const end = points.length ? [[right, points[points.length - 1].accuracy]] : [];
   const steps = [...points.map((point) => [point.nfe, point.accuracy]), ...end];
@@ -159,28 +159,28 @@ function frontLine(scene, who) {
   };
 }
 
-function familyPoints(scene, name) {
+function familyPoints(condition, name) {
   const { colour, symbol } = data.families[name];
-  const members = scene.rows.filter((row) => row.family === name).sort((a, b) => a.nfe - b.nfe);
-  const learned = members.some((row) => row.learned);
+  const members = condition.entries.filter((entry) => entry.family === name).sort((a, b) => a.nfe - b.nfe);
+  const learned = members.some((entry) => entry.learned);
   return {
     name: plain(name),
-    x: members.map((row) => row.nfe),
-    y: members.map((row) => row.accuracy),
+    x: members.map((entry) => entry.nfe),
+    y: members.map((entry) => entry.accuracy),
     mode: learned ? "markers" : "lines+markers",
     line: { color: tone(colour), width: 1 },
     marker: { color: tone(colour), symbol, size: learned ? 16 : 10, line: { color: shade("page"), width: 1 } },
     error_y: {
       type: "data",
       symmetric: false,
-      array: members.map((row) => row.high - row.accuracy),
-      arrayminus: members.map((row) => row.accuracy - row.low),
+      array: members.map((entry) => entry.high - entry.accuracy),
+      arrayminus: members.map((entry) => entry.accuracy - entry.low),
       color: tone(colour),
       thickness: 1.4,
       width: 3,
     },
     hoverinfo: "text",
-    hovertext: members.map((row) => hoverText(row.about)),
+    hovertext: members.map((entry) => hoverText(entry.about)),
   };
 }
 
@@ -188,7 +188,7 @@ function familyPoints(scene, name) {
 const families = Object.keys(data.families).sort((a, b) => isLearned(a) - isLearned(b));
 
 function isLearned(name) {
-  return data.scenes.some((scene) => scene.rows.some((row) => row.family === name && row.learned));
+  return data.conditions.some((condition) => condition.entries.some((entry) => entry.family === name && entry.learned));
 }
 
 const NFE_RANGE = [data.nfe[0] / 1.35, data.nfe[1] * 1.35];
@@ -219,10 +219,10 @@ function chooseTicks() {
 }
 
 function drawFront() {
-  const scene = data.scenes[frontScene];
+  const condition = data.conditions[frontCondition];
   const traces = [
-    ...["heuristics", "learned"].map((who) => frontLine(scene, who)),
-    ...families.map((name) => familyPoints(scene, name)),
+    ...["heuristics", "learned"].map((who) => frontLine(condition, who)),
+    ...families.map((name) => familyPoints(condition, name)),
   ];
   for (const [i, trace] of traces.entries()) {
     trace.visible = trace.x.length > 0 && !hiddenFamilies.has(i < 2 ? trace.name : families[i - 2]);
@@ -281,15 +281,15 @@ function linePicture(who) {
   return svg("svg", { width: 26, height: 16, "aria-hidden": true }, line);
 }
 
-/** The legend: a box for each family and front, which shows and hides it in all scenes. */
+/** The legend: a box for each family and front, which shows and hides it in all conditions. */
 function drawLegend() {
-  const lines = ["heuristics", "learned"].filter((who) => data.scenes.some((scene) => scene.fronts[who].length));
-  const entries = [
+  const lines = ["heuristics", "learned"].filter((who) => data.conditions.some((condition) => condition.fronts[who].length));
+  const boxes = [
     ...families.map((name) => [name, symbolPicture(data.families[name].symbol, tone(data.families[name].colour))]),
     ...lines.map((who) => [`Pareto front, ${who}`, linePicture(who)]),
   ];
   find("families").querySelectorAll("label").forEach((label) => label.remove());
-  for (const [name, picture] of entries) {
+  for (const [name, picture] of boxes) {
     const box = make("input", { type: "checkbox", checked: !hiddenFamilies.has(name) });
     box.addEventListener("change", () => {
       if (box.checked) hiddenFamilies.delete(name);
@@ -302,7 +302,7 @@ function drawLegend() {
 
 drawLegend();
 tabs(find("fronts-tabs"), (chosen) => {
-  frontScene = chosen;
+  frontCondition = chosen;
   drawFront();
 });
 find("fronts-plot").on("plotly_relayout", chooseTicks);
@@ -313,9 +313,9 @@ keepDrawn(() => {
 
 // --------------------------------------------------------------------------------------------------- tables
 
-/** Draws a table whose columns sort. Returns its rows, and their texts in small letters. */
-function table(host, { columns, rows }) {
-  const lines = rows.map(({ bold, cells }) => {
+/** Draws a table whose columns sort. Returns its lines, and their texts in small letters. */
+function table(host, { columns, lines }) {
+  const drawn = lines.map(({ bold, cells }) => {
     const made = cells.map(([text, value], i) => {
       const shown = columns[i].number ? text : make("span", { className: "words", textContent: text });
       const cell = make(i ? "td" : "th", {}, shown);
@@ -326,17 +326,17 @@ function table(host, { columns, rows }) {
     const row = make("tr", { className: bold ? "bold" : "" }, ...made);
     return { cells, row, text: cells.map(([text]) => text).join(" ").toLowerCase() };
   });
-  const body = make("tbody", {}, ...lines.map((line) => line.row));
+  const body = make("tbody", {}, ...drawn.map((line) => line.row));
   const heads = columns.map(({ name, about, number }, i) => {
     const button = make("button", { type: "button", textContent: name, title: about });
     const head = make("th", { scope: "col" }, button);
     head.classList.toggle("number", number);
-    button.addEventListener("click", () => sort(heads, i, lines, body));
+    button.addEventListener("click", () => sort(heads, i, drawn, body));
     return head;
   });
   host.append(make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body));
   host.after(meanings(columns));
-  return lines;
+  return drawn;
 }
 
 function meanings(columns) {
@@ -345,34 +345,34 @@ function meanings(columns) {
   return make("details", { className: "meanings" }, summary, make("dl", {}, ...columns.flatMap(entry)));
 }
 
-function sort(heads, column, lines, body) {
+function sort(heads, column, drawn, body) {
   const rising = heads[column].getAttribute("aria-sort") !== "ascending";
   heads.forEach((head) => head.removeAttribute("aria-sort"));
   heads[column].setAttribute("aria-sort", rising ? "ascending" : "descending");
   const value = (line) => line.cells[column][1];
   const order = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
   const missing = (line) => value(line) === null;
-  const sorted = [...lines].sort((a, b) => {
+  const sorted = [...drawn].sort((a, b) => {
     if (missing(a) || missing(b)) return missing(a) - missing(b);
     return (rising ? 1 : -1) * order(value(a), value(b));
   });
   body.append(...sorted.map((line) => line.row));
 }
 
-const figures = table(find("rows-table"), data.tables.rows);
+const figures = table(find("figures-table"), data.tables.figures);
 
-function filterRows() {
-  const words = find("rows-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+function filterFigures() {
+  const words = find("figures-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   for (const line of figures) line.row.hidden = !words.every((word) => line.text.includes(word));
   const shown = figures.filter((line) => !line.row.hidden).length;
-  find("rows-count").textContent = `${shown} of ${figures.length} lines`;
+  find("figures-count").textContent = `${shown} of ${figures.length} lines`;
 }
 
-find("rows-filter").addEventListener("input", filterRows);
-filterRows();
+find("figures-filter").addEventListener("input", filterFigures);
+filterFigures();
 
 for (const name of ["pairs", "areas"]) {
-  const empty = data.tables[name].rows.length === 0;
+  const empty = data.tables[name].lines.length === 0;
   find(`${name}-none`).hidden = !empty;
   find(`${name}-table`).hidden = empty;
   if (!empty) table(find(`${name}-table`), data.tables[name]);
@@ -388,8 +388,8 @@ function unpack(text) {
   });
 }
 
-const view = { scene: 0, problem: 0, step: 0, steps: 1, timer: 0, panes: [] };
-const scene = () => data.scenes[view.scene];
+const view = { condition: 0, problem: 0, step: 0, steps: 1, timer: 0, panes: [] };
+const condition = () => data.conditions[view.condition];
 const answerOf = (problem, pane) => problem.answers[pane.policy];
 
 function readAnswer(packed) {
@@ -451,22 +451,22 @@ function describe(pane, element) {
   find("token-said").textContent = `${place}: ${known ? said : "still a mask"}`;
 }
 
-function showScene() {
-  const { rows, problems, common, samples, opening, remask } = scene();
+function showCondition() {
+  const { entries, problems, common, samples, opening, remask } = condition();
   view.panes.forEach((pane, i) => {
-    pane.select.replaceChildren(...rows.map((row, j) =>
-      make("option", { value: j, textContent: row.learned ? `${row.label} (learned)` : row.label })));
+    pane.select.replaceChildren(...entries.map((entry, j) =>
+      make("option", { value: j, textContent: entry.learned ? `${entry.label} (learned)` : entry.label })));
     pane.policy = opening[i];
     pane.select.value = pane.policy;
   });
-  const alone = rows.length === 1;
+  const alone = entries.length === 1;
   view.panes[1].root.hidden = alone;
   find("panes").classList.toggle("alone", alone);
   find("viewer-differ-label").hidden = alone;
   find("viewer-differ").checked &&= !alone;
   find("viewer-remask").hidden = !remask;
-  const of = common ? `of ${common.toLocaleString("en")} problems that all policies of this scene were given` :
-    "problems, none of which was given to all policies of this scene";
+  const of = common ? `of ${common.toLocaleString("en")} problems that all policies of this condition were given` :
+    "problems, none of which was given to all policies of this condition";
   const which = samples ? "; the first of several samples" : "";
   find("viewer-shown").textContent = `Here: ${problems.length} ${of}${which}.`;
   view.problem = 0;
@@ -483,7 +483,7 @@ const differs = (problem) => {
 function listProblems() {
   const only = find("viewer-differ").checked;
   const shown = view.panes.filter((pane) => !pane.root.hidden);
-  const options = scene().problems.flatMap((problem, i) => {
+  const options = condition().problems.flatMap((problem, i) => {
     if (only && !differs(problem)) return [];
     const signs = shown.map((pane) => verdict(answerOf(problem, pane)?.[0])[0]).join(" ");
     const prompt = shorten(data.texts[problem.prompt].replace(/\s+/g, " "), 48);
@@ -505,7 +505,7 @@ function showProblem() {
   const select = find("viewer-problem");
   find("problem-back").disabled = select.selectedIndex <= 0;
   find("problem-next").disabled = select.selectedIndex >= select.options.length - 1;
-  const problem = scene().problems[view.problem];
+  const problem = condition().problems[view.problem];
   find("viewer-prompt").textContent = data.texts[problem.prompt];
   for (const pane of view.panes) pane.answer = readAnswer(answerOf(problem, pane));
   const counts = view.panes.filter((pane) => !pane.root.hidden).map((pane) => pane.answer?.steps ?? 0);
@@ -619,11 +619,11 @@ function startViewer() {
   const on = (id, event, act) => find(id).addEventListener(event, act);
   find("legend-scale").style.background = `linear-gradient(to right, ${SCALE.join(", ")})`;
   view.panes = [makePane("First policy"), makePane("Second policy")];
-  const scenes = data.scenes.map(({ title }, i) => make("option", { value: i, textContent: title }));
-  find("viewer-scene").append(...scenes);
-  on("viewer-scene", "change", () => {
-    view.scene = Number(find("viewer-scene").value);
-    showScene();
+  const conditions = data.conditions.map(({ title }, i) => make("option", { value: i, textContent: title }));
+  find("viewer-condition").append(...conditions);
+  on("viewer-condition", "change", () => {
+    view.condition = Number(find("viewer-condition").value);
+    showCondition();
   });
   on("viewer-problem", "change", () => moveProblem(0));
   on("problem-back", "click", () => moveProblem(-1));
@@ -642,25 +642,25 @@ function startViewer() {
     goTo(Number(find("step").value));
   });
   on("stage", "keydown", stageKey);
-  showScene();
+  showCondition();
 }
 
 startViewer();
 
 // --------------------------------------------------------------------------------------------- order of writing
 
-let orderScene = 0;
+let orderCondition = 0;
 
 function drawOrder() {
-  const { rows, order } = data.scenes[orderScene];
+  const { entries, order } = data.conditions[orderCondition];
   const length = Math.max(...order.map((row) => row.length));
   const positions = Array.from({ length }, (_, i) => i + 1);
   const said = (value) => (value === null ? "never written" : `on average written at ${value.toFixed(2)}`);
-  const about = (i, j, value) => hoverText([rows[i].label, `position ${j + 1}`, said(value)]);
+  const about = (i, j, value) => hoverText([entries[i].label, `position ${j + 1}`, said(value)]);
   const heatmap = {
     type: "heatmap",
     x: positions,
-    y: rows.map((_, i) => i),
+    y: entries.map((_, i) => i),
     z: order,
     zmin: 0,
     zmax: 1,
@@ -682,7 +682,7 @@ function drawOrder() {
     },
   };
   const layout = frame({
-    height: 146 + 24 * rows.length,
+    height: 146 + 24 * entries.length,
     margin: { l: 20, r: 14, t: 76, b: 50 },
     xaxis: {
       title: { text: "position in the response", standoff: 8 },
@@ -692,8 +692,8 @@ function drawOrder() {
     },
     yaxis: {
       autorange: "reversed",
-      tickvals: rows.map((_, i) => i),
-      ticktext: rows.map((row) => plain(shorten(row.short, narrow.matches ? 14 : 40))),
+      tickvals: entries.map((_, i) => i),
+      ticktext: entries.map((entry) => plain(shorten(entry.short, narrow.matches ? 14 : 40))),
       automargin: true,
       showgrid: false,
       zeroline: false,
@@ -703,7 +703,7 @@ function drawOrder() {
 }
 
 tabs(find("order-tabs"), (chosen) => {
-  orderScene = chosen;
+  orderCondition = chosen;
   drawOrder();
 });
 keepDrawn(drawOrder);

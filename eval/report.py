@@ -24,15 +24,15 @@ import dllm_env
 from dllm_env.errors import UsageError
 from dllm_env.eval.compare import (
     Comparison,
-    Row,
+    Entry,
     best_heuristic,
-    fronts,
-    scene_titles,
-    scenes,
+    by_condition,
+    condition_titles,
+    pareto_areas,
 )
-from dllm_env.eval.report_tables import areas_table, pairs_table, percentages, rows_table
+from dllm_env.eval.report_tables import areas_table, figures_table, pairs_table, percentages
 from dllm_env.eval.results import Outcome
-from dllm_env.front import LEARNED, family_styles, pareto_front
+from dllm_env.pareto import LEARNED, family_styles, pareto_front
 from dllm_env.policies.registry import load_heuristic
 
 REPORT = "report.html"
@@ -48,22 +48,22 @@ _LEARNED_FAMILY = "learned policies"
 
 
 def write_report(
-    rows: Sequence[Row], pairs: Sequence[Comparison], page: Path, title: str, viewer_problems: int = 60
+    entries: Sequence[Entry], pairs: Sequence[Comparison], page: Path, title: str, viewer_problems: int = 60
 ) -> None:
     """Writes the page. The same input gives the same one, but for the date.
 
     Args:
-        rows: from ``pool``.
+        entries: from ``pool``.
         pairs: from ``comparisons``; may be empty.
         page: the file to write, in a folder that exists.
-        title: what the rows are about, in a line.
-        viewer_problems: how many problems of each scene the viewer of responses has at most.
+        title: what the entries are about, in a line.
+        viewer_problems: how many problems of each condition the viewer of responses has at most.
 
     Raises:
         UsageError: plotly, which draws the plots, is not installed.
     """
     drawing, version = _plotly()
-    data = page_data(rows, pairs, viewer_problems)
+    data = page_data(entries, pairs, viewer_problems)
     data["facts"].append(["Report", f"dllm-env {dllm_env.__version__}, plotly.js {version}"])
     parts = {
         "title": html.escape(title),
@@ -96,64 +96,64 @@ def to_json(data: Json) -> str:
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def page_data(rows: Sequence[Row], pairs: Sequence[Comparison], viewer_problems: int = 60) -> Json:
+def page_data(entries: Sequence[Entry], pairs: Sequence[Comparison], viewer_problems: int = 60) -> Json:
     """Everything that the page shows, ready for JSON.
 
     Returns:
         ``facts``: [name, value] pairs about the evaluation.
         ``families``: colour and symbol of each family of policies, by name.
         ``learned``: colour of the learned policies.
-        ``nfe``: the least and the greatest mean of all rows.
-        ``scenes``: of each what ``_scene`` returns.
-        ``tables``: rows, pairs and areas, from ``report_tables``.
-        ``texts``: prompts, responses and tokens, to which the problems of the scenes point.
+        ``nfe``: the least and the greatest mean of all entries.
+        ``conditions``: of each what ``_condition`` returns.
+        ``tables``: figures, pairs and areas, from ``report_tables``.
+        ``texts``: prompts, responses and tokens, to which the problems of the conditions point.
     """
-    groups, texts = scenes(rows), Texts()
-    titles = scene_titles(groups)
-    found = [_scene(*scene, viewer_problems, texts) for scene in zip(groups, titles, strict=True)]
-    known, styles = family_styles([row.spot for row in rows]), {}
-    for row in rows:
-        colour, marker = known[row.spot.family]
-        styles[_group(row)] = {"colour": colour, "symbol": _SYMBOLS[marker]}
+    groups, texts = by_condition(entries), Texts()
+    titles = condition_titles(groups)
+    found = [_condition(*condition, viewer_problems, texts) for condition in zip(groups, titles, strict=True)]
+    known, styles = family_styles([entry.point for entry in entries]), {}
+    for entry in entries:
+        colour, marker = known[entry.point.family]
+        styles[_group(entry)] = {"colour": colour, "symbol": _SYMBOLS[marker]}
     return {
-        "facts": _facts(rows),
+        "facts": _facts(entries),
         "families": styles,
         "learned": LEARNED,
-        "nfe": [min(row.nfe for row in rows), max(row.nfe for row in rows)],
-        "scenes": found,
+        "nfe": [min(entry.nfe for entry in entries), max(entry.nfe for entry in entries)],
+        "conditions": found,
         "tables": {
-            "rows": rows_table(groups, titles),
+            "figures": figures_table(groups, titles),
             "pairs": pairs_table(pairs, titles),
-            "areas": areas_table(fronts(rows), titles),
+            "areas": areas_table(pareto_areas(entries), titles),
         },
         "texts": texts.all,
     }
 
 
-def _group(row: Row) -> str:
+def _group(entry: Entry) -> str:
     """The family in the legend: all learned policies are one."""
-    return _LEARNED_FAMILY if row.learned else row.spot.family
+    return _LEARNED_FAMILY if entry.learned else entry.point.family
 
 
-def _facts(rows: Sequence[Row]) -> list[list[str]]:
-    settings = [row.setting for row in rows]
+def _facts(entries: Sequence[Entry]) -> list[list[str]]:
+    settings = [entry.setting for entry in entries]
 
     def said(*values: object) -> str:
         return " or ".join(dict.fromkeys(map(str, values)))
 
     kinds = {
-        kind: len({row.label for row in rows if row.learned == learned})
+        kind: len({entry.label for entry in entries if entry.learned == learned})
         for kind, learned in (("heuristic", False), ("learned", True))
     }
-    samples = [row.figures.samples // row.figures.problems for row in rows]
-    weights = {row.label: row.setting.policy_version for row in rows if row.setting.policy_version}
+    samples = [entry.figures.samples // entry.figures.problems for entry in entries]
+    weights = {entry.label: entry.setting.policy_version for entry in entries if entry.setting.policy_version}
     named = [
         ("Task", said(*(s.task for s in settings))),
         ("Denoiser", said(*(f"{s.denoiser} ({s.denoiser_version or 'no version'})" for s in settings))),
-        ("Problems", f"{said(*(f'{row.figures.problems:,}' for row in rows))} for each policy"),
+        ("Problems", f"{said(*(f'{entry.figures.problems:,}' for entry in entries))} for each policy"),
         ("Split", said(*(s.split for s in settings))),
         ("Samples", f"{said(*samples)} for each problem"),
-        ("Seeds", ", ".join(map(str, sorted({o.seed for row in rows for o in row.outcomes})))),
+        ("Seeds", ", ".join(map(str, sorted({o.seed for entry in entries for o in entry.outcomes})))),
         ("Response", f"{said(*(s.response_length for s in settings))} tokens"),
         ("Block length", said(*(s.block_length for s in settings))),
         ("Temperature", said(*(f"{s.temperature:g}" for s in settings))),
@@ -164,39 +164,39 @@ def _facts(rows: Sequence[Row]) -> list[list[str]]:
     return [[name, value] for name, value in named if value]
 
 
-# --------------------------------------------------------------------------------------------- scenes
+# --------------------------------------------------------------------------------------------- conditions
 
 
-def _scene(group: Sequence[Row], title: str, limit: int, texts: Texts) -> Json:
-    """A scene: its points, fronts (indices of rows), problems for the viewer, and order of unmasking."""
-    sides = {"heuristics": [not row.learned for row in group], "learned": [row.learned for row in group]}
+def _condition(group: Sequence[Entry], title: str, limit: int, texts: Texts) -> Json:
+    """A condition: its points, fronts (indices of entries), problems for the viewer, and order of unmasking."""
+    sides = {"heuristics": [not entry.learned for entry in group], "learned": [entry.learned for entry in group]}
     return {
         "title": title,
         "length": group[0].setting.response_length,
         "remask": group[0].setting.allow_remask,
-        "rows": [_point(row) for row in group],
+        "entries": [_point(entry) for entry in group],
         "fronts": {who: _front(group, side) for who, side in sides.items()},
         "opening": _opening(group),
-        "order": [mean_order(row.outcomes) for row in group],
+        "order": [mean_order(entry.outcomes) for entry in group],
         **_problems(group, limit, texts),
     }
 
 
-def _point(row: Row) -> Json:
-    figures = row.figures
+def _point(entry: Entry) -> Json:
+    figures = entry.figures
     interval = percentages(figures.accuracy_low, figures.accuracy_high)
     return {
-        "label": row.label,
-        "short": _short(row),
-        "family": _group(row),
-        "learned": row.learned,
-        "nfe": row.nfe,
-        "accuracy": row.accuracy,
+        "label": entry.label,
+        "short": _short(entry),
+        "family": _group(entry),
+        "learned": entry.learned,
+        "nfe": entry.nfe,
+        "accuracy": entry.accuracy,
         "low": figures.accuracy_low,
         "high": figures.accuracy_high,
         "about": [
-            row.label,
-            *_parameters(row.policy),
+            entry.label,
+            *_parameters(entry.policy),
             f"accuracy {figures.accuracy:.1%} (95% interval {interval})",
             f"NFE {figures.nfe:.1f} on average, {figures.nfe_90:.0f} at the 90th percentile",
             f"{figures.tokens_per_nfe:.2f} tokens per NFE",
@@ -205,10 +205,10 @@ def _point(row: Row) -> Json:
     }
 
 
-def _short(row: Row) -> str:
+def _short(entry: Entry) -> str:
     """The label; of a folder its last two names."""
-    name, colon, settings = row.label.partition(":")
-    return "/".join(Path(name).parts[-2:]) + colon + settings if row.learned else row.label
+    name, colon, settings = entry.label.partition(":")
+    return "/".join(Path(name).parts[-2:]) + colon + settings if entry.learned else entry.label
 
 
 def _parameters(policy: str) -> list[str]:
@@ -221,13 +221,13 @@ def _parameters(policy: str) -> list[str]:
     return [f"{field.name} = {getattr(rule, field.name)}" for field in fields(rule)]
 
 
-def _front(group: Sequence[Row], side: Sequence[bool]) -> list[int]:
+def _front(group: Sequence[Entry], side: Sequence[bool]) -> list[int]:
     members = [i for i, inside in enumerate(side) if inside]
-    return [members[i] for i in pareto_front([group[i].point for i in members])]
+    return [members[i] for i in pareto_front([group[i].coordinates for i in members])]
 
 
-def _opening(group: Sequence[Row]) -> list[int]:
-    """The two rows that the viewer shows first: a learned one if any, and its rival."""
+def _opening(group: Sequence[Entry]) -> list[int]:
+    """The two entries that the viewer shows first: a learned one if any, and its rival."""
     order = sorted(range(len(group)), key=lambda i: -group[i].accuracy)
     first = next((i for i in order if group[i].learned), order[0])
     rival = best_heuristic(group, group[first]) if group[first].learned else None
@@ -236,10 +236,10 @@ def _opening(group: Sequence[Row]) -> list[int]:
 
 
 def mean_order(outcomes: Sequence[Outcome]) -> list[float | None]:
-    """When each position is written, on average: 0 in a row's first step, 1 in its last.
+    """When each position is written, on average: 0 in a entry's first step, 1 in its last.
 
     Returns:
-        L values, mean of revealed_at / (steps − 1) over the rows that wrote the position; None where none did.
+        L values, mean of revealed_at / (steps − 1) over the entries that wrote the position; None where none did.
     """
     revealed = np.array([outcome.revealed_at for outcome in outcomes], dtype=np.float64)
     last = np.array([max(outcome.steps - 1, 1) for outcome in outcomes])[:, None]
@@ -276,22 +276,22 @@ def pack(values: Iterable[int]) -> str:
     return " ".join(f"{value}x{count}" if count > 1 else str(value) for value, count in runs)
 
 
-def _problems(group: Sequence[Row], limit: int, texts: Texts) -> Json:
-    """Problems for the viewer, with how each row answered them.
+def _problems(group: Sequence[Entry], limit: int, texts: Texts) -> Json:
+    """Problems for the viewer, with how each entry answered them.
 
     Returns:
-        ``problems``: objects with ``name``, ``prompt`` and ``answers``, for each row what ``_answer`` returns, or
-        None where the row was not given the problem.
-        ``common``: how many problems all rows were given. Only where there is none come those of single rows.
+        ``problems``: objects with ``name``, ``prompt`` and ``answers``, for each entry what ``_answer`` returns, or
+        None where the entry was not given the problem.
+        ``common``: how many problems all entries were given. Only where there is none come those of single entries.
         ``samples``: whether there are several of a problem; the first is shown.
     """
-    played = [_first_samples(row.outcomes) for row in group]
+    played = [_first_samples(entry.outcomes) for entry in group]
     common = sorted(set.intersection(*map(set, played)))
     chosen = (common or sorted(set.union(*map(set, played))))[:limit]
-    seeds = len({seed for row in played for seed, _, _ in row}) > 1
+    seeds = len({seed for entry in played for seed, _, _ in entry}) > 1
     problems = []
     for seed, index, prompt in chosen:
-        found = [row.get((seed, index, prompt)) for row in played]
+        found = [entry.get((seed, index, prompt)) for entry in played]
         problems.append(
             {
                 "name": f"seed {seed}, problem {index}" if seeds else f"problem {index}",
@@ -299,7 +299,7 @@ def _problems(group: Sequence[Row], limit: int, texts: Texts) -> Json:
                 "answers": [outcome and _answer(outcome, texts) for outcome in found],
             }
         )
-    several = any(outcome.sample for row in group for outcome in row.outcomes)
+    several = any(outcome.sample for entry in group for outcome in entry.outcomes)
     return {"problems": problems, "common": len(common), "samples": several}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dllm_env.eval.compare import Comparison, Front, Row, pass_at, samples_of
+from dllm_env.eval.compare import Comparison, Entry, ParetoArea, pass_at, samples_of
 
 Table = dict[str, Any]
 Cell = tuple[str, float | str | None]
@@ -17,18 +17,18 @@ def _table(about: Mapping[str, str], lines: Iterable[tuple[bool, Sequence[Cell]]
 
     Returns:
         ``columns``: objects with ``name``, ``about``, and whether they hold a ``number``, to set at the right.
-        ``rows``: objects with ``bold`` and ``cells``.
+        ``lines``: objects with ``bold`` and ``cells``.
     """
     made: list[Table] = [{"bold": bold, "cells": list(cells)} for bold, cells in lines]
     columns = [
         {
             "name": name,
             "about": text,
-            "number": name != "scene" and any(_is_number(row["cells"][i]) for row in made),
+            "number": name != "condition" and any(_is_number(line["cells"][i]) for line in made),
         }
         for i, (name, text) in enumerate(about.items())
     ]
-    return {"columns": columns, "rows": made}
+    return {"columns": columns, "lines": made}
 
 
 def _is_number(cell: Cell) -> bool:
@@ -44,22 +44,23 @@ def percentages(low: float, high: float) -> str:
     return f"{low:.1%} – {high:.1%}"
 
 
-def rows_table(groups: Sequence[Sequence[Row]], titles: Sequence[str]) -> Table:
-    """All figures of all rows; learned policies are bold.
+def figures_table(groups: Sequence[Sequence[Entry]], titles: Sequence[str]) -> Table:
+    """All figures of all entries; learned policies are bold.
 
     Args:
-        groups, titles: from ``scenes`` and ``scene_titles``.
+        groups, titles: from ``conditions`` and ``condition_titles``.
     """
-    rows = [row for group in groups for row in group]
-    ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= max(map(samples_of, rows))]
-    remasked = any(row.figures.remasks for row in rows)
+    entries = [entry for group in groups for entry in group]
+    ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= max(map(samples_of, entries))]
+    remasked = any(entry.figures.remasks for entry in entries)
     about = {
         "policy": "rule with its parameters, or folder of the learned policy",
         "kind": "a heuristic is a fixed rule, a learned policy was trained",
-        "scene": "what the policies share; only policies of the same scene can be compared",
+        "condition": "what the policies share; only policies of the same condition can be compared",
         "problems": "problems, those of all seeds together",
         "accuracy": "share of the problems that were solved",
-        "95% interval": "where the accuracy on all problems of this kind is likely to be (bootstrap)",
+        "95% interval": "where the accuracy on all problems of this kind is likely to be (Wilson's; of several "
+        "samples for a problem the bootstrap)",
         **{f"pass@{k}": f"chance that at least one of {k} samples of a problem is right" for k in ks},
         "NFE": "denoiser evaluations for a response, on average; fewer is faster",
         "NFE 90%": "nine of ten responses need at most so many",
@@ -69,23 +70,23 @@ def rows_table(groups: Sequence[Sequence[Row]], titles: Sequence[str]) -> Table:
         "seconds": "time for all problems on the machine that played them",
     }
     lines = [
-        (row.learned, _row_cells(row, scene, title, ks, remasked))
-        for scene, (group, title) in enumerate(zip(groups, titles, strict=True))
-        for row in group
+        (entry.learned, _figure_cells(entry, condition, title, ks, remasked))
+        for condition, (group, title) in enumerate(zip(groups, titles, strict=True))
+        for entry in group
     ]
     return _table(about, lines)
 
 
-def _row_cells(row: Row, scene: int, title: str, ks: Sequence[int], remasked: bool) -> list[Cell]:
-    figures = row.figures
+def _figure_cells(entry: Entry, condition: int, title: str, ks: Sequence[int], remasked: bool) -> list[Cell]:
+    figures = entry.figures
     return [
-        (row.label, row.label),
-        ("learned", "learned") if row.learned else ("heuristic", "heuristic"),
-        (title, scene),
+        (entry.label, entry.label),
+        ("learned", "learned") if entry.learned else ("heuristic", "heuristic"),
+        (title, condition),
         (f"{figures.problems:,}", figures.problems),
         _percent(figures.accuracy),
         (percentages(figures.accuracy_low, figures.accuracy_high), figures.accuracy_low),
-        *(_percent(pass_at(row, k)) if k <= samples_of(row) else ("–", None) for k in ks),
+        *(_percent(pass_at(entry, k)) if k <= samples_of(entry) else ("–", None) for k in ks),
         (f"{figures.nfe:.1f}", figures.nfe),
         (f"{figures.nfe_90:.0f}", figures.nfe_90),
         (f"{figures.tokens_per_nfe:.2f}", figures.tokens_per_nfe),
@@ -96,15 +97,15 @@ def _row_cells(row: Row, scene: int, title: str, ks: Sequence[int], remasked: bo
 
 
 def pairs_table(pairs: Sequence[Comparison], titles: Sequence[str]) -> Table:
-    """The paired tests, scenes in the order of their titles."""
+    """The paired tests, conditions in the order of their titles."""
     about = {
         "policy": "the first of the two",
         "against": "the second of the two",
         "chosen as": "why it is compared with this one",
-        "scene": "where both were played",
+        "condition": "where both were played",
         "problems": "problems that both were given",
         "accuracy": "accuracy of the first minus that of the second, in percentage points",
-        "95% interval": "of this difference (paired bootstrap)",
+        "95% interval": "of this difference (Tango's; of several samples for a problem the paired bootstrap)",
         "only first right": "problems that the first solved and the second did not",
         "only second right": "problems that the second solved and the first did not",
         "p": "chance of counts at least so uneven if both were equally good (McNemar's exact test)",
@@ -125,7 +126,7 @@ def _pair_cells(pair: Comparison, titles: Sequence[str]) -> list[Cell]:
         (pair.first, pair.first),
         (pair.second, pair.second),
         (pair.why, pair.why),
-        _scene_cell(pair.title, titles),
+        _condition_cell(pair.title, titles),
         (f"{pair.problems:,}", pair.problems),
         (f"{points(pair.difference)} points", pair.difference),
         (f"{points(pair.low)} – {points(pair.high)}", pair.low),
@@ -137,10 +138,10 @@ def _pair_cells(pair: Comparison, titles: Sequence[str]) -> list[Cell]:
     ]
 
 
-def areas_table(found: Sequence[Front], titles: Sequence[str]) -> Table:
-    """The areas under the fronts, scenes in the order of their titles."""
+def areas_table(found: Sequence[ParetoArea], titles: Sequence[str]) -> Table:
+    """The areas under the fronts, conditions in the order of their titles."""
     about = {
-        "scene": "where the policies were played",
+        "condition": "where the policies were played",
         "front of": "whose front",
         "policies": "how many policies",
         "problems": "problems that all of them were given",
@@ -151,7 +152,7 @@ def areas_table(found: Sequence[Front], titles: Sequence[str]) -> Table:
         (
             front.who == "learned",
             [
-                _scene_cell(front.title, titles),
+                _condition_cell(front.title, titles),
                 (front.who, front.who),
                 (str(front.policies), front.policies),
                 (f"{front.problems:,}", front.problems),
@@ -164,5 +165,5 @@ def areas_table(found: Sequence[Front], titles: Sequence[str]) -> Table:
     return _table(about, lines)
 
 
-def _scene_cell(title: str, titles: Sequence[str]) -> Cell:
+def _condition_cell(title: str, titles: Sequence[str]) -> Cell:
     return title, titles.index(title) if title in titles else None

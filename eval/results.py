@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,23 +20,23 @@ import numpy as np
 
 import dllm_env
 import dllm_env.policies
+from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
-from dllm_env.eval.metrics import bootstrap_interval, mean, quantile
+from dllm_env.eval.metrics import accuracy_interval, mean, quantile
 from dllm_env.random import derive_key
 
 SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.jsonl", "results.json", "results.csv"
 
 VERSIONS = ("policy_version", "denoiser_version", "code_version")
-PLAYED_CODE = (
-    *("answers", "backbones", "benchmark", "benchmarks", "checkpoints", "denoisers", "dynamics"),
-    *("huggingface", "judge", "numerics", "programs", "random", "reasoning", "rows", "sandbox"),
-    *("sandboxed", "tasks", "tiny"),
+NOT_PLAYED = (
+    *("train", "eval", "policies"),  # in an installed package they are folders of it; policies count by themselves
+    *("commands", "cli.py", "__main__.py", "pareto.py", "intervals.py"),
 )
-"""Modules of the core that decide what an evaluation gives, beside those of the policies."""
+"""What of the core cannot change an outcome: commands and pictures. All other modules count, new ones as well."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(Rules):
     """Everything that decides an outcome, but for the problem: a line of ``settings.jsonl``.
 
     Attributes:
@@ -48,21 +48,13 @@ class Setting:
         code_version: version and digest of this package's code.
     """
 
+    _: KW_ONLY
     policy: str
     learned: bool
     task: str
     denoiser: str
     split: str
-    response_length: int
-    block_length: int
-    temperature: float
-    noise: str
-    max_steps: int
-    stop_at_eot: bool
-    allow_remask: bool
-    remask_budget: int
     seed: int
-    prefix_cache: bool = False
     policy_version: str = ""
     denoiser_version: str = ""
     code_version: str = ""
@@ -78,7 +70,7 @@ class Setting:
         return tuple(getattr(self, column.name) for column in fields(self) if column.name not in without)
 
     @property
-    def scene(self) -> tuple[Any, ...]:
+    def condition(self) -> tuple[Any, ...]:
         """What policies have to share to be compared."""
         return self.part("policy", "learned", "seed", *VERSIONS)
 
@@ -132,7 +124,7 @@ class Result:
     setting: Setting
     outcomes: list[Outcome]
 
-    def entry(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """The setting and its figures, as ``results.json`` and ``results.csv`` have them."""
         figures = summarise(self.outcomes)
         return {**asdict(self.setting), **asdict(figures)}
@@ -144,7 +136,7 @@ class Figures:
 
     Attributes:
         problems, samples: how many, samples of all problems together.
-        accuracy: mean over problems of the share of right samples, with its 95% bootstrap interval over problems.
+        accuracy: mean over problems of the share of right samples, with the 95% interval of ``accuracy_interval``.
         nfe, nfe_90: mean and 90th percentile of the denoiser evaluations of a row.
         tokens_per_nfe: response tokens before end-of-text over NFE, both summed.
         finished: share of the rows that were not cut off.
@@ -170,7 +162,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Figures:
     correct = list(by_problem(outcomes).values())
     accuracy = [mean(samples) for samples in correct]
     generator = np.random.default_rng(derive_key("bootstrap", len(accuracy)) % 2**63)
-    low, high = bootstrap_interval(accuracy, generator)
+    low, high = accuracy_interval(correct, generator)
     nfe = [outcome.nfe for outcome in outcomes]
     return Figures(
         problems=len(accuracy),
@@ -202,9 +194,27 @@ def by_problem(outcomes: Iterable[Outcome]) -> dict[tuple[int, int], list[float]
 def code_version() -> str:
     """The package's version with a digest of the code that plays."""
     core, policies = (Path(module.__path__[0]) for module in (dllm_env, dllm_env.policies))
-    files = [core / f"{name}.py" for name in PLAYED_CODE] + sorted(policies.glob("*.py"))
-    digest = hashlib.blake2b(b"\0".join(file.read_bytes() for file in files), digest_size=4)
+    digest = hashlib.blake2b(digest_size=4)
+    for name, file in played_code(core, policies).items():
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
     return f"{dllm_env.__version__}+{digest.hexdigest()}"
+
+
+def played_code(core: Path, policies: Path) -> dict[str, Path]:
+    """The modules that decide what an evaluation gives: the policies, and the core but for ``NOT_PLAYED``.
+
+    Args:
+        core, policies: the folders of the two packages, whose rooms are searched, too.
+
+    Returns:
+        Files by their names within the package, sorted.
+    """
+    files = {f"policies/{file.relative_to(policies).as_posix()}": file for file in policies.rglob("*.py")}
+    for file in core.rglob("*.py"):
+        place = file.relative_to(core)
+        if place.parts[0] not in NOT_PLAYED:
+            files[place.as_posix()] = file
+    return dict(sorted(files.items()))
 
 
 def check_versions(settings: Iterable[Setting]) -> None:
@@ -314,9 +324,9 @@ def _lines(file: Path, make: Any, skip_broken: bool) -> list[Any]:
 
 def write_tables(folder: Path, results: Sequence[Result]) -> None:
     """Writes ``results.json`` (a list with one object per setting) and ``results.csv``."""
-    entries = [result.entry() for result in results]
-    (folder / RESULTS_JSON).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    with (folder / RESULTS_CSV).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(entries[0]))
+    records = [result.record() for result in results]
+    (folder / RESULTS_JSON).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    with (folder / RESULTS_CSV).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, list(records[0]))
         writer.writeheader()
-        writer.writerows(entries)
+        writer.writerows(records)

@@ -23,9 +23,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dllm_env.benchmarks import BENCHMARKS
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig
+from dllm_env.specs import several
+from dllm_env.tasks.benchmarks import BENCHMARKS
+from dllm_env.tasks.load import NAMES, load_task
 
 Plan = tuple[EvaluationConfig, tuple[str, ...]]
 """What to evaluate, and which policies."""
@@ -81,8 +83,6 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _config(settings: Mapping[str, Any], base: EvaluationConfig) -> EvaluationConfig:
-    from dllm_env.tasks import load_task
-
     values: dict[str, Any] = {}
     for name, value in settings.items():
         if name not in _KINDS:
@@ -99,7 +99,7 @@ def _config(settings: Mapping[str, Any], base: EvaluationConfig) -> EvaluationCo
             raise UsageError(f"{name} has to be of the kind {kind.__name__}, got {value!r}")
         values[name] = value
     config = replace(base, **values)
-    names = {part.partition(":")[0] for part in config.task.split("+")}
+    names = {part.partition(":")[0] for part in several(config.task, NAMES)}
     if "data" not in values and not names & set(BENCHMARKS):
         config = replace(config, data="")  # the command line's are for the suite's benchmarks
     length = config.response_length

@@ -16,7 +16,8 @@ from pathlib import Path
 import tyro
 
 from dllm_env.errors import UsageError
-from dllm_env.tasks import Split, count_problems, load_task
+from dllm_env.tasks.base import Split, count_problems
+from dllm_env.tasks.load import load_task
 
 YAML = """task: {name}
 dataset_path: json
@@ -30,7 +31,7 @@ repeats: {repeats}
 process_results: !function utils.score
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
-SCORE = """from dllm_env.tasks import load_task
+SCORE = """from dllm_env import load_task
 
 
 def score(doc, results):

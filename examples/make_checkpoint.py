@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from dllm_env.random import torch_generator
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 
 D, LAYERS, HEADS, GROUPS, FEED_FORWARD, CONTEXT = 32, 2, 4, 2, 64, 4096
 Weights = dict[str, Tensor]
@@ -56,7 +56,7 @@ def shards(folder: Path, weights: Weights, count: int = 3) -> None:
         index |= dict.fromkeys(part, file)
     total = sum(value.numel() * value.element_size() for value in weights.values())
     text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
-    (folder / "model.safetensors.index.json").write_text(text)
+    (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
 
 
 def _draw(shapes: Mapping[str, tuple[int, ...]], seed: object) -> Weights:
@@ -84,7 +84,7 @@ def make_llada(folder: Path, layers: int = LAYERS, **changes: Any) -> Path:
         "pad_token": "<|endoftext|>",
         "chat_template": LLADA_CHAT,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
     config = {
         **{"activation_type": "silu", "alibi": False, "architectures": ["LLaDAModelLM"], "attention_dropout": 0.0},
         **{"attention_layer_norm": False, "bias_for_layer_norm": False, "block_group_size": 1},
@@ -105,7 +105,7 @@ def make_llada(folder: Path, layers: int = LAYERS, **changes: Any) -> Path:
         **{"vocab_size": size, "weight_tying": False},
         **changes,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     shapes: dict[str, tuple[int, ...]] = {"model.transformer.wte.weight": (size, D)}
     for i in range(layers):
         block = f"model.transformer.blocks.{i}."
@@ -172,8 +172,8 @@ def make_dream(folder: Path) -> Path:
         **{"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "mask_token": "<|mask|>"},
         **{"tokenizer_class": "DreamTokenizer", "unk_token": None, "model_max_length": 131072},
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(about))
-    (folder / "added_tokens.json").write_text(json.dumps(ids))
+    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / "added_tokens.json").write_text(json.dumps(ids), encoding="utf-8")
     size = tokenizer.get_vocab_size() + 3
     config = _qwen_config(
         size,
@@ -186,7 +186,7 @@ def make_dream(folder: Path) -> Path:
         max_window_layers=LAYERS,
         model_type="Dream",
     )
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     shards(folder, _draw(_qwen_shapes(size, True, False), "dream"))
     return folder
 
@@ -200,10 +200,10 @@ def make_a2d(folder: Path, family: str = "a2d-qwen3") -> Path:
         **{"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "mask_token": "<|mask|>"},
         **{"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHATML},
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
     size = tokenizer.get_vocab_size()
     config = _qwen_config(size, model_type=family, head_dim=D // HEADS, attention_bias=False)
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     save_file(_draw(_qwen_shapes(size, False, True), family), folder / "model.safetensors", {"format": "pt"})
     return folder
 
@@ -217,7 +217,7 @@ def make_bert(folder: Path) -> Path:
     words = sorted({word for i in range(300) for word in task.problem(i, "train", 0).prompt.split()})
     listed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     pieces = [*listed, *dict.fromkeys(c for word in words for c in (word[0], f"##{word[-1]}", word[-1]))]
-    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(pieces)) + "\n")
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(pieces)) + "\n", encoding="utf-8")
     BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(

@@ -1,12 +1,12 @@
 """dInfer, deciding by a policy. python examples/plugin_dinfer.py
 
-With dInfer itself: BlockWiseDiffusionLLM(model, PolicyDecoder(chooser, eos_id), BlockIteratorFactory(), …)
+With dInfer itself: BlockWiseDiffusionLLM(model, PolicyDecoder(decoder, eos_id), BlockIteratorFactory(), …)
 """
 
 import torch
 
-from dllm_env.denoisers import load_denoiser
-from dllm_env.policies.chooser import Chooser
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.policies.block_decoder import BlockDecoder
 from dllm_env.policies.plugins import PolicyDecoder
 
 PROMPT, LENGTH, BLOCK = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3", 40, 8
@@ -15,7 +15,7 @@ PROMPT, LENGTH, BLOCK = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3", 40, 8
 def main(policy: str = "threshold:0.9") -> str:
     """Writes one response; the loop stands in for dInfer's runner."""
     denoiser = load_denoiser("tiny")
-    decoder = PolicyDecoder(Chooser(policy, denoiser.mask_id, LENGTH), denoiser.eot_id)
+    decoder = PolicyDecoder(BlockDecoder(policy, denoiser.mask_id, LENGTH), denoiser.eot_id)
     prompt = denoiser.encode(PROMPT)
     x = torch.tensor([prompt + [denoiser.mask_id] * LENGTH])
     calls = 0

@@ -1,12 +1,12 @@
 """Dream's ``diffusion_generate``, deciding by a policy. python examples/plugin_dream.py
 
-With Dream itself: DreamHooks(Chooser(policy, mask_id=151666, response_length=256)).generate(model, input_ids)
+With Dream itself: DreamHooks(BlockDecoder(policy, mask_id=151666, response_length=256)).generate(model, input_ids)
 """
 
 import torch
 
-from dllm_env.denoisers import load_denoiser
-from dllm_env.policies.chooser import Chooser
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.policies.block_decoder import BlockDecoder
 from dllm_env.policies.plugins import DreamHooks
 
 PROMPT, LENGTH, BLOCK = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3", 40, 8
@@ -29,7 +29,7 @@ class Model:
 
 def main(policy: str = "threshold:0.9") -> str:
     """Writes one response."""
-    hooks = DreamHooks(Chooser(policy, DENOISER.mask_id, LENGTH), BLOCK)
+    hooks = DreamHooks(BlockDecoder(policy, DENOISER.mask_id, LENGTH), BLOCK)
     x = hooks.generate(Model(), torch.tensor([DENOISER.encode(PROMPT)]))
     return DENOISER.response_text(x[0, -LENGTH:].tolist())
 

@@ -5,7 +5,7 @@ With Fast-dLLM itself: generate.get_transfer_index = transfer_index(policy, 1263
 
 import torch
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.policies.plugins import transfer_index
 
 PROMPT, LENGTH, BLOCK = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3", 40, 8

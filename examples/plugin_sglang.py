@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.policies.serving import PolicyAlgorithm
 
 PROMPT, LENGTH, BLOCK = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3", 40, 8

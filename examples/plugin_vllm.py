@@ -1,12 +1,12 @@
-"""vLLM's dllm-plugin, deciding by a policy. python examples/plugin_vllm.py
+"""vLLM's dllm-plugin without a DiffusionSampler, deciding by a policy. python examples/plugin_vllm.py
 
-With the plugin itself: runtime_worker.run_block_contract_from_model_output = PolicyRemasking(chooser).run_block
+With the plugin itself: runtime_worker.run_block_contract_from_model_output = PolicyRemasking(decoder).run_block
 """
 
 import torch
 
-from dllm_env.denoisers import load_denoiser
-from dllm_env.policies.chooser import Chooser
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.policies.block_decoder import BlockDecoder
 from dllm_env.policies.serving import PolicyRemasking
 
 PROMPT, LENGTH, BLOCK = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3", 40, 8
@@ -15,7 +15,7 @@ PROMPT, LENGTH, BLOCK = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3", 40, 8
 def main(policy: str = "threshold:0.9") -> str:
     """Writes one response; the loop stands in for the plugin's scheduler and worker."""
     denoiser = load_denoiser("tiny")
-    remasking = PolicyRemasking(Chooser(policy, denoiser.mask_id, LENGTH))
+    remasking = PolicyRemasking(BlockDecoder(policy, denoiser.mask_id, LENGTH))
     prompt = denoiser.encode(PROMPT)
     x = torch.tensor([prompt + [denoiser.mask_id] * LENGTH])
     start = len(prompt)

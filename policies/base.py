@@ -1,4 +1,4 @@
-"""What every unmasking policy is: observation in, set of positions out."""
+"""The interface of unmasking policies: an observation goes in, a set of positions comes out."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Context, Observation
 from dllm_env.random import RowRandom
 
 
 @dataclass
 class Decision:
-    """What a policy answers for B rows.
+    """The decision of a policy for B rows.
 
     Attributes:
         unmask: (B, W) bool, the action.
         log_prob: (B,) float32, its log-probability, or None for a rule that has no useful one.
         entropy: (B,) float32 in nats of the distribution it was drawn from, or None.
-        draw: (B, W), what ``log_prob`` is that of, where an order belongs to it (see ``heads``); above 0 where
-            ``unmask`` is.
+        draw: (B, W), the draw whose log-probability ``log_prob`` is, where an order belongs to it (see ``heads``);
+            above 0 where ``unmask`` is.
         remask: (B, W) bool, committed positions to put back to mask, or None for none.
         memory: tensors with B rows that come back as ``Observation.memory`` in these rows' next step.
     """
@@ -40,11 +40,11 @@ class Policy(Protocol):
 
     @property
     def name(self) -> str:
-        """How results call it: the text that ``load_policy`` takes."""
+        """Its name in results, which is the text that ``load_policy`` takes."""
 
     @property
     def context(self) -> Context:
-        """Which part of the response it wants to see."""
+        """The part of the response that it sees."""
 
     @property
     def top(self) -> int:

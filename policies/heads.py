@@ -13,7 +13,7 @@ likelihood is a product, and it is what the papers use.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
-from dllm_env.tasks import parse_settings
+from dllm_env.specs import load
+from dllm_env.user_code import file_part, load_class, load_from_file, origin_of
 
 
 class Head(Protocol):
@@ -335,35 +336,45 @@ HEADS: dict[str, type[Head]] = {
 """Heads by name."""
 
 
-def load_head(text: str) -> Head:
-    """A head by name with its settings: ``bernoulli``, ``plackett_luce:k=2``, ``bernoulli:force_progress=1``.
+def load_head(head: str | Head) -> Head:
+    """A head by name with its settings, ``plackett_luce:k=2``, ``bernoulli:force_progress=true``, or from a file.
+
+    Args:
+        head: text by the grammar of ``specs``, or a head, which is returned as it is.
 
     Raises:
         UsageError: no such head or setting, or a value out of range.
     """
-    name, _, settings = text.partition(":")
-    if name not in HEADS:
-        raise UsageError(f"unknown head {name!r}; choose one of {', '.join(HEADS)}")
-    return make_head(name, parse_settings(settings) if settings else {})
+    if not isinstance(head, str):
+        return head
+    if (place := file_part(head)) is not None:
+        return load_from_file(place, "head", METHODS).value
+    return load(head, HEADS, "head")
 
 
-def make_head(name: str, settings: Mapping[str, Any]) -> Head:
-    """A head of ``HEADS`` from its fields.
+METHODS = ("sample", "mode", "log_prob", "entropy", "as_draw")
+"""What a head has to have."""
+
+
+def describe_head(head: Head) -> dict[str, Any]:
+    """What ``restore_head`` makes the head of again: its kind, and its fields where it is a dataclass."""
+    known = {kind: name for name, kind in HEADS.items()}
+    settings: dict[str, Any] = asdict(head) if is_dataclass(head) else {}
+    return {"kind": known.get(type(head)) or origin_of(head), **settings}
+
+
+def restore_head(description: Mapping[str, Any]) -> Head:
+    """The head that ``describe_head`` described.
 
     Raises:
-        UsageError: a field that it does not have, or a value out of range.
+        UsageError: its kind is unknown, its file is not there, or its fields do not fit.
     """
-    kind = HEADS[name]
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    for key, value in settings.items():
-        if key not in known:
-            raise UsageError(f"{name} has no setting {key!r}; it has {', '.join(known)}")
-        if not isinstance(value, (int, float)):
-            raise UsageError(f"{name}: {key} must be a number, got {value!r}")
-    switches = {key: bool(value) for key, value in settings.items() if key == "force_progress"}
-    return kind(**{**settings, **switches})
-
-
-def head_name(head: Head) -> str:
-    """The name of a head in ``HEADS``."""
-    return next(name for name, kind in HEADS.items() if type(head) is kind)
+    kind, settings = str(description["kind"]), {k: v for k, v in description.items() if k != "kind"}
+    try:
+        if kind in HEADS:
+            return HEADS[kind](**settings)
+        if (place := file_part(kind)) is not None:
+            return load_class(place, "head")(**settings)
+    except TypeError as error:
+        raise UsageError(f"the head {kind!r} does not take its settings: {error}") from None
+    raise UsageError(f"the head {kind!r} is unknown: made by another version, or not in a file")

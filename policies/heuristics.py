@@ -10,18 +10,19 @@ A rule of your own is a class like these in a file of yours: ``--policies my_rul
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Context, Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision
+from dllm_env.policies.schedules import SCHEDULES, Schedule, block_steps, llada_plan, new_block, scheduled
 from dllm_env.random import RowRandom
 
 
@@ -54,8 +55,10 @@ class Heuristic(abc.ABC):
         """Decides for B rows; see the class."""
 
 
-def _number(value: float) -> str:
-    """The shortest text that reads back as the same number, so that no two settings share a name."""
+def _number(value: float | str) -> str:
+    """The shortest text that reads back as the same value, so that no two settings share a name."""
+    if isinstance(value, str):
+        return value
     short = f"{value:g}"
     return short if float(short) == value else repr(value)
 
@@ -78,22 +81,6 @@ def best_k(scores: Tensor, selectable: Tensor, k: int | Tensor) -> Tensor:
     return torch.zeros_like(selectable).scatter_(1, order, first) & selectable
 
 
-def scheduled(observation: Observation, steps: int) -> Tensor:
-    """(B,) positions to unmask now so that a row takes ``steps`` steps: M over the steps left, rounded up.
-
-    Rounding up gives the remainder to the early steps. A block's end cuts a step short; later ones make up for it.
-    """
-    left = (steps - observation.step).clamp(min=1)
-    return -(-observation.masked_total // left)
-
-
-def new_block(observation: Observation) -> tuple[Tensor, Tensor]:
-    """(B,) bool: first step in the active block; and (B,) int64, to be kept in the memory as ``outside``."""
-    outside = observation.masked_total - observation.masked.sum(-1) + 1  # 0 is what a new row finds in its memory
-    before = observation.memory.get("outside")
-    return torch.ones_like(outside, dtype=torch.bool) if before is None else outside != before, outside
-
-
 def at_least(rule: str, lowest: float, **values: float) -> None:
     """Checks parameters.
 
@@ -105,6 +92,17 @@ def at_least(rule: str, lowest: float, **values: float) -> None:
             raise UsageError(f"{rule}: {name} must be a whole number, got {value}")
         if not value >= lowest:
             raise UsageError(f"{rule}: {name} must be at least {lowest}, got {value}")
+
+
+def one_of(rule: str, choices: Sequence[str], **values: str) -> None:
+    """Checks parameters.
+
+    Raises:
+        UsageError: one of them is none of the choices.
+    """
+    for name, value in values.items():
+        if value not in choices:
+            raise UsageError(f"{rule}: {name} must be {' or '.join(choices)}, got {value!r}")
 
 
 def probabilities(rule: str, **values: float) -> None:
@@ -122,51 +120,56 @@ def probabilities(rule: str, **values: float) -> None:
 
 
 @dataclass(frozen=True)
-class Random(Heuristic):
-    """k selectable positions, uniformly."""
-
-    rule = "random"
-    k: int = 1
-
-    def __post_init__(self) -> None:
-        at_least(self.rule, 1, k=self.k)
-
-    def act(self, observation: Observation, random: RowRandom) -> Decision:
-        noise = random.rand(observation.selectable.shape[1])
-        return Decision(best_k(noise, observation.selectable, self.k))
-
-
-@dataclass(frozen=True)
 class Ranked(Heuristic):
-    """Base of the rules that unmask the k best, or as many as a number of steps asks for."""
+    """Base of the rules that unmask the k best, or as many as a published schedule of so many steps asks for."""
 
     k: int = 1
     """Positions a step."""
     steps: int = 0
-    """Steps that a row shall take instead: M // steps left positions a step, the remainder to the early ones."""
+    """Steps of a whole response that ``schedule`` shares out, instead of k."""
+    schedule: Schedule = "llada"
+    """How the steps are shared out: ``llada`` or ``dream``, see ``schedules.py``."""
 
     def __post_init__(self) -> None:
         at_least(self.rule, 1, k=self.k)
         at_least(self.rule, 0, steps=self.steps)
+        one_of(self.rule, SCHEDULES, schedule=self.schedule)
         if self.steps and self.k != 1:
             raise UsageError(f"{self.rule}: give k or steps, not both")
 
     @abc.abstractmethod
-    def scores(self, observation: Observation) -> Tensor:
+    def scores(self, observation: Observation, random: RowRandom) -> Tensor:
         """(B, W), the higher the better."""
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
-        count = scheduled(observation, self.steps) if self.steps else self.k
-        return Decision(best_k(self.scores(observation), observation.selectable, count))
+        scores = self.scores(observation, random)
+        if not self.steps:
+            return Decision(best_k(scores, observation.selectable, self.k))
+        count, at = scheduled(self.rule, observation, self.steps, self.schedule)
+        unmask = best_k(scores, observation.selectable, count)
+        return Decision(unmask, memory=at.memory(unmask))
+
+
+@dataclass(frozen=True)
+class Random(Ranked):
+    """k selectable positions, uniformly (LLaDA's "random" remasking, arXiv 2502.09992)."""
+
+    rule = "random"
+
+    def scores(self, observation: Observation, random: RowRandom) -> Tensor:
+        return random.rand(observation.selectable.shape[1])
 
 
 @dataclass(frozen=True)
 class TopK(Ranked):
-    """The k positions of highest c (LLaDA's "low confidence" remasking, arXiv 2502.09992)."""
+    """The k positions of highest c (LLaDA's "low confidence" remasking, arXiv 2502.09992).
+
+    With ``schedule=dream`` it is Dream's ``maskgit_plus``.
+    """
 
     rule = "top_k"
 
-    def scores(self, observation: Observation) -> Tensor:
+    def scores(self, observation: Observation, random: RowRandom) -> Tensor:
         return observation.confidence[..., 0]
 
 
@@ -176,8 +179,9 @@ class Margin(Ranked):
 
     rule = "margin"
     extras = Extras(margin=True)
+    schedule: Schedule = "dream"
 
-    def scores(self, observation: Observation) -> Tensor:
+    def scores(self, observation: Observation, random: RowRandom) -> Tensor:
         assert observation.margin is not None
         return observation.margin
 
@@ -188,8 +192,9 @@ class Entropy(Ranked):
 
     rule = "entropy"
     extras = Extras(entropy=True)
+    schedule: Schedule = "dream"
 
-    def scores(self, observation: Observation) -> Tensor:
+    def scores(self, observation: Observation, random: RowRandom) -> Tensor:
         assert observation.entropy is not None
         return -observation.entropy
 
@@ -270,22 +275,37 @@ class Threshold(Heuristic):
         return Decision(sure | best_k(confidence, selectable, 1))
 
 
+Variant = Literal["shipped", "paper"]
+
+
 @dataclass(frozen=True)
 class Factor(Heuristic):
-    """The n highest c, the largest n with c₍ₙ₎ ≥ 1 − f/(n+1), +top-1 (Fast-dLLM, arXiv 2505.22618; published 1)."""
+    """The n highest c with c₍ₙ₎ ≥ 1 − f/(n+1), +top-1 (Fast-dLLM, arXiv 2505.22618; published f = 1).
+
+    The paper's formula and the code that Fast-dLLM ships differ. ``paper``: the largest n that keeps its own bound,
+    whether or not those before it do. ``shipped``, the default as people compare with it, is
+    ``get_transfer_index_dynamic`` in its ``llada/generate.py``: down the sorted list until one fails, of which the
+    first never does; and when all but the last were taken, the last as well.
+    """
 
     rule = "factor"
     f: float = 1.0
+    variant: Variant = "shipped"
 
     def __post_init__(self) -> None:
         at_least(self.rule, 0.0, f=self.f)
+        one_of(self.rule, get_args(Variant), variant=self.variant)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         confidence, selectable = observation.confidence[..., 0], observation.selectable
         ordered = confidence.masked_fill(~selectable, -torch.inf).sort(-1, descending=True).values
         n = torch.arange(1, selectable.shape[1] + 1, device=confidence.device)
         enough = ordered >= 1 - self.f / (n + 1)
-        return Decision(best_k(confidence, selectable, (enough * n).amax(-1).clamp(min=1)))
+        if self.variant == "paper":
+            return Decision(best_k(confidence, selectable, (enough * n).amax(-1).clamp(min=1)))
+        enough[:, 0] = True
+        count = enough.long().cumprod(-1).sum(-1)
+        return Decision(best_k(confidence, selectable, count + (count == selectable.sum(-1) - 1)))
 
 
 @dataclass(frozen=True)
@@ -316,7 +336,9 @@ class Klass(Heuristic):
     """Positions that are sure and steady; if none, the best k (KLASS, arXiv 2511.05664; published 0.6, 0.015, 2).
 
     Sure: c ≥ tau. Steady: KL(p_t ‖ p_{t−1}) ≤ kappa in each of the last ``history`` steps, all within the active
-    block. The rule keeps the last distributions, (B, W, V), in its memory.
+    block. The rule keeps the last distributions, (B, W, V), in its memory. The published code counts the comparison
+    with the last step of the block before as well, which a loop that shows the active block alone cannot see, and
+    gives up what is left at the end of its steps.
     """
 
     rule = "klass"
@@ -327,7 +349,7 @@ class Klass(Heuristic):
     k: int = 1
     """Positions a step where none is sure and steady."""
     steps: int = 0
-    """Steps that a row shall take at most, instead of k; see ``top_k``."""
+    """Steps of LLaDA's schedule, instead of k; they count on while positions are sure and steady."""
 
     def __post_init__(self) -> None:
         probabilities(self.rule, tau=self.tau)
@@ -344,11 +366,13 @@ class Klass(Heuristic):
         calm = (terms.sum(-1) <= self.kappa) & ~new[:, None]
         steady = torch.where(calm, memory.get("steady", torch.zeros_like(calm, dtype=torch.int64)) + 1, 0)
         sure = observation.selectable & (observation.confidence[..., 0] >= self.tau) & (steady >= self.history)
-        usual = TopK(self.k, self.steps).act(observation, random).unmask
+        at = block_steps(observation, self.steps) if self.steps else None
+        count = self.k if at is None else llada_plan(at)
+        usual = best_k(observation.confidence[..., 0], observation.selectable, count)
         unmask = torch.where(sure.any(-1, keepdim=True), sure, usual)
         # A copy: the loop writes the next prediction in the place of this one.
         kept: Mapping[str, Tensor] = {"log_probability": now.clone(), "steady": steady, "outside": outside}
-        return Decision(unmask, memory=kept)
+        return Decision(unmask, memory=kept if at is None else {**at.memory(unmask), **kept})
 
 
 @dataclass(frozen=True)

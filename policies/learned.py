@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Context, Observation
 from dllm_env.errors import UsageError
 from dllm_env.numerics import digest
 from dllm_env.policies.base import Decision, Policy
-from dllm_env.policies.heads import HEADS, Head, head_name, make_head
-from dllm_env.policies.networks import NETWORKS, NetworkConfig, PolicyNetwork, make_network, network_name
-from dllm_env.policies.registry import HEURISTICS, is_file_rule, load_file_rule, load_heuristic
+from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
+from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_network, network_name
+from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
-from dllm_env.tasks import parse_settings
+from dllm_env.specs import Settings, read_settings, split, typed
+from dllm_env.user_code import file_part, parameters
 
 WEIGHTS, CONFIG, CARD = "policy.safetensors", "policy.json", "README.md"
 
@@ -105,7 +106,7 @@ class LearnedPolicy(ModelHubMixin):
             save_directory: where to.
             repo_id: name on the Hub; by default the folder's.
             push_to_hub: upload it, too.
-            model_card_kwargs: arguments of ``policies.card.model_card``: ``name``, ``results``.
+            model_card_kwargs: arguments of ``policies.model_card.model_card``: ``name``, ``results``.
             config: not used; the Hub's way to call this has it.
             pushing: arguments of ``push_to_hub``.
 
@@ -117,7 +118,7 @@ class LearnedPolicy(ModelHubMixin):
         about = {
             "format": 1,
             "network": {"kind": network_name(self.network), **asdict(self.network.config)},
-            "head": {"kind": head_name(self.head), **asdict(self.head)},  # type: ignore[call-overload]
+            "head": describe_head(self.head),
             "context": self.context,
             "training": self.training,
         }
@@ -125,7 +126,7 @@ class LearnedPolicy(ModelHubMixin):
         card = self.generate_model_card(**dict(model_card_kwargs or {}))
         for name, write in (
             (WEIGHTS, lambda path: save_file(state, path)),
-            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n")),
+            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")),
             (CARD, lambda path: path.write_text(str(card), encoding="utf-8")),
         ):
             temporary = folder / (name + ".tmp")
@@ -136,53 +137,68 @@ class LearnedPolicy(ModelHubMixin):
         return folder
 
     def generate_model_card(self, *_: Any, **about: Any) -> ModelCard:
-        """What ``README.md`` says; see ``policies.card.model_card``."""
-        from dllm_env.policies.card import model_card
+        """What ``README.md`` says; see ``policies.model_card.model_card``."""
+        from dllm_env.policies.model_card import PolicyFacts, model_card
 
-        return model_card(self, about.get("name", ""), about.get("results", ()))
+        weights = sum(value.numel() for value in self.network.state_dict().values())
+        network, head = network_name(self.network), str(describe_head(self.head)["kind"])
+        facts = PolicyFacts(self.name, network, head, self.context, self.top, weights, self.training)
+        return model_card(facts, about.get("name", ""), about.get("results", ()))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, folder: str | Path, device: str | torch.device = "cpu", name: str | None = None
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        name: str | None = None,
+        head: str | Head | None = None,
+        network: str | None = None,
     ) -> LearnedPolicy:
         """Reads what ``save_pretrained`` wrote, from a folder, a run's folder (its best checkpoint), or the Hub.
+
+        Args:
+            folder: where.
+            device: where to.
+            name: how results call it; by default the folder.
+            head: instead of the one that was saved, for one whose file is elsewhere now.
+            network: the class of the network, for one whose file is elsewhere now.
 
         Raises:
             UsageError: nothing there, or files that are damaged or do not fit.
         """
         found = _find(str(folder))
         try:
-            config = json.loads((found / CONFIG).read_text())
-            settings = {
-                part: {k: v for k, v in config[part].items() if k != "kind"} for part in ("network", "head")
-            }
-            if config["network"]["kind"] not in NETWORKS or config["head"]["kind"] not in HEADS:
-                raise ValueError("made by another version: its network or head is unknown")
+            config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
             if config["context"] not in ("full", "block"):
                 raise ValueError(f"its context is {config['context']!r}, not full or block")
-            hidden_size = settings["network"].pop("hidden_size", 0)
-            shape = NetworkConfig(**settings["network"])
-            network = make_network(config["network"]["kind"], shape, torch_generator(0), hidden_size)
-            network.load_state_dict(load_file(found / WEIGHTS))
-            head = make_head(config["head"]["kind"], settings["head"])
+            kind, hidden_size = network or config["network"].pop("kind"), config["network"].pop("hidden_size", 0)
+            shape = NetworkConfig(**{k: v for k, v in config["network"].items() if k != "kind"})
+            made = make_network(kind, shape, torch_generator(0), hidden_size)
+            made.load_state_dict(load_file(found / WEIGHTS))
+            chosen = restore_head(config["head"]) if head is None else load_head(head)
             shown = name or str(folder)
-            return cls(network.to(device).eval(), head, config["context"], shown, training=config["training"])
+            return cls(made.to(device).eval(), chosen, config["context"], shown, training=config["training"])
         except (SafetensorError, RuntimeError, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"cannot load the policy in {found}: {reason}") from None
 
-    def with_settings(self, name: str, **settings: Any) -> LearnedPolicy:
-        """The same network, acting otherwise: settings of its head, like ``temperature``, and ``greedy`` (0 or 1).
+    def with_settings(self, name: str, settings: Settings) -> LearnedPolicy:
+        """The same network, acting otherwise: settings of its head, like ``temperature``, and ``greedy``.
+
+        Args:
+            name: how results call it.
+            settings: as ``specs.read_settings`` reads them; one without a name is the head's temperature.
 
         Raises:
-            UsageError: another setting.
+            UsageError: another setting, or a value of another kind.
         """
-        greedy = bool(settings.pop("greedy", self.greedy))
-        now = asdict(self.head)  # type: ignore[call-overload]
-        for key in settings:
-            if key not in now:
-                raise UsageError(f"a learned policy has no setting {key!r}; it has {', '.join([*now, 'greedy'])}")
-        head = make_head(head_name(self.head), {**now, **settings})
+        kinds = {"temperature": float, **parameters(type(self.head)), "greedy": bool}
+        values = typed(settings, kinds, "a learned policy")
+        greedy = values.pop("greedy", self.greedy)
+        try:
+            head = replace(self.head, **values) if values else self.head  # type: ignore[type-var]
+        except TypeError:
+            raise UsageError(f"the head of {self.name} has no settings to change") from None
         return LearnedPolicy(self.network, head, self.context, name, greedy, self.training)
 
 
@@ -212,17 +228,20 @@ def _download(name: str) -> Path:
 def load_policy(text: str | Policy, device: str | torch.device = "cpu") -> Policy:
     """A policy by text: ``threshold:0.9``, ``my_rules.py:MyRule(k=2)``, or folder or Hub name of a learned one.
 
-    A learned policy takes settings behind a colon: ``runs/x:temperature=0.5,force_progress=1``.
+    A learned policy takes settings behind a colon, ``runs/x:temperature=0.5,force_progress=true``: those of its
+    head, ``greedy``, and ``head`` and ``network``, which name classes in files that are elsewhere now.
 
     Raises:
         UsageError: no such policy, or wrong settings.
     """
     if not isinstance(text, str):
         return text
-    if is_file_rule(text):
-        return load_file_rule(text)
-    name, _, settings = text.partition(":")
+    if (place := file_part(text)) is not None:
+        return load_file_rule(place)
+    name, written = split(text, HEURISTICS)
     if name in HEURISTICS:
         return load_heuristic(text)
-    policy = LearnedPolicy.from_pretrained(name, device, name=text)
-    return policy.with_settings(text, **parse_settings(settings)) if settings else policy
+    settings = read_settings(written)
+    parts = {part: settings.pop(part) for part in ("head", "network") if part in settings}
+    policy = LearnedPolicy.from_pretrained(name, device, name=text, **parts)
+    return policy.with_settings(text, settings) if settings else policy

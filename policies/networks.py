@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dllm_env.denoisers import NO_EXTRAS, Extras
+from dllm_env.denoisers.base import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.numerics import in_tiles, rows_at_once
-from dllm_env.tiny import rotate, rotation_angles
+from dllm_env.numerics import in_tiles, rotate, rotation_angles, rows_at_once
+from dllm_env.user_code import file_part, load_from_file, origin_of
 
 ROTATION_BASE = 100.0
 """Base of RoPE, for waves of 6 to some 500 positions; with the usual 10,000 most are longer than a response."""
@@ -100,6 +100,8 @@ class PolicyNetwork(nn.Module, abc.ABC):
 
     kinds: int
     """How many kinds of positions there are."""
+    source: str = ""
+    """The text that names it, where it is from a file of the user's."""
 
     def __init__(self, config: NetworkConfig, inputs: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -247,10 +249,10 @@ NETWORKS: dict[str, type[PolicyNetwork]] = {"confidence": ConfidenceTransformer,
 def make_network(
     name: str, config: NetworkConfig, generator: torch.Generator, hidden_size: int = 0
 ) -> PolicyNetwork:
-    """A network of ``NETWORKS``.
+    """A network of ``NETWORKS``, or a class in a file: it is made of config and generator, and its own settings.
 
     Args:
-        name: which.
+        name: which: ``confidence``, ``hidden``, ``my.py:MyNetwork`` or ``'my.py:MyNetwork(layers=2)'``.
         config: shape.
         generator: draws the weights.
         hidden_size: width of the denoiser's hidden states, for a network that reads them.
@@ -262,9 +264,15 @@ def make_network(
         return ConfidenceTransformer(config, generator)
     if name == "hidden":
         return HiddenTransformer(HiddenConfig(**{**asdict(config), "hidden_size": hidden_size}), generator)
-    raise UsageError(f"unknown network {name!r}; choose one of {', '.join(NETWORKS)}")
+    if (place := file_part(name)) is None:
+        known = ", ".join(NETWORKS)
+        raise UsageError(f"unknown network {name!r}; choose one of {known}, or a class in a file: my.py:MyNetwork")
+    network = load_from_file(place, "network", ("forward", "features", "scores"), (config, generator)).value
+    network.source = name
+    return network
 
 
 def network_name(network: PolicyNetwork) -> str:
-    """The name of a network in ``NETWORKS``."""
-    return next(name for name, kind in NETWORKS.items() if type(network) is kind)
+    """The text that ``make_network`` makes such a network of."""
+    known = {kind: name for name, kind in NETWORKS.items()}
+    return known.get(type(network)) or network.source or origin_of(network)

@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision
-from dllm_env.policies.heuristics import Heuristic, Threshold, at_least, best_k, new_block, probabilities
+from dllm_env.policies.heuristics import Heuristic, Threshold, at_least, best_k, probabilities
+from dllm_env.policies.schedules import new_block
 from dllm_env.random import RowRandom
 
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser
-from dllm_env.dynamics import Dynamics, Observation, Rules, State, padded_length
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.dynamics import Dynamics, Observation, Rules, State, View, padded_length
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
-from dllm_env.tasks import Problem, Task
+from dllm_env.tasks.base import Problem, Task
 
 
 @dataclass
@@ -89,7 +89,7 @@ def rollout(
 
     Args:
         denoiser: the frozen model.
-        policy: chooses positions; the rules take its context, top and extras.
+        policy: chooses positions; its context, top and extras say what it sees.
         rules: response and block length, temperature, ends.
         prompts: N prompts as token ids.
         seeds: N seeds; a row's random numbers follow from its own.
@@ -104,7 +104,7 @@ def rollout(
     """
     _check(prompts, seeds, batch_size)
     began = time.perf_counter()
-    rules = replace(rules, context=policy.context, top=policy.top, extras=policy.extras)
+    rules, view = rules.resolve(), View(policy.context, policy.top, policy.extras)
     result = _empty_result(len(prompts), rules, denoiser)
     recorded: list[_Step] | None = [] if record else None
     done = 0
@@ -120,7 +120,7 @@ def rollout(
         width = padded_length(denoiser, len(prompt), rules.response_length, prompt_length)
         groups.setdefault(width, []).append(row)
     for width in sorted(groups, reverse=True):  # what does not fit fails first
-        slots = _Slots(Dynamics(denoiser, rules, width), prompts, seeds, groups[width], batch_size)
+        slots = _Slots(Dynamics(denoiser, rules, width, view), prompts, seeds, groups[width], batch_size)
         _play(slots, policy, result, recorded, told)
 
     result.seconds = time.perf_counter() - began

@@ -1,13 +1,14 @@
-"""Any policy inside serving engines: SGLang and vLLM's dLLM plugin.
+"""Any policy inside serving engines: SGLang, and the first versions of vLLM's dLLM plugin.
 
-Neither has to be installed for this file; docs/plugins.md says how to call each, and what was tested.
+Neither has to be installed for this file; docs/plugins.md says how to call each, and what was tested. For newer
+versions of the plugin see ``vllm_sampler.py``.
 """
 
 from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
-from dllm_env.policies.chooser import Chooser
+from dllm_env.policies.block_decoder import BlockDecoder
+from dllm_env.policies.plugins import check_decoder
 
 # --------------------------------------------------------------------------------------------------- SGLang
 
@@ -37,18 +39,17 @@ class PolicyAlgorithm:
     """
 
     def __init__(self, config: Any, policy: Policy | str | None = None) -> None:
-        settings = dict(getattr(config, "algorithm_config", None) or {})
-        settings.pop("block_size", None)  # SGLang's own
+        settings = _read_settings(config)
         self.block_size, self.mask_id = int(config.block_size), int(config.mask_id)
         self.fdfo = bool(getattr(config, "first_done_first_out_mode", False))
-        self.temperature = float(settings.pop("temperature", 0.0))
-        self.chooser = _chooser(settings, policy, self.mask_id)
-        self.chooser.check_width(self.block_size)
-        self.chooser.remember = 4 * int(getattr(config, "max_running_requests", None) or 256)
+        self.temperature = _number("temperature", settings.pop("temperature", 0.0), float)
+        self.decoder = _decoder(settings, policy, self.mask_id)
+        self.decoder.check_width(self.block_size)
+        self.decoder.remember = 4 * int(getattr(config, "max_running_requests", None) or 256)
         self._nameless = itertools.count()
 
     def init_step_state(self, forward_batch: Any) -> list[Hashable]:
-        """What SGLang keeps for each request while a block lasts: its name, under which ``chooser`` knows it."""
+        """What SGLang keeps of each request during a block: the name by which ``decoder`` knows it."""
         names = getattr(forward_batch, "rids", None)
         return list(names or (f"block {next(self._nameless)}" for _ in range(forward_batch.batch_size)))
 
@@ -57,7 +58,7 @@ class PolicyAlgorithm:
 
     def max_steps(self, block_size: int) -> int:
         """Steps after which SGLang gives a block up: with forced progress one a position, and the last call."""
-        return block_size + 1 + (0 if self.chooser.force_progress else self.chooser.response_length)
+        return block_size + 1 + (0 if self.decoder.force_progress else self.decoder.response_length)
 
     def step(self, forward_batch: Any, logits_output: Any, states: list[Hashable]) -> list[bool]:
         """Writes the chosen tokens into ``forward_batch.input_ids`` (B·W,) in place.
@@ -70,27 +71,74 @@ class PolicyAlgorithm:
 
         Returns:
             Which blocks were without masks already.
+
+        Raises:
+            UsageError: no logits of all positions, or tensors of another size.
         """
         shape = (forward_batch.batch_size, self.block_size)
-        tokens: Tensor = forward_batch.input_ids.view(shape)
+        tokens = _in_shape("input_ids", forward_batch.input_ids, shape)
         masked, given = tokens == self.mask_id, getattr(forward_batch, "dllm_prompt_mask", None)
-        masked = masked if given is None else masked & ~given
-        logits: Tensor = getattr(logits_output, "full_logits", logits_output).view(*shape, -1)
-        choice = self.chooser(logits, masked, states, self.temperature)
+        masked = masked if given is None else masked & ~_in_shape("dllm_prompt_mask", given, shape).bool()
+        logits = _in_shape("logits", _full_logits(logits_output), shape, "V")
+        choice = self.decoder(logits, masked, states, self.temperature)
         forward_batch.input_ids.copy_(torch.where(choice.unmask, choice.token, tokens).view(-1))
         return [not left for left in masked.any(-1).tolist()]
 
 
-def _chooser(settings: dict[str, Any], policy: Policy | str | None, mask_id: int) -> Chooser:
+def _read_settings(config: Any) -> dict[str, Any]:
+    """The file of ``--dllm-algorithm-config``, without what is SGLang's own."""
+    missing = [name for name in ("block_size", "mask_id") if getattr(config, name, None) is None]
+    if missing:
+        raise UsageError(f"SGLang's configuration has no {' and no '.join(missing)}; give its DllmConfig")
+    settings = getattr(config, "algorithm_config", None) or {}
+    if not isinstance(settings, Mapping):
+        raise UsageError(f"the algorithm's settings are names with values, got {settings!r}")
+    return {name: value for name, value in settings.items() if name != "block_size"}
+
+
+def _full_logits(output: Any) -> Tensor:
+    """The logits of all positions out of what SGLang's model gives."""
+    logits = output if isinstance(output, Tensor) else getattr(output, "full_logits", None)
+    if not isinstance(logits, Tensor):
+        raise UsageError(
+            "SGLang gave no logits of the block's positions (full_logits is None): its model has to return them, "
+            "as its models for --dllm-algorithm do (LogitsProcessor with return_full_logits=True)"
+        )
+    return logits
+
+
+def _in_shape(name: str, value: Any, shape: tuple[int, int], last: str = "") -> Tensor:
+    """(B·W, …) or (B, W, …) as (B, W, …)."""
+    rows, width = shape
+    if isinstance(value, Tensor):
+        leading = value.shape[: value.ndim - bool(last)]
+        if tuple(leading) in ((rows * width,), shape):
+            return value.view(*shape, *value.shape[len(leading) :])
+    got = tuple(value.shape) if isinstance(value, Tensor) else "nothing" if value is None else type(value).__name__
+    expected = f"({rows * width}{', ' + last if last else ','})"
+    raise UsageError(f"{name} of {rows} blocks of {width} must be {expected}, got {got}")
+
+
+def _number(name: str, value: Any, kind: Callable[[Any], float]) -> Any:
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} must be a number, got {value!r}") from None
+
+
+def _decoder(settings: dict[str, Any], policy: Policy | str | None, mask_id: int) -> BlockDecoder:
     policy = settings.pop("policy", None) if policy is None else policy
     length, seed = settings.pop("response_length", None), settings.pop("seed", 0)
     force = settings.pop("force_progress", True)
     if policy is None or length is None or settings:
-        wrong = f"got {', '.join(settings)}" if settings else "policy or response_length is missing"
+        wrong = f"got {', '.join(map(str, settings))}" if settings else "policy or response_length is missing"
         raise UsageError(
             f"the algorithm's settings are policy, response_length, temperature, seed, force_progress: {wrong}"
         )
-    return Chooser(policy, mask_id, int(length), int(seed), bool(force))
+    if not isinstance(force, bool):
+        raise UsageError(f"force_progress must be true or false, got {force!r}")
+    length, seed = _number("response_length", length, int), _number("seed", seed, int)
+    return BlockDecoder(policy, mask_id, length, seed, force)
 
 
 def sglang_algorithm() -> type[PolicyAlgorithm]:
@@ -140,16 +188,16 @@ def register_sglang() -> None:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a remasking policy answers, where the plugin with its own ``RemaskStepResult`` is not installed."""
+    """The answer of a remasking policy, where the plugin with its own ``RemaskStepResult`` is not installed."""
 
     committed_token_ids: tuple[int, ...]
     """The finished block, or nothing yet."""
     next_input_block: tuple[int, ...]
-    """What the model reads next: this block with fewer masks, or a new one of masks."""
+    """The block that the model reads next: this one with fewer masks, or a new one of masks."""
 
 
 class PolicyRemasking:
-    """A ``RemaskingPolicy`` for vLLM's dllm-plugin.
+    """A ``RemaskingPolicy`` for vLLM's dllm-plugin, for its versions without a ``DiffusionSampler``.
 
     ``apply`` is not told which request a block is from. Give ``remasking_config={"request_id": …}``, or use
     ``run_block``, which is told; without either, one object serves one request at a time, with a ``reset`` between.
@@ -157,22 +205,23 @@ class PolicyRemasking:
 
         from dllm_plugin import runtime_worker
 
-        remasking = PolicyRemasking(Chooser("runs/x", mask_id=156895, response_length=256))
+        remasking = PolicyRemasking(BlockDecoder("runs/x", mask_id=156895, response_length=256))
         runtime_worker.run_block_contract_from_model_output = remasking.run_block
 
     Args:
-        chooser: decides.
+        decoder: decides.
         temperature: of the tokens.
     """
 
-    def __init__(self, chooser: Chooser, temperature: float = 0.0) -> None:
-        self.chooser, self.temperature = chooser, temperature
+    def __init__(self, decoder: BlockDecoder, temperature: float = 0.0) -> None:
+        check_decoder(decoder)
+        self.decoder, self.temperature = decoder, temperature
         self._result: Any = _result_class()
         self._due: dict[Hashable, tuple[int, ...]] = {}
 
     def reset(self) -> None:
         """Forgets all requests."""
-        self.chooser.reset()
+        self.decoder.reset()
         self._due.clear()
 
     def apply(
@@ -187,7 +236,7 @@ class PolicyRemasking:
         Args:
             input_draft: W tokens, the block that the model has read.
             logits: (W, V), a tensor or rows of numbers.
-            remasking_config: ``request_id`` is used, and ``mask_token_id`` has to be the chooser's.
+            remasking_config: ``request_id`` is used, and ``mask_token_id`` has to be the decoder's.
 
         Returns:
             The plugin's ``RemaskStepResult``: the block and a new one of masks when it is finished; else nothing
@@ -197,15 +246,17 @@ class PolicyRemasking:
             UsageError: no logits, another mask token, or a block that does not follow from this request's last.
         """
         config, draft = remasking_config or {}, tuple(int(token) for token in input_draft)
-        mask_id, request = self.chooser.mask_id, config.get("request_id")
+        mask_id, request = self.decoder.mask_id, config.get("request_id")
         if logits is None:
             raise UsageError("logits are missing; apply is for the last pipeline rank")
         if int(config.get("mask_token_id", mask_id)) != mask_id:
-            raise UsageError(f"the plugin's mask token is {config['mask_token_id']}, the chooser's {mask_id}")
+            raise UsageError(f"the plugin's mask token is {config['mask_token_id']}, the decoder's {mask_id}")
         self._follow(request, draft)
         scores = torch.as_tensor(logits)[None]
+        if scores.ndim != 3 or scores.shape[1] != len(draft):
+            raise UsageError(f"logits must be ({len(draft)}, V), got {tuple(scores.shape[1:])}")
         tokens = torch.tensor([draft], device=scores.device)
-        choice = self.chooser(scores, tokens == mask_id, [request], self.temperature)
+        choice = self.decoder(scores, tokens == mask_id, [request], self.temperature)
         after = tuple(torch.where(choice.unmask, choice.token, tokens)[0].tolist())
         blank = (mask_id,) * len(after)
         result = self._result(*((), after) if mask_id in after else (after, blank))
@@ -237,8 +288,8 @@ class PolicyRemasking:
                     "the block does not follow from the last one: reset() between requests, or give "
                     'remasking_config={"request_id": …} where several are served'
                 )
-            self.chooser.reset([request])
-        for name in list(self._due)[: max(len(self._due) - self.chooser.remember, 0)]:
+            self.decoder.reset([request])
+        for name in list(self._due)[: max(len(self._due) - self.decoder.remember, 0)]:
             del self._due[name]
 
 

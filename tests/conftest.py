@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.denoisers.tiny import MASK as MASK_WORD
+from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.random import torch_generator
-from dllm_env.tiny import MASK as MASK_WORD
-from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 
 PAD, MASK, END = 0, 1, 2
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser
+from dllm_env.denoisers.base import Denoiser
 
 
 class Model:
@@ -290,4 +290,96 @@ def vllm(
             if step.committed_token_ids:
                 x[i, starts[i] : starts[i] + block] = torch.tensor(step.committed_token_ids)
                 starts[i] += block
+    raise AssertionError("a request never finished")
+
+
+class DiffusionSampler:
+    """The newer plugin's sampler: it keeps each request's block, and calls ``_remask_fn`` for those of a batch.
+
+    A block takes one more call after its last mask, which renews the cache; a block that takes too many is cut off.
+    """
+
+    def __init__(self, mask_id: int, draft_size: int, threshold: float = 0.9, most_steps: int = 10_000) -> None:
+        self._mask_id, self._draft_size, self._threshold = mask_id, draft_size, threshold
+        self._most_steps = most_steps
+        self._remask_fn: Callable = self.stock
+        self.blocks: dict[str, Tensor] = {}
+        self.state: dict[str, dict[str, int]] = {}
+
+    @staticmethod
+    def stock(**_: Any) -> None:
+        raise AssertionError("the plugin's own rule was asked")
+
+    def begin(self, name: str, tail: Sequence[int] = ()) -> None:
+        """A new request, whose first block begins with the end of its prompt."""
+        block = [*tail, *[self._mask_id] * (self._draft_size - len(tail))]
+        self.blocks[name], self.state[name] = torch.tensor(block), {"given": len(tail), "stored": 0, "steps": 0}
+
+    def __call__(self, logits: Tensor, input_batch: Any) -> dict[str, list[int]]:
+        """Tokens of the requests whose block is finished; logits (N, V) of all requests one after the other."""
+        ends = input_batch.cu_num_logits_np
+        rows = [
+            (name, slice(int(a), int(b)))
+            for name, a, b in zip(input_batch.req_ids, ends, ends[1:], strict=False)
+            if b - a == self._draft_size
+        ]
+        if not rows:
+            return {}
+        updated, done, count = self._remask_fn(
+            logits=torch.stack([logits[place] for _, place in rows]),
+            input_draft=torch.stack([self.blocks[name] for name, _ in rows]),
+            mask_token_id=self._mask_id,
+            threshold=self._threshold,
+        )
+        assert done.dtype == torch.bool
+        assert not count.is_floating_point()
+        committed = {}
+        for (name, _), block, ready in zip(rows, updated, done.tolist(), strict=True):
+            state = self.state[name]
+            state["steps"] += 1
+            if ready and state["stored"]:
+                committed[name] = block[state["given"] :].tolist()
+            elif not ready and state["steps"] >= self._most_steps:
+                committed[name] = block[block != self._mask_id].tolist()
+            state["stored"] = int(ready)
+            self.blocks[name] = block
+            if name in committed:
+                self.begin(name)
+        return committed
+
+
+def batched_vllm(
+    model: Model, prompts: Tensor, sampler: DiffusionSampler, apart: int = 0, shuffle: bool = False
+) -> tuple[Tensor, list[int]]:
+    """Serves requests through a ``DiffusionSampler``; returns tokens and each request's model calls.
+
+    Args:
+        apart: request i arrives after so many · i rounds, with a round for its prompt, which has one row of logits.
+        shuffle: turn the batch around from round to round.
+    """
+    x, width = blank(prompts, model.length, sampler._mask_id), sampler._draft_size
+    starts, calls = [prompts.shape[1]] * len(x), [0] * len(x)
+    for turn in range(10_000):
+        live = [i for i, start in enumerate(starts) if start < x.shape[1] and turn >= i * apart]
+        if not live and all(start >= x.shape[1] for start in starts):
+            return x, calls
+        if shuffle and turn % 2:
+            live.reverse()
+        pieces, ends = [], [0]
+        for i in live:
+            if f"r{i}" in sampler.blocks:
+                x[i, starts[i] : starts[i] + width] = sampler.blocks[f"r{i}"]
+        for i, logits in zip(live, model(x[live]) if live else [], strict=True):
+            known = f"r{i}" in sampler.blocks
+            pieces.append(logits[starts[i] : starts[i] + width] if known else logits[-1:])
+            calls[i] += known
+            ends.append(ends[-1] + len(pieces[-1]))
+        batch = SimpleNamespace(req_ids=[f"r{i}" for i in live], cu_num_logits_np=ends)
+        written = sampler(torch.cat(pieces), batch) if live else {}
+        for i in live:
+            if f"r{i}" not in sampler.blocks:
+                sampler.begin(f"r{i}")
+            for tokens in [written[f"r{i}"]] if f"r{i}" in written else []:
+                x[i, starts[i] : starts[i] + len(tokens)] = torch.tensor(tokens)
+                starts[i] += len(tokens)
     raise AssertionError("a request never finished")

@@ -15,7 +15,8 @@ from conftest import toy_denoiser
 from test_rollout import learned
 from torch import Tensor
 
-from dllm_env.denoisers import Denoiser, Extras, load_denoiser
+from dllm_env.denoisers.base import Denoiser, Extras
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Observation
 from dllm_env.eval.likelihood import log_likelihoods
 from dllm_env.random import RowRandom, torch_generator

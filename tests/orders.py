@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from dllm_env.denoisers import Denoiser, Extras
+from dllm_env.denoisers.base import Denoiser, Extras
 
 
 def by_orders(denoiser: Denoiser, context: Sequence[int], continuation: Sequence[int]) -> float:

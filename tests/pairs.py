@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import dllm_env.train.setting as setting_module
-from dllm_env import tasks
-from dllm_env.denoisers import Denoiser
-from dllm_env.tasks import Problem, Split
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.tasks.base import Problem, Split
+from dllm_env.tasks.load import TASKS
 
 LENGTH = 4
 
@@ -73,7 +73,7 @@ class Never(AllA):
 
 def enter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the task ``all-a`` and its denoiser known to the trainers."""
-    monkeypatch.setitem(tasks.TASKS, "all-a", AllA)
+    monkeypatch.setitem(TASKS, "all-a", AllA)
     monkeypatch.setattr(setting_module, "load_denoiser", lambda name, device: PairDenoiser())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.policies.base import Decision
 from dllm_env.policies.heads import DynamicPlackettLuce, Head

@@ -17,9 +17,10 @@ from types import FrameType
 
 import pytest
 
-from dllm_env import answers, judge, programs
 from dllm_env.errors import UsageError
-from dllm_env.judge import Judge, ask
+from dllm_env.grading import answers, programs
+from dllm_env.grading import limited as judge
+from dllm_env.grading.limited import Judge, ask
 
 # ------------------------------------------------------------------------------------ where it stands
 
@@ -731,7 +732,7 @@ def test_an_interrupted_question_leaves_no_answer_behind() -> None:
 
 FORKED = """
 import os, sys
-from dllm_env import judge
+from dllm_env.grading import limited as judge
 from test_answers import even
 assert judge.ask(even, (), 2)
 child = os.fork()

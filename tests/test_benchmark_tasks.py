@@ -19,16 +19,20 @@ pytest.importorskip("transformers")
 
 from make_checkpoint import make_llada
 
-from dllm_env import benchmark, rows, sandbox
-from dllm_env.benchmark import Benchmark
-from dllm_env.benchmarks import BENCHMARKS, CodeBenchmark, HumanEval
 from dllm_env.cli import main
-from dllm_env.dynamics import Rules, prompt_width
+from dllm_env.dynamics import Rules
+from dllm_env.env import prompt_width
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
+from dllm_env.grading import sandbox
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import attempt
-from dllm_env.tasks import SPLITS, Mixture, count_problems, load_task
+from dllm_env.tasks import benchmark_base, data_files
+from dllm_env.tasks.base import SPLITS, count_problems
+from dllm_env.tasks.benchmark_base import Benchmark
+from dllm_env.tasks.benchmarks import BENCHMARKS, CodeBenchmark, HumanEval
+from dllm_env.tasks.load import load_task
+from dllm_env.tasks.mixture import Mixture
 
 QUESTION = "A baker sells {} loaves in the morning and 3 in the afternoon. How many in all?"
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -358,7 +362,7 @@ def test_data_sets_that_are_made_in_other_ways(name: str) -> None:
 
 
 def test_a_data_set_without_enough_problems_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dllm_env.reasoning.split_of", lambda prompt: "train")
+    monkeypatch.setattr("dllm_env.tasks.reasoning_gym.split_of", lambda prompt: "train")
     with pytest.raises(UsageError, match="too few different problems for a test split"):
         load_task("reasoning-gym:chain_sum").problem(0, "test")
 
@@ -549,7 +553,7 @@ def test_the_environment_plays_a_benchmark(llada: Path, data: Path) -> None:
 
 
 def test_the_width_for_prompts_holds_the_longest(llada: Path, data: Path) -> None:
-    from dllm_env.denoisers import load_denoiser
+    from dllm_env.denoisers.load import load_denoiser
 
     denoiser = load_denoiser(str(llada))
     task = load_task("gsm8k+math", str(data))
@@ -569,8 +573,8 @@ def test_results_of_other_data_are_not_gone_on_with(
     assert main([*command, "2"]) == 0
     assert main([*command, "3", "--resume"]) == 0
     write(file, ROWS["gsm8k"][10:14])
-    rows.read_rows.cache_clear()
-    benchmark._rows.cache_clear()
+    data_files.read_rows.cache_clear()
+    benchmark_base._rows.cache_clear()
     assert main([*command, "4", "--resume"]) == 2
     assert "data have changed" in capsys.readouterr().err
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from dllm_env.cli import main
+from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.random import torch_generator
-from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 
 SMALL = [
     *("--updates", "2", "--prompts", "2", "--group", "2", "--width", "8", "--validation-problems", "2"),
@@ -147,8 +147,8 @@ def test_a_suite_and_its_report(toy, tmp_path, capsys):
     entries = json.loads((out / "results.json").read_text())
     found = {(e["task"], e["block_length"], e["policy"]): e["samples"] for e in entries}
     policies = ("leftmost:8", "threshold:0.5", "threshold:0.25")
-    scenes = (("trace", 40, 2), ("trace", 8, 2), ("sudoku", 4, 4))
-    assert found == {(task, block, policy): n for task, block, n in scenes for policy in policies}
+    conditions = (("trace", 40, 2), ("trace", 8, 2), ("sudoku", 4, 4))
+    assert found == {(task, block, policy): n for task, block, n in conditions for policy in policies}
     assert main(["report", str(out)]) == 0
     assert (out / "report.html").is_file()
     assert main(["report", str(tmp_path)]) == 2
@@ -242,10 +242,10 @@ def test_animation_ends_with_the_response(toy, monkeypatch):
 
     from rich.console import Console
 
-    from dllm_env.eval import generate as module
+    from dllm_env.eval import show as module
 
     monkeypatch.setattr(module.time, "sleep", lambda _: None)
-    made = module.generate(module.GenerationConfig(policy="leftmost:20", denoiser=str(toy)))
+    made = module.make_generation(module.GenerationConfig(policy="leftmost:20", denoiser=str(toy)))
     screen = Console(file=StringIO(), force_terminal=True, width=200, color_system="truecolor")
     module.show(made, screen)
     last = Console(file=StringIO(), width=200, soft_wrap=True)
@@ -256,7 +256,7 @@ def test_animation_ends_with_the_response(toy, monkeypatch):
 
 
 def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys):
-    from dllm_env.demo import FAST, SLOW, DemoConfig, run_demo
+    from dllm_env.commands.demo import FAST, SLOW, DemoConfig, run_demo
     from dllm_env.train.grpo import GRPO
 
     small = {

@@ -14,23 +14,24 @@ from test_results import SETTING, outcome
 
 from dllm_env.errors import UsageError
 from dllm_env.eval.compare import (
-    Row,
+    Entry,
+    area_table,
     best_heuristic,
+    by_condition,
     compare,
     comparison_table,
     comparisons,
+    condition_titles,
     fastest_heuristic,
-    front_table,
-    fronts,
+    pareto_areas,
     pass_at,
     pool,
-    scene_titles,
-    scenes,
     table,
 )
-from dllm_env.eval.front import draw_front
+from dllm_env.eval.metrics import paired_score_interval
 from dllm_env.eval.results import Result
-from dllm_env.front import Spot, front_figure
+from dllm_env.eval.runner import save_pareto_plot
+from dllm_env.pareto import Point, plot_pareto
 
 LONG = replace(SETTING, response_length=40, block_length=40)
 
@@ -47,11 +48,11 @@ def scored(right: int, of: int = 100) -> list[float]:
     return [1.0] * right + [0.0] * (of - right)
 
 
-def rows(*results: Result) -> list[Row]:
+def entries(*results: Result) -> list[Entry]:
     return pool(results)
 
 
-ROWS = rows(
+ENTRIES = entries(
     result("runs/x", scored(90), 7),
     result("threshold:0.5", scored(10), 6),
     result("leftmost:8", scored(20), 5),
@@ -61,70 +62,73 @@ ROWS = rows(
 
 
 def test_seeds_are_pooled_and_versions_are_not() -> None:
-    found = rows(
+    found = entries(
         result("top_k:1", scored(1, 2), 4),
         result("top_k:1", scored(2, 2), 6, seed=1),
         result("top_k:1", scored(0, 2), 6, code_version="9"),
         result("top_k:1", scored(0, 2), 6, block_length=8),
     )
-    assert [(row.block_length, row.seeds, row.accuracy, row.nfe) for row in found] == [
+    assert [(entry.block_length, entry.seeds, entry.accuracy, entry.nfe) for entry in found] == [
         (40, 2, 0.75, 5.0),
         (40, 1, 0.0, 6.0),
         (8, 1, 0.0, 6.0),
     ]
-    assert [row.label for row in found] == ["top_k:1 [aa 1]", "top_k:1 [aa 9]", "top_k:1"]
+    assert [entry.label for entry in found] == ["top_k:1 [aa 1]", "top_k:1 [aa 9]", "top_k:1"]
 
 
-def test_scenes_are_what_can_be_compared() -> None:
-    found = rows(
+def test_conditions_are_what_can_be_compared() -> None:
+    found = entries(
         result("a", [1.0], 4, block_length=8),
         result("a", [1.0], 4),
         result("a", [1.0], 4, task="sudoku", denoiser="some/where/b"),
         result("b", [1.0], 4, temperature=0.5),
     )
-    groups = scenes(found)
-    assert [[row.policy for row in group] for group in groups] == [["a"], ["a"], ["b"], ["a"]]
-    assert scene_titles(groups) == [
+    groups = by_condition(found)
+    assert [[entry.policy for entry in group] for group in groups] == [["a"], ["a"], ["b"], ["a"]]
+    assert condition_titles(groups) == [
         "tiny, trace, block length 40, temperature 0.0",
         "b, sudoku, block length 40, temperature 0.0",
         "tiny, trace, block length 40, temperature 0.5",
         "tiny, trace, block length 8, temperature 0.0",
     ]
-    assert scene_titles(groups[:1]) == ["block length 40"]
+    assert condition_titles(groups[:1]) == ["block length 40"]
 
 
 def test_rivals() -> None:
-    best = best_heuristic(ROWS, ROWS[0])
+    best = best_heuristic(ENTRIES, ENTRIES[0])
     assert best is not None
     assert (best.policy, best.accuracy) == ("leftmost:8", 0.2)
-    fastest = fastest_heuristic(ROWS, ROWS[0])
+    fastest = fastest_heuristic(ENTRIES, ENTRIES[0])
     assert fastest is not None
     assert fastest.policy == "leftmost:1"
-    (fast,) = rows(result("runs/y", scored(100), 2))
-    assert best_heuristic(ROWS, fast) is None
-    assert fastest_heuristic(ROWS[:3], fast) is None
+    (fast,) = entries(result("runs/y", scored(100), 2))
+    assert best_heuristic(ENTRIES, fast) is None
+    assert fastest_heuristic(ENTRIES[:3], fast) is None
 
 
 def test_a_paired_comparison_by_hand() -> None:
     """Of 10 common problems only the first solved 5, only the second 1: p = 2·(C(6,0) + C(6,1))/2⁶ = 14/64."""
-    first, second = rows(
+    first, second = entries(
         result("a", [1, 1, 1, 1, 1, 0, 1, 1, 0, 0, 1, 1], 4), result("b", [0, 0, 0, 0, 0, 1, 1, 1, 0, 0], 6)
     )
     found = compare(first, second)
     assert (found.problems, found.first_only, found.second_only) == (10, 5, 1)
     assert found.p == 14 / 64
     assert found.difference == pytest.approx(0.4)
+    assert (found.low, found.high) == paired_score_interval(5, 1, 10)
     assert found.low < 0.4 < found.high
     assert (found.nfe_ratio, found.nfe_low, found.nfe_high) == (1.5, 1.5, 1.5)
+    alike = compare(first, first)
+    assert (alike.difference, alike.low, alike.high) == (0.0, *paired_score_interval(0, 0, 12))
     back = compare(second, first)
     assert (back.difference, back.p) == (-found.difference, found.p)
-    (far,) = rows(result("c", [1.0], 4, seed=5))
+    (far,) = entries(result("c", [1.0], 4, seed=5))
     with pytest.raises(UsageError, match="no problem in common"):
         compare(first, far)
 
 
 def test_several_samples_have_no_exact_test() -> None:
-    first, second = rows(result("a", [1, 0, 1, 1], 4, samples=2), result("b", [0, 0, 1, 1], 4, samples=2))
+    first, second = entries(result("a", [1, 0, 1, 1], 4, samples=2), result("b", [0, 0, 1, 1], 4, samples=2))
     found = compare(first, second)
     assert (found.difference, found.p, found.first_only) == (0.25, None, None)
     assert [pass_at(first, k) for k in (1, 2)] == [0.75, 1.0]
@@ -132,25 +136,25 @@ def test_several_samples_have_no_exact_test() -> None:
 
 
 def test_learned_policies_meet_their_rivals_or_all_meet_a_baseline() -> None:
-    assert [(c.first, c.second, c.why) for c in comparisons(ROWS)] == [
+    assert [(c.first, c.second, c.why) for c in comparisons(ENTRIES)] == [
         ("runs/x", "leftmost:8", "best heuristic as fast"),
         ("runs/x", "leftmost:1", "fastest heuristic as accurate"),
     ]
-    assert [(c.second, c.why) for c in comparisons(ROWS[:2])] == [("threshold:0.5", "best heuristic as fast")]
-    slower = rows(result("runs/x", scored(90), 7), result("leftmost:1", scored(80), 40))
+    assert [(c.second, c.why) for c in comparisons(ENTRIES[:2])] == [("threshold:0.5", "best heuristic as fast")]
+    slower = entries(result("runs/x", scored(90), 7), result("leftmost:1", scored(80), 40))
     assert [(c.second, c.why) for c in comparisons(slower)] == [("leftmost:1", "most accurate heuristic")]
-    assert comparisons(ROWS[1:]) == []
-    against = comparisons(ROWS, "leftmost:8")
+    assert comparisons(ENTRIES[1:]) == []
+    against = comparisons(ENTRIES, "leftmost:8")
     assert [(c.first, c.second) for c in against] == [
         (policy, "leftmost:8") for policy in ("runs/x", "threshold:0.5", "leftmost:1")
     ]
     with pytest.raises(UsageError, match="no results of the baseline 'top_k:9'"):
-        comparisons(ROWS, "top_k:9")
+        comparisons(ENTRIES, "top_k:9")
 
 
-def test_fronts_by_hand() -> None:
+def test_pareto_areas_by_hand() -> None:
     """Heuristics over [1, 40]: 0.2 from 5, 1 from 40 on: 0.2·35/39. Learned: 0.9 from 7: 0.9·33/39."""
-    found = {(front.title, front.who): front for front in fronts(ROWS)}
+    found = {(front.title, front.who): front for front in pareto_areas(ENTRIES)}
     full = "block length 40"
     assert found[full, "heuristics"].area == pytest.approx(0.2 * 35 / 39)
     assert found[full, "learned"].area == pytest.approx(0.9 * 33 / 39)
@@ -164,24 +168,31 @@ def test_fronts_by_hand() -> None:
 
 def test_tables_show_every_row() -> None:
     console = Console(width=200, file=io.StringIO())
-    sampled = rows(result("runs/x", scored(3, 4), 7, samples=2), result("b", scored(2, 4), 9, samples=2))
-    for shown in (table(ROWS), comparison_table(comparisons(ROWS)), front_table(fronts(ROWS)), table(sampled)):
+    sampled = entries(result("runs/x", scored(3, 4), 7, samples=2), result("b", scored(2, 4), 9, samples=2))
+    for shown in (
+        table(ENTRIES),
+        comparison_table(comparisons(ENTRIES)),
+        area_table(pareto_areas(ENTRIES)),
+        table(sampled),
+    ):
         console.print(shown)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for said in ("runs/x", "90.0%", "+70.0 points", "5.71× fewer", "0.179", "pass@2", "100.0%"):
         assert said in text, said
-    assert table(ROWS).row_count == 5 + 2
-    assert table(ROWS[:2]).row_count == 2
+    assert table(ENTRIES).row_count == 5 + 2
+    assert table(ENTRIES[:2]).row_count == 2
 
 
-def test_picture_has_a_panel_for_each_scene(tmp_path: Path) -> None:
+def test_picture_has_a_panel_for_each_condition(tmp_path: Path) -> None:
     from PIL import Image
 
     sizes = {}
-    many = [row for block in (40, 20, 10, 8, 5) for row in rows(result("a", scored(9), 3, block_length=block))]
-    drawn = {"two": ROWS, "one": ROWS[:-1], "heuristics": ROWS[1:3], "single": ROWS[:1], "five": many}
+    many = [
+        entry for block in (40, 20, 10, 8, 5) for entry in entries(result("a", scored(9), 3, block_length=block))
+    ]
+    drawn = {"two": ENTRIES, "one": ENTRIES[:-1], "heuristics": ENTRIES[1:3], "single": ENTRIES[:1], "five": many}
     for name, shown in drawn.items():
-        draw_front(shown, tmp_path / f"{name}.png", "title")
+        save_pareto_plot(shown, tmp_path / f"{name}.png", "title")
         with Image.open(tmp_path / f"{name}.png") as image:
             sizes[name] = image.size
             assert len(image.convert("RGB").getcolors(1 << 20)) > 20  # something is drawn
@@ -191,7 +202,7 @@ def test_picture_has_a_panel_for_each_scene(tmp_path: Path) -> None:
 
 
 def test_the_prefix_cache_is_compared_with_doing_without() -> None:
-    found = rows(
+    found = entries(
         result("top_k:1", scored(90), 10, block_length=8),
         result("top_k:1", scored(85), 10, block_length=8, prefix_cache=True),
         result("top_k:1", scored(50), 10, prefix_cache=True),  # has no counterpart
@@ -204,9 +215,15 @@ def test_the_prefix_cache_is_compared_with_doing_without() -> None:
     assert (pair.first_only, pair.second_only) == (0, 5)
 
 
+@pytest.mark.parametrize("name", ["runs/$x_$", "$\\frac$:1", "r\udce9gle.py", "a$b"])
+def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
+    points = [Point(name, learned, 5, 0.5, 0.4, 0.6) for learned in (False, True)]
+    plot_pareto({name: points}, name).savefig(tmp_path / "front.png")
+
+
 def test_a_long_title_fits_the_picture():
     title = "task reasoning-gym:leg_counting, denoiser tiny-llada, 16 tokens, 20 test problems for each of 3 seeds"
-    figure = front_figure({"block length 16": [Spot("threshold:0.9", False, 5, 0.5, 0.4, 0.6)]}, title)
+    figure = plot_pareto({"block length 16": [Point("threshold:0.9", False, 5, 0.5, 0.4, 0.6)]}, title)
     FigureCanvasAgg(figure).draw()
     extent = figure._suptitle.get_window_extent()
     assert 0 < extent.x0 < extent.x1 < figure.bbox.width

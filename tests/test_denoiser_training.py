@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from damage import COMMON, Damage, config, drop, edit, weights
+from logs import assert_logged_once
 from safetensors.torch import load_file
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.denoisers.tiny import WORDS
 from dllm_env.errors import UsageError
 from dllm_env.random import torch_generator
-from dllm_env.tasks import Trace
-from dllm_env.tiny import WORDS
+from dllm_env.tasks.trace import Trace
 from dllm_env.train.denoiser import (
     DenoiserTraining,
     Stage,
@@ -77,6 +78,7 @@ def test_kill_and_resume_give_the_same_weights(run: Path, tmp_path: Path, killed
     assert expected.keys() == weights.keys()
     for name, value in expected.items():
         assert torch.equal(weights[name], value), name
+    assert_logged_once(run, folder)
 
 
 def test_another_seed_gives_other_weights(run: Path, tmp_path: Path) -> None:

@@ -10,16 +10,18 @@ import torch
 from conftest import END, MASK, PAD, Scripted, favouring
 from torch import Tensor
 
-from dllm_env.denoisers import Extras, Prediction
-from dllm_env.dynamics import Dynamics, Rules, State
+from dllm_env.denoisers.base import Extras, Prediction
+from dllm_env.denoisers.tiny import TinyDenoiser
+from dllm_env.dynamics import Dynamics, Rules, State, View
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
-from dllm_env.tiny import TinyDenoiser
 
 
-def process(tokens: list[int], block: int, prompt: int = 0, **rules: Any) -> tuple[Dynamics, Scripted]:
+def process(
+    tokens: list[int], block: int, prompt: int = 0, view: View | None = None, **rules: Any
+) -> tuple[Dynamics, Scripted]:
     denoiser = Scripted(favouring(tokens), prompt)
-    return Dynamics(denoiser, Rules(len(tokens), block, **rules), prompt), denoiser
+    return Dynamics(denoiser, Rules(len(tokens), block, **rules), prompt, view or View()), denoiser
 
 
 def act(dynamics: Dynamics, state: State, *rows: str) -> None:
@@ -109,7 +111,7 @@ def test_without_stop_at_eot_the_rest_is_generated() -> None:
 
 
 def test_block_context_shows_the_active_block() -> None:
-    dynamics, _ = process([3, 4, 5, 3], block=2, prompt=1, context="block")
+    dynamics, _ = process([3, 4, 5, 3], block=2, prompt=1, view=View("block"))
     state = dynamics.reset([[5], [4]], [0, 1])
     act(dynamics, state, "11", "01")
     dynamics.predict(state)
@@ -155,19 +157,37 @@ def test_rows_can_be_taken_out_and_put_back() -> None:
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        ({"response_length": 0}, "response length"),
+        ({"response_length": -1}, "response_length"),
         ({"block_length": 3}, "divide"),
-        ({"block_length": -2}, "divide"),
-        ({"context": "all"}, "context"),
+        ({"block_length": -2}, "block_length"),
+        ({"block_length": True}, "whole number"),
+        ({"response_length": "4"}, "whole number"),
+        ({"stop_at_eot": 5}, "true or false"),
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": float("inf")}, "temperature"),
-        ({"max_steps": -1}, "maximum steps"),
-        ({"top": 0}, "top"),
+        ({"max_steps": -1}, "max_steps"),
+        ({"temperature": "hot"}, "a number"),
     ],
 )
 def test_rules_out_of_range_are_refused(wrong: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
         Rules(**{"response_length": 4, "block_length": 2, **wrong})
+
+
+def test_a_view_out_of_range_is_refused() -> None:
+    for wrong, word in (({"context": "all"}, "context"), ({"top": 0}, "top"), ({"top": 1.5}, "top")):
+        with pytest.raises(UsageError, match=word):
+            View(**wrong)  # type: ignore[arg-type]
+
+
+def test_lengths_that_were_left_open_are_filled_in() -> None:
+    assert Rules().resolve(8) == Rules(8, 8)
+    assert Rules(block_length=4).resolve(8) == Rules(8, 4)
+    assert Rules(6).resolve(8) == Rules(6, 6)
+    with pytest.raises(UsageError, match="does not divide"):
+        Rules(block_length=3).resolve(8)
+    with pytest.raises(UsageError, match="response length"):
+        Rules().resolve()
 
 
 def test_what_does_not_fit_the_context_is_refused(toy: TinyDenoiser) -> None:
@@ -329,15 +349,15 @@ def test_sampling_needs_streams_and_shapes_are_checked(toy: TinyDenoiser) -> Non
 
 
 def test_extras_reach_the_observation(toy: TinyDenoiser) -> None:
-    rules = Rules(8, 4, context="block", top=2, extras=ALL)
-    dynamics = Dynamics(toy, rules, 3)
+    rules, view = Rules(8, 4), View("block", 2, ALL)
+    dynamics = Dynamics(toy, rules, 3, view)
     state = dynamics.reset([[5, 6], [7, 8, 9]], [0, 1])
     dynamics.predict(state)
     seen = dynamics.observe(state)
     assert seen.confidence.shape == (2, 4, 2)
     assert seen.hidden is not None
     assert seen.hidden.shape == (2, 4, toy.hidden_size)
-    plain = Dynamics(toy, replace(rules, extras=Extras()), 3)
+    plain = Dynamics(toy, rules, 3, replace(view, extras=Extras()))
     other = plain.reset([[5, 6], [7, 8, 9]], [0, 1])
     plain.predict(other)
     assert plain.observe(other).hidden is None

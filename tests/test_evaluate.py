@@ -5,16 +5,16 @@ import pytest
 import torch
 from conftest import Scripted, favouring
 
+from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, evaluate, prepare
-from dllm_env.eval.pieces import default_workers, pieces, play_pieces
+from dllm_env.eval.parallel import default_workers, pieces, play_pieces
 from dllm_env.eval.results import summarise
 from dllm_env.policies.heads import Bernoulli
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
 from dllm_env.random import torch_generator
-from dllm_env.tasks import load_task
-from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+from dllm_env.tasks.load import load_task
 
 
 @pytest.fixture(scope="module")

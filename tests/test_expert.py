@@ -8,10 +8,10 @@ import pytest
 import torch
 from pairs import LENGTH, Never, enter
 
-from dllm_env import tasks
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, DynamicPlackettLuce, PlackettLuce
+from dllm_env.tasks.load import TASKS
 from dllm_env.train import expert
 from dllm_env.train.expert import expert_draws, expert_rule, expert_rules, imitate, own_accuracy
 from dllm_env.train.grpo import GRPO
@@ -63,7 +63,7 @@ def test_imitation_ends_at_its_target(toy: GRPO, monkeypatch: pytest.MonkeyPatch
 def test_an_expert_that_is_never_right_teaches_nothing(
     toy: GRPO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(tasks.TASKS, "never", lambda: Never())
+    monkeypatch.setitem(TASKS, "never", lambda: Never())
     settings = replace(toy, task="never")
     setting = Setting(settings)
     before = setting.policy.network.score.weight.clone()

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from logs import assert_logged_once
 from pairs import LENGTH, Never, assert_same_run, enter, weights
 
-from dllm_env import tasks
 from dllm_env.dynamics import Context
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
+from dllm_env.tasks.load import TASKS
 from dllm_env.train import grpo
 from dllm_env.train.grpo import GRPO, PRESETS, Learner, alpha_at, mixture, step_within, train_grpo
 from dllm_env.train.setting import Score, Setting, learning_rate, validate
@@ -68,7 +69,7 @@ def test_expert_steering_learns_too(toy: GRPO, tmp_path: Path, context: Context)
 def test_an_update_in_which_nobody_is_right_changes_nothing(toy: GRPO, tmp_path: Path) -> None:
     never = replace(toy, task="never", experts=1, expert_block_length=2, updates=1, weight_decay=0.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, "never", lambda: Never())
+        patch.setitem(TASKS, "never", lambda: Never())
         train_grpo(never, tmp_path / "run")
         start = Setting(never).policy.network.score.weight
     assert torch.equal(weights(tmp_path / "run")["network.score.weight"], start)
@@ -99,6 +100,19 @@ def test_kill_and_resume_give_the_same_weights(toy: GRPO, tmp_path: Path, stop: 
     train_grpo(settings, tmp_path / "halves", stop_after=stop)
     train_grpo(settings, tmp_path / "halves", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
+    assert_logged_once(tmp_path / "whole", tmp_path / "halves")
+
+
+def test_logs_of_a_run_that_was_killed_often_or_while_it_wrote(toy: GRPO, tmp_path: Path) -> None:
+    settings, folder = replace(toy, updates=6, evaluate_every=2, save_every=4), tmp_path / "halves"
+    train_grpo(settings, tmp_path / "whole")
+    train_grpo(settings, folder, stop_after=3)  # before the first checkpoint but that of the start
+    train_grpo(settings, folder, resume=True, stop_after=5)
+    for path in folder.glob("logs/*"):  # the last record is there in part
+        path.write_bytes(path.read_bytes()[:-7])
+    train_grpo(settings, folder, resume=True, stop_after=5)
+    train_grpo(settings, folder, resume=True)
+    assert_logged_once(tmp_path / "whole", folder)
 
 
 def test_same_seed_same_run(toy: GRPO, tmp_path: Path) -> None:

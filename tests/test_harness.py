@@ -15,20 +15,21 @@ import torch
 from make_checkpoint import make_bert, make_dream, make_llada
 from orders import by_orders
 
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers.huggingface import Options
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.eval.harness_arguments import BATCH, SETTINGS, HarnessConfig, split_arguments, with_defaults
 from dllm_env.eval.harness_prompts import Prompts
 from dllm_env.eval.likelihood import log_likelihoods
-from dllm_env.huggingface import Options
 from dllm_env.policies.rollout import rollout
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 
 pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the harness and what it imports
 
 from lm_eval.api.instance import Instance  # noqa: E402
+from lm_eval.api.model import CacheHook  # noqa: E402
 from lm_eval.api.registry import get_model  # noqa: E402
 
 from dllm_env.eval import harness  # noqa: E402
@@ -47,8 +48,8 @@ def test_arguments_come_as_texts_and_as_numbers():
         {"denoiser": "tiny", "block_length": "8", "temperature": "0.5", "stop_at_eot": "True"}
     )
     numbers = HarnessConfig.parse({"denoiser": "tiny", "block_length": 8.0, "temperature": 0.5, "stop_at_eot": 1})
-    assert texts == numbers == HarnessConfig("tiny", block_length=8, temperature=0.5, stop_at_eot=True)
-    assert HarnessConfig.parse({"pretrained": "tiny", "device": None}) == HarnessConfig("tiny")
+    assert texts == numbers == HarnessConfig(denoiser="tiny", block_length=8, temperature=0.5, stop_at_eot=True)
+    assert HarnessConfig.parse({"pretrained": "tiny", "device": None}) == HarnessConfig(denoiser="tiny")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,9 @@ def test_settings_of_a_checkpoint_are_arguments():
     for text in ("denoiser=a/b,dtype=bfloat16,shift=1", "denoiser=a/b:dtype=bfloat16,shift=1"):
         assert HarnessConfig.parse(split_arguments(text)).denoiser == "a/b:dtype=bfloat16,shift=1"
     quoted = split_arguments('denoiser="a/b:dtype=bfloat16,shift=1",policy=rules.py:R(a=1,b=2)')
-    assert HarnessConfig.parse(quoted) == HarnessConfig("a/b:dtype=bfloat16,shift=1", "rules.py:R(a=1,b=2)")
+    assert HarnessConfig.parse(quoted) == HarnessConfig(
+        denoiser="a/b:dtype=bfloat16,shift=1", policy="rules.py:R(a=1,b=2)"
+    )
     assert HarnessConfig.parse({"denoiser": "a/b", "trust_remote_code": True}).denoiser == "a/b:trust_remote_code=1"
 
 
@@ -87,7 +90,7 @@ def test_settings_of_a_checkpoint_are_arguments():
         ({"denoiser": "tiny", "batch_size": 0}, "batch_size has to be at least 1"),
         ({"denoiser": "tiny", "mc_samples": 0}, "mc_samples has to be at least 1"),
         ({"denoiser": "nowhere"}, "unknown denoiser"),
-        ({"denoiser": "tiny", "dtype": "float32"}, "has no settings"),
+        ({"denoiser": "tiny", "dtype": "float32"}, "tiny' has no setting 'dtype'"),
         ({"denoiser": "tiny", "policy": "thresold:0.9"}, "thresold"),
         ({"denoiser": "tiny", "policy": "wino"}, "allow_remask=true"),
         ({"denoiser": "tiny", "gen_length": 40, "block_length": 16}, "does not divide"),
@@ -319,6 +322,8 @@ def test_a_long_prompt_loses_its_beginning(monkeypatch, caplog):
 class Written:
     """What would be a cache."""
 
+    dbdict = None
+
     def __init__(self):
         self.found = []
 
@@ -524,6 +529,87 @@ def test_a_choice_is_the_likeliest(quick, tmp_path):
         found = [float(response[0][0]) for response in samples[i]["resps"]]
         assert found == pytest.approx(expected, rel=1e-5)
         assert samples[i]["acc"] == float(expected[0] == max(expected))
+
+
+def run_with_cache(folder, cache, out, *more, arguments, tasks="my_trace_twice", limit=3):
+    words = ["--tasks", tasks, "--include_path", str(folder), "--log_samples", "--limit", str(limit)]
+    words += ["--model_args", json.dumps({"denoiser": "tiny", "block_length": 8} | arguments)]
+    assert main([*words, "--use_cache", str(cache), "--output_path", str(out), *more]) == 0
+    samples, _ = samples_in(out, tasks)
+    return [samples[i]["resps"][0] for i in sorted(samples)]
+
+
+RANDOM_MODELS = {
+    "the temperature": {"temperature": 0.7, "policy": "leftmost:4"},
+    "the policy": {"policy": "random:4"},
+}
+
+
+@pytest.mark.parametrize("name", RANDOM_MODELS)
+def test_a_second_run_with_a_cache_is_the_first(quick, tmp_path, name):
+    arguments = RANDOM_MODELS[name]
+    first = run_with_cache(quick, tmp_path / "cache", tmp_path / "1", arguments=arguments)
+    assert any(one != two for one, two in first), "nothing is random here"
+    assert run_with_cache(quick, tmp_path / "cache", tmp_path / "2", arguments=arguments) == first
+    longer = run_with_cache(quick, tmp_path / "cache", tmp_path / "3", arguments=arguments, limit=4)
+    assert longer[:3] == first
+    assert longer == run_with_cache(quick, tmp_path / "new", tmp_path / "4", arguments=arguments, limit=4)
+
+
+def test_a_temperature_of_the_request_is_random_too(quick, tmp_path):
+    flags = ["--gen_kwargs", "temperature=0.7"]
+    first = run_with_cache(quick, tmp_path / "cache", tmp_path / "1", *flags, arguments={"policy": "leftmost:4"})
+    assert any(one != two for one, two in first)
+    again = run_with_cache(quick, tmp_path / "cache", tmp_path / "2", *flags, arguments={"policy": "leftmost:4"})
+    assert again == first
+
+
+def test_what_is_not_random_comes_from_the_cache(quick, tmp_path, monkeypatch):
+    arguments = {"policy": "threshold:0.9"}
+    first = run_with_cache(quick, tmp_path / "cache", tmp_path / "1", arguments=arguments)
+    monkeypatch.setattr(harness, "rollout", None)
+    assert run_with_cache(quick, tmp_path / "cache", tmp_path / "2", arguments=arguments) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"policy": "threshold:0.8"}, "policy"),
+        ({"temperature": 0.5}, "temperature"),
+        ({"seed": 1}, "seed"),
+        ({"denoiser": "tiny-b"}, "denoiser"),
+        ({"block_length": 4}, "block_length"),
+        ({"stop_at_eot": True}, "stop_at_eot"),
+        ({"mc_samples": 4}, "mc_samples"),
+    ],
+)
+def test_a_cache_belongs_to_one_model(change, what):
+    plain = {"denoiser": "tiny", "block_length": 8, "policy": "threshold:0.9", "temperature": 0.0}
+    hook = CacheHook(None)
+    hook.dbdict = {}
+    HarnessModel(**plain).set_cache_hook(hook)
+    HarnessModel(**plain, batch_size=3).set_cache_hook(hook)  # changes the speed only
+    with pytest.raises(UsageError, match=f"results of another {what} .*--use_cache"):
+        HarnessModel(**plain | change).set_cache_hook(hook)
+    hook.dbdict = {"0" * 64: "a text"}
+    with pytest.raises(UsageError, match="results of another model, or of an older version"):
+        HarnessModel(**plain).set_cache_hook(hook)
+
+
+def test_the_cache_of_requests_is_not_for_changed_requests(tmp_path):
+    flags = ["--gen_kwargs temperature=1", "--seed 3", '--samples {"x":[1]}', "--metadata a=1 b=2"]
+    for flag in map(str.split, flags):
+        for kind in (["--cache_requests"], ["--cache_requests", "true"], ["--cache_requests", "refresh"]):
+            with pytest.raises(UsageError, match=f"{flag[0]}; leave --cache_requests"):
+                with_defaults(["--tasks", "x", *flag, *kind])
+        assert with_defaults(["--tasks", "x", *flag, "--cache_requests", "delete"])
+        assert with_defaults(["--tasks", "x", *flag])
+        assert with_defaults(["--tasks", "x", *flag, "--model", "hf", "--cache_requests"])
+    assert with_defaults(["--tasks", "x", "--cache_requests", "true"])
+    file = tmp_path / "run.yaml"
+    file.write_text("cache_requests: true\ngen_kwargs: {temperature: 1}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="cache of requests"):
+        with_defaults(["--config", str(file)])
 
 
 def test_a_checkpoint_with_its_chat_template(quick, checkpoints, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dllm_env.denoisers import NO_EXTRAS, Extras
+from dllm_env.denoisers.base import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heuristics import (
@@ -141,22 +141,131 @@ def act(rule: Heuristic, row: Observation, key: int = 1) -> list[int]:
     return rule.act(row, RowRandom(torch.tensor([key]))).unmask[0].int().tolist()
 
 
-def test_steps_spread_the_remainder_over_the_early_ones() -> None:
-    """40 positions in 16 steps: 40 = 8·3 + 8·2. And 10 in 4: 3, 3, 2, 2."""
-    for length, steps, expected in ((40, 16, [3] * 8 + [2] * 8), (10, 4, [3, 3, 2, 2]), (4, 9, [1, 1, 1, 1])):
-        left, counts = [1] * length, []
-        while sum(left):
-            unmask = act(TopK(steps=steps), seen(left, step=len(counts)))
-            counts.append(sum(unmask))
-            left = [a - b for a, b in zip(left, unmask, strict=True)]
-        assert counts == expected
+def counts(rule: Heuristic, length: int, block: int = 0) -> list[int]:
+    """Positions revealed in each step of a response, played block by block with the rule's memory."""
+    left, memory, found = [1] * length, {}, []
+    block = block or length
+    while sum(left):
+        start = left.index(1) // block * block
+        inside = left[start : start + block]
+        row = seen(inside, step=len(found), outside=sum(left) - sum(inside))
+        row.memory = memory
+        row.margin = row.entropy = torch.zeros(1, block)
+        row.log_probability = torch.zeros(1, block, 2)
+        decision = rule.act(row, RowRandom(torch.tensor([1])))
+        memory = dict(decision.memory)
+        for place in decision.unmask[0].nonzero()[:, 0].tolist():
+            left[start + place] = 0
+        found.append(int(decision.unmask.sum()))
+        assert len(found) <= 10 * length
+    return found
 
 
-def test_steps_over_blocks() -> None:
-    """6 of 10 masks lie outside this block of 4: ceil(10 / 2) = 5 are due, the block has 4; then ceil(6 / 1)."""
-    assert act(TopK(steps=2), seen([1, 1, 1, 1], outside=6)) == [1, 1, 1, 1]
-    assert act(TopK(steps=5), seen([1, 1, 1, 1], outside=6, confidence=[0.1, 0.3, 0.2, 0.3])) == [0, 1, 0, 1]
+@pytest.mark.parametrize(
+    ("length", "block", "steps", "expected"),
+    [
+        (40, 40, 16, [3] * 8 + [2] * 8),  # 40 = 8·3 + 8·2
+        (10, 10, 4, [3, 3, 2, 2]),
+        (4, 4, 9, [1, 1, 1, 1]),
+        (16, 8, 6, [3, 3, 2, 3, 3, 2]),  # the remainder is early in each block, not in the response
+        (24, 8, 9, [3, 3, 2] * 3),
+        (16, 8, 16, [1] * 16),
+        (16, 8, 2, [8, 8]),
+        (16, 8, 5, [3, 3, 2, 4, 4]),  # 5 steps over 2 blocks: the first has one more
+        (16, 8, 1, [8, 8]),  # a block takes one step at least
+    ],
+)
+def test_lladas_schedule(length: int, block: int, steps: int, expected: list[int]) -> None:
+    for rule in (TopK(steps=steps), Random(steps=steps), Margin(steps=steps, schedule="llada")):
+        assert counts(rule, length, block) == expected
+
+
+def test_lladas_schedule_in_full_diffusion_needs_no_memory() -> None:
+    left, found = [1] * 10, []
+    while sum(left):
+        unmask = act(TopK(steps=4), seen(left, step=len(found)))
+        found.append(sum(unmask))
+        left = [a - b for a, b in zip(left, unmask, strict=True)]
+    assert found == [3, 3, 2, 2]
     assert act(TopK(steps=5), seen([1, 1, 1, 1], step=9, outside=6)) == [1, 1, 1, 1]  # late: all that there are
+
+
+@pytest.mark.parametrize(
+    ("length", "block", "steps", "expected"),
+    [
+        # Times 1, 0.75025, 0.5005, 0.25075, 0.001: floor(10·0.24975), floor(8·0.33289), floor(6·0.49900), the rest.
+        (10, 10, 4, [2, 2, 2, 4]),
+        # Times 1, 0.667, 0.334, 0.001: floor(9·0.333), floor(7·0.49925), the rest.
+        (9, 9, 3, [2, 3, 4]),
+        (8, 8, 1, [8]),
+        (8, 8, 8, [0, 1, 1, 1, 1, 1, 1, 2]),  # floor(8·0.999/8) = 0
+        (18, 9, 6, [2, 3, 4, 2, 3, 4]),  # in each block
+        (18, 9, 7, [2, 2, 2, 3, 2, 3, 4]),
+    ],
+)
+def test_dreams_schedule(length: int, block: int, steps: int, expected: list[int]) -> None:
+    for rule in (Entropy(steps=steps), Margin(steps=steps), TopK(steps=steps, schedule="dream")):
+        assert counts(rule, length, block) == expected
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 16, 39, 40])
+def test_dreams_schedule_against_its_formula(steps: int) -> None:
+    left, expected = 40, []
+    for i in range(steps):
+        now, later = (1 - 0.999 * k / steps for k in (i, i + 1))
+        expected.append(int(left * (1 - later / now)) if i < steps - 1 else left)
+        left -= expected[-1]
+    assert counts(Entropy(steps=steps), 40) == expected
+
+
+def test_dreams_schedule_ends_within_the_response() -> None:
+    with pytest.raises(UsageError, match="entropy: 41 steps do not fit into a response of 40 tokens"):
+        counts(Entropy(steps=41), 40)
+
+
+def test_a_new_row_in_a_slot_begins_its_own_schedule() -> None:
+    """Row 0 goes on in its block; row 1, whose memory is zero, is a prompt that took a finished one's place."""
+    rule = TopK(steps=4)
+    first = rule.act(observe([[0.5] * 10] * 2, [[1] * 10] * 2), RowRandom(torch.arange(2)))
+    memory = {name: value.index_fill(0, torch.tensor([1]), 0) for name, value in first.memory.items()}
+    row = observe([[0.5] * 10] * 2, [[0, 0, 0, 1, 1, 1, 1, 1, 1, 1], [1] * 10])
+    row = replace(row, memory=memory, step=torch.tensor([1, 0]))
+    second = rule.act(row, RowRandom(torch.arange(2)))
+    assert second.unmask.sum(-1).tolist() == [3, 3]
+    third = replace(row, memory=second.memory, step=torch.tensor([2, 1]))
+    third.selectable = third.masked = row.selectable & ~second.unmask
+    third.masked_total = third.masked.sum(-1)
+    assert rule.act(third, RowRandom(torch.arange(2))).unmask.sum(-1).tolist() == [2, 3]
+
+
+def test_blocks_beyond_the_response_length_are_told_apart() -> None:
+    """A serving loop may go on beyond the length it was given; there no mask is outside of any block."""
+    rule, memory, found = TopK(steps=2), {}, []
+    for step, inside in enumerate(([1] * 4, [1] * 4, [0, 0, 1, 1], [1] * 4)):
+        row = seen(inside, step=step)
+        row.memory = memory
+        decision = rule.act(row, RowRandom(torch.tensor([1])))
+        memory = dict(decision.memory)
+        found.append(int(decision.unmask.sum()))
+        if step == 0:
+            memory["left"] = torch.zeros(1, dtype=torch.int64)  # as if all had been written
+    assert found == [2, 2, 2, 2]
+
+
+def test_klass_keeps_to_the_plan_where_it_falls_back() -> None:
+    """8 masks in 3 steps are 3, 3, 2. In step 1 one position is sure and steady; step 2 takes what was planned."""
+    rule, memory, found = Klass(history=1, steps=3), {}, []
+    left = [1] * 8
+    for step, (sure, moving) in enumerate(((0.5, 0.5), (0.9, 0.5), (0.5, 0.9), (0.5, 0.5))):
+        row = seen(left, step=step, confidence=[0.5] * 7 + [sure])
+        change = [0.9, 0.1] if moving == 0.9 or step % 2 else [0.1, 0.9]
+        row.log_probability = distribution(*[change] * 7, [0.5, 0.5])
+        row.memory = memory
+        decision = rule.act(row, RowRandom(torch.tensor([1])))
+        memory = dict(decision.memory)
+        found.append(int(decision.unmask.sum()))
+        left = [a - b for a, b in zip(left, decision.unmask[0].int().tolist(), strict=True)]
+    assert found == [3, 1, 2, 2]  # after the plan's end, the rest
 
 
 @pytest.mark.parametrize(
@@ -190,11 +299,34 @@ def test_entropy(k: int, entropy: list[float], selectable: list[int], unmask: li
         (1, [0.5, 0.3, 0.2], [1, 1, 1], [1, 0, 0]),  # equal is enough
         (2, [0.4, 0.375, 0.2], [1, 1, 1], [1, 1, 0]),  # bounds 0, 1/3, 1/2
         (0, [1.0, 0.9, 1.0], [1, 1, 1], [1, 0, 1]),  # only certainty
+        (1, [0.1, 0.1], [1, 1], [1, 0]),
         (1, [0.9, 0.9, 0.9], [0, 1, 0], [0, 1, 0]),
         (1, [0.9, 0.9, 0.9], [0, 0, 0], [0, 0, 0]),
     ],
 )
-def test_factor(f: float, confidence: list[float], selectable: list[int], unmask: list[int]) -> None:
+def test_factor_of_the_paper(f: float, confidence: list[float], selectable: list[int], unmask: list[int]) -> None:
+    assert act(Factor(f, "paper"), seen(selectable, confidence=confidence)) == unmask
+
+
+@pytest.mark.parametrize(
+    ("f", "confidence", "selectable", "unmask"),
+    [
+        # Bounds 2/3, 3/4, 4/5 for the second, third, fourth; the first has none.
+        (1, [0.1, 0.7, 0.2, 0.3], [1, 1, 1, 1], [0, 1, 0, 0]),
+        (1, [0.7, 0.7, 0.7, 0.8], [1, 1, 1, 1], [1, 0, 0, 1]),  # 0.8, 0.7 pass, 0.7 < 3/4; equals from the left
+        (1, [0.8, 0.8, 0.8, 0.1], [1, 1, 1, 1], [1, 1, 1, 1]),  # only the last fails: it goes along
+        (1, [0.8, 0.8, 0.8, 0.8], [1, 1, 1, 1], [1, 1, 1, 1]),
+        (1, [0.1, 0.1], [1, 1], [1, 1]),  # the last two go together, however unsure
+        (1, [0.1, 0.2, 0.1], [1, 0, 1], [1, 0, 1]),
+        (1, [0.5, 0.6, 0.9], [1, 1, 1], [0, 0, 1]),  # 0.6 < 2/3
+        # The paper's formula would take all: 0.75 ≥ 1 − 1/4 for n = 3. The walk stops at n = 2, 0.6 < 2/3, before.
+        (1, [0.6, 0.6, 0.6, 0.6, 0.99], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]),
+        (0, [1.0, 0.9, 1.0, 0.9], [1, 1, 1, 1], [1, 0, 1, 0]),
+        (1, [0.9, 0.9, 0.9], [0, 1, 0], [0, 1, 0]),
+        (1, [0.9, 0.9, 0.9], [0, 0, 0], [0, 0, 0]),
+    ],
+)
+def test_factor_as_shipped(f: float, confidence: list[float], selectable: list[int], unmask: list[int]) -> None:
     assert act(Factor(f), seen(selectable, confidence=confidence)) == unmask
 
 
@@ -352,6 +484,12 @@ def test_first_hitting_times_are_those_of_the_largest_uniform() -> None:
         ("leftmost:2", Leftmost(2), "leftmost:2"),
         ("top_k:steps=20", TopK(steps=20), "top_k:steps=20"),
         ("factor:1", Factor(1.0), "factor:1"),
+        ("factor:f=1,variant=paper", Factor(1.0, "paper"), "factor:variant=paper"),
+        ("factor:f=0.5,variant=paper", Factor(0.5, "paper"), "factor:f=0.5,variant=paper"),
+        ("factor:variant=shipped", Factor(), "factor:1"),
+        ("top_k:steps=20,schedule=dream", TopK(steps=20, schedule="dream"), "top_k:steps=20,schedule=dream"),
+        ("entropy:steps=20,schedule=dream", Entropy(steps=20), "entropy:steps=20"),
+        ("random:steps=4", Random(steps=4), "random:steps=4"),
         ("klass:kappa=0.01", Klass(kappa=0.01), "klass:kappa=0.01"),
         ("klass:tau=0.5,history=3", Klass(0.5, history=3), "klass:tau=0.5,history=3"),
         ("local_leap", LocalLeap(), "local_leap:0.9"),
@@ -438,16 +576,17 @@ def test_a_rule_from_a_file(tmp_path: Path) -> None:
     assert (rule.name, rule.context, rule.top) == (f"{file}:Rightmost(k=2)", "block", 1)
     row = observe([[0.5] * 4], [[1, 1, 1, 0]])
     assert rule.act(row, RowRandom(torch.tensor([1]))).unmask.tolist() == [[False, True, True, False]]
+    assert load_policy(f"{file}:Rightmost(2)").act(row, RowRandom(torch.tensor([1]))).unmask.sum() == 2
     plain = load_policy(f"{file}:Plain")
     assert plain.extras == NO_EXTRAS
     assert plain.act(row, RowRandom(torch.tensor([1]))).unmask.tolist() == [[True, True, True, False]]
     for text, message in (
         (f"{file}:Rightmost(j=2)", "has no parameter 'j'; it has k"),
-        (f"{file}:Rightmost(2)", "write file.py:Class or"),
-        (f"{file}:Rightmost(k=open('x'))", "write file.py:Class or"),
-        (f"{file}:Rightmost(k=", "write file.py:Class or"),
-        (f"{file}:Absent", "has no class 'Absent' with a method act"),
-        (f"{file}:NoAct", "has no class 'NoAct' with a method act"),
+        (f"{file}:Rightmost(2, 3)", "cannot make"),
+        (f"{file}:Rightmost(k=open('x'))", "write file.py:Name or"),
+        (f"{file}:Rightmost(k=", "cannot read"),
+        (f"{file}:Absent", "has no class or function 'Absent'; it has Rightmost"),
+        (f"{file}:NoAct", f"NoAct of {file} is no policy: it has no act"),
         (f"{file}:Fails", "RuntimeError: no"),
         (f"{tmp_path / 'other.py'}:Rightmost", "no file"),
     ):
@@ -464,10 +603,10 @@ def test_a_rule_from_a_file(tmp_path: Path) -> None:
         ("best", "unknown heuristic 'best'; choose one of random, top_k, margin, entropy, leftmost"),
         ("top_k:0", "top_k: k must be at least 1, got 0"),
         ("top_k:-1", "top_k: k must be at least 1, got -1"),
-        ("leftmost:1.5", "leftmost: k must be a whole number, got 1.5"),
-        ("random:2.0", "random: k must be a whole number, got 2.0"),
-        ("random:inf", "random: k must be a whole number, got inf"),
-        ("random:nan", "random: k must be a whole number, got nan"),
+        ("leftmost:1.5", "leftmost: k must be a whole number, got '1.5'"),
+        ("random:2.0", "random: k must be a whole number, got '2.0'"),
+        ("random:inf", "random: k must be a whole number, got 'inf'"),
+        ("random:nan", "random: k must be a whole number, got 'nan'"),
         ("threshold:1.5", "threshold: threshold must be between 0 and 1, got 1.5"),
         ("threshold:-0.1", "threshold: threshold must be between 0 and 1, got -0.1"),
         ("threshold:nan", "threshold: threshold must be between 0 and 1, got nan"),
@@ -481,12 +620,16 @@ def test_a_rule_from_a_file(tmp_path: Path) -> None:
         ("dilated:1", "dilated: base must be at least 2, got 1"),
         ("local_leap:radius=-1", "local_leap: radius must be at least 0, got -1"),
         ("hierarchy:low=7", "hierarchy: low must be between 0 and 1, got 7.0"),
-        ("first_hitting:2", "first_hitting has no parameters, got '2'"),
-        ("klass:0.6,k=2", "cannot read the setting '0.6'; write name=value"),
-        ("factor:g=1,h=2", "factor has no parameter 'g'; it has f"),
+        ("first_hitting:2", "first_hitting has no settings, got '2'"),
+        ("klass:0.6,tau=0.5", "klass: the setting 'tau' is given twice"),
+        ("factor:g=1,h=2", "factor has no setting 'g'; it has f, variant"),
+        ("factor:variant=code", "factor: variant must be shipped or paper, got 'code'"),
+        ("factor:variant=1", "factor: variant must be shipped or paper, got "),
+        ("margin:steps=4,schedule=linear", "margin: schedule must be llada or dream, got 'linear'"),
+        ("random:k=2,steps=5", "random: give k or steps, not both"),
         ("threshold:high", "threshold: threshold must be a number, got 'high'"),
-        ("threshold:k=2", "threshold has no parameter 'k'; it has threshold"),
-        ("top_k:k=", "top_k: k must be a number, got ''"),
+        ("threshold:k=2", "threshold has no setting 'k'; it has threshold"),
+        ("top_k:k=", "top_k: k must be a whole number, got ''"),
     ],
 )
 def test_bad_texts_are_refused(text: str, message: str) -> None:

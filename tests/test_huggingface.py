@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import dllm_env
-import dllm_env.denoisers
+import dllm_env.denoisers.base
 from dllm_env.cli import main
-from dllm_env.denoisers import Extras, load_denoiser
-from dllm_env.dynamics import Dynamics, Rules
+from dllm_env.denoisers.base import Extras
+from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.dynamics import Dynamics, Rules, View
 from dllm_env.errors import UsageError
-from dllm_env.huggingface import HuggingFaceDenoiser, Options
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout, row_seeds
 from dllm_env.random import RowRandom
@@ -286,7 +287,7 @@ def test_pieces_of_the_vocabulary_change_nothing(temperature, loaded, monkeypatc
     tokens, masked = partly_masked(denoiser, PROMPTS[0])
     tokens, masked = tokens.repeat(5, 1), masked.repeat(5, 1)
 
-    def look() -> dllm_env.denoisers.Prediction:
+    def look() -> dllm_env.denoisers.base.Prediction:
         random = RowRandom.from_seeds(list(range(5)), "tokens")
         extras = Extras(entropy=True, margin=True, hidden=True, log_probability=True)
         found = denoiser.predict(tokens, masked, 2, temperature, random, extras)
@@ -302,7 +303,7 @@ def test_pieces_of_the_vocabulary_change_nothing(temperature, loaded, monkeypatc
         return head(hidden)
 
     monkeypatch.setattr(denoiser.parts, "head", counted)
-    monkeypatch.setattr(dllm_env.denoisers, "LOGITS_AT_ONCE", 17 * denoiser.vocabulary)
+    monkeypatch.setattr(dllm_env.denoisers.base, "LOGITS_AT_ONCE", 17 * denoiser.vocabulary)
     for one, other in zip(whole.values(), look().values(), strict=True):
         if one is not None:  # tiles of another size may differ in the last bit
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
@@ -359,8 +360,7 @@ def test_the_prefix_cache_is_exact_where_nothing_before_a_block_looks_ahead(tmp_
 def test_the_prefix_cache_is_exact_in_the_first_step_of_each_block(family, loaded, monkeypatch) -> None:
     denoiser = loaded[family]
     prompts = [denoiser.encode(prompt) for prompt in PROMPTS]
-    rules = Rules(8, 4, context="block", prefix_cache=True)
-    dynamics = Dynamics(denoiser, rules, 60)
+    dynamics = Dynamics(denoiser, Rules(8, 4, prefix_cache=True), 60, View("block"))
     state = dynamics.reset(prompts, [0, 1, 2])
     # Row 1 is a step behind, so that the rows' blocks begin at different times.
     seen = {"first": 0, "later": 0}

@@ -96,7 +96,7 @@ def test_settings(policy: LearnedPolicy, folder: Path) -> None:
     assert loaded.head == Bernoulli(0.5, False)
     assert loaded.name == f"{folder}:temperature=0.5,force_progress=0"
     assert not loaded.greedy
-    assert policy.with_settings("other", temperature=2.0).head == Bernoulli(2.0, True)
+    assert policy.with_settings("other", {"temperature": "2"}).head == Bernoulli(2.0, True)
     assert policy.head == Bernoulli(0.7, True)
 
 
@@ -123,8 +123,8 @@ def test_evaluate_scores_what_act_did(policy: LearnedPolicy) -> None:
     [
         ("heat=1", "a learned policy has no setting 'heat'; it has temperature, force_progress, greedy"),
         ("temperature=0", "temperature must be above 0, got 0"),
-        ("temperature=hot", "temperature must be a number"),
-        ("temperature", "cannot read the setting 'temperature'"),
+        ("temperature=hot", "temperature must be a number, got 'hot'"),
+        ("force_progress=5", "force_progress must be true or false, got '5'"),
     ],
 )
 def test_bad_settings_are_refused(folder: Path, settings: str, message: str) -> None:

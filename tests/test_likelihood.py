@@ -10,11 +10,11 @@ import torch
 from conftest import CountingDenoiser, Scripted, toy_denoiser
 from orders import by_orders
 
-from dllm_env import denoisers
-from dllm_env.denoisers import load_denoiser
+from dllm_env.denoisers import base
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.eval import likelihood
 from dllm_env.eval.likelihood import _deal, log_likelihoods, masks_for
-from dllm_env.tasks import load_task
+from dllm_env.tasks.load import load_task
 
 TASK = load_task("trace")
 PROMPTS = [TASK.problem(i, "test", 0).prompt for i in range(6)]
@@ -117,7 +117,7 @@ def test_few_logits_exist_at_a_time(toy, monkeypatch):
     pairs = pairs_of(toy, 9, 3)
     expected = estimate(toy, pairs)
     monkeypatch.setattr(toy, "head", spy)
-    monkeypatch.setattr(denoisers, "LOGITS_AT_ONCE", 16 * toy.vocabulary)
+    monkeypatch.setattr(base, "LOGITS_AT_ONCE", 16 * toy.vocabulary)
     assert estimate(toy, pairs) == pytest.approx(expected, rel=1e-6)  # tiles of another size
     assert set(rows) == {16}
 

@@ -12,16 +12,17 @@ from make_checkpoint import make_bert, make_dream, make_llada
 from torch import Tensor, nn
 
 import dllm_env
-from dllm_env.denoisers import Extras, load_denoiser, read_logits
-from dllm_env.dynamics import Dynamics, Rules, padded_length
+from dllm_env.denoisers.base import Extras, read_logits
+from dllm_env.denoisers.huggingface import HuggingFaceDenoiser
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.dynamics import Dynamics, Rules, View, padded_length
 from dllm_env.env import UnmaskEnv
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.eval.likelihood import log_likelihoods
-from dllm_env.huggingface import HuggingFaceDenoiser
-from dllm_env.policies.chooser import Chooser
+from dllm_env.policies.block_decoder import BlockDecoder as Chooser
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout, row_seeds
-from dllm_env.tasks import Problem
+from dllm_env.tasks.base import Problem
 from dllm_env.vector_env import UnmaskVectorEnv
 
 
@@ -173,8 +174,8 @@ def test_a_prompt_without_tokens_among_others(family, cache, loaded) -> None:
     denoiser = loaded[family]
     if cache and not denoiser.caches_prefix:
         pytest.skip("no prefix cache")
-    rules = Rules(8, 4, context="block", prefix_cache=cache)
-    alone, padded = Dynamics(denoiser, rules, 0), Dynamics(denoiser, rules, 6)
+    rules = Rules(8, 4, prefix_cache=cache)
+    alone, padded = Dynamics(denoiser, rules, 0, View("block")), Dynamics(denoiser, rules, 6, View("block"))
     one, many = alone.reset([[]], [0]), padded.reset([[], [20, 21, 22], [23] * 6], [0, 1, 2])
     for _ in range(8):
         alone.predict(one)
@@ -359,7 +360,7 @@ class Old:
 
 
 def test_a_tokenizer_that_cannot_leave_special_tokens_alone(loaded) -> None:
-    from dllm_env.plain_text import PlainText
+    from dllm_env.denoisers.plain_text import PlainText
 
     dream, bert = loaded["dream"], loaded["bert"]
     ids = PlainText(Old(dream.tokenizer)).encode("a <|mask|> b<|im_end|>")

@@ -16,11 +16,12 @@ import torch
 from spies import Never, Spy, learned, logits
 from torch import Tensor
 
-from dllm_env.denoisers import Extras, load_denoiser
+from dllm_env.denoisers.base import Extras
+from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
-from dllm_env.policies.chooser import Chooser
+from dllm_env.policies.block_decoder import BlockDecoder
 from dllm_env.policies.heads import Bernoulli, DynamicPlackettLuce
 from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.policies.plugins import DreamHooks, PolicyDecoder, TransferIndex, transfer_index
@@ -32,7 +33,8 @@ from dllm_env.policies.serving import (
     register_sglang,
     sglang_algorithm,
 )
-from dllm_env.tasks import Trace
+from dllm_env.policies.vllm_sampler import BatchedRemask
+from dllm_env.tasks.trace import Trace
 
 DENOISER = load_denoiser("tiny")
 MASK, VOCABULARY, LENGTH, BLOCK, PROMPT = DENOISER.mask_id, DENOISER.vocabulary, 32, 8, 24
@@ -57,7 +59,7 @@ def prompts(count: int = ROWS) -> list[list[int]]:
 
 def played(policy: Policy, block: int = BLOCK, count: int = ROWS, **rules: Any) -> Rollout:
     """What the engines are compared with."""
-    settings = Rules(LENGTH, block, context=policy.context, **rules)
+    settings = Rules(LENGTH, block, **rules)
     return rollout(DENOISER, policy, settings, prompts(count), list(range(count)), prompt_length=PROMPT)
 
 
@@ -75,10 +77,10 @@ Run = Callable[[drivers.Model, Tensor], tuple[Tensor, list[int] | None]]
 
 
 def fast_dllm(policy: Policy, cache: str) -> Run:
-    chooser = transfer_index(policy, MASK, LENGTH, BLOCK)
+    decoder = transfer_index(policy, MASK, LENGTH, BLOCK)
 
     def run(model: drivers.Model, given: Tensor) -> tuple[Tensor, None]:
-        tokens, nfe = drivers.fast_dllm(model, given, chooser, BLOCK, MASK, cache=cache)
+        tokens, nfe = drivers.fast_dllm(model, given, decoder, BLOCK, MASK, cache=cache)
         assert nfe == model.calls
         return tokens, None
 
@@ -86,12 +88,12 @@ def fast_dllm(policy: Policy, cache: str) -> Run:
 
 
 def dream(policy: Policy, as_dictionary: bool) -> Run:
-    hooks = DreamHooks(Chooser(policy, MASK, LENGTH), BLOCK)
+    hooks = DreamHooks(BlockDecoder(policy, MASK, LENGTH), BLOCK)
     return lambda model, given: (hooks.generate(drivers.DreamModel(model, MASK, as_dictionary), given), None)
 
 
 def dinfer(policy: Policy, plain: bool) -> Run:
-    decoder = PolicyDecoder(Chooser(policy, MASK, LENGTH), DENOISER.eot_id)
+    decoder = PolicyDecoder(BlockDecoder(policy, MASK, LENGTH), DENOISER.eot_id)
     return lambda model, given: (drivers.dinfer(model, given, decoder, BLOCK, plain=plain), None)
 
 
@@ -125,11 +127,43 @@ def sglang(policy: Policy, fdfo: bool) -> Run:
 
 
 def vllm(policy: Policy, rows: bool) -> Run:
-    remasking = PolicyRemasking(Chooser(policy, MASK, LENGTH))
+    remasking = PolicyRemasking(BlockDecoder(policy, MASK, LENGTH))
 
     def run(model: drivers.Model, given: Tensor) -> tuple[Tensor, list[int]]:
         remasking.reset()
         return drivers.vllm(model, given, remasking.run_block, BLOCK, MASK, apart=2, rows=rows)
+
+    return run
+
+
+def plugin_with(sampler: type, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """An installed plugin with this sampler."""
+    for name in ("dllm_plugin", "dllm_plugin.sampling"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    module: Any = ModuleType("diffusion_sampler")
+    module.DiffusionSampler = sampler
+    monkeypatch.setitem(sys.modules, "dllm_plugin.sampling.diffusion_sampler", module)
+    return module
+
+
+def batched_vllm(policy: Policy, named: bool) -> Run:
+    remask = BatchedRemask(BlockDecoder(policy, MASK, LENGTH))
+
+    class Sampler(drivers.DiffusionSampler):
+        pass
+
+    if named:
+        with pytest.MonkeyPatch.context() as patch:
+            plugin_with(Sampler, patch)
+            remask.install()
+
+    def run(model: drivers.Model, given: Tensor) -> tuple[Tensor, list[int]]:
+        remask.decoder.reset()
+        sampler = Sampler(MASK, BLOCK)
+        if not named:
+            sampler._remask_fn = remask
+        tokens, calls = drivers.batched_vllm(model, given, sampler, apart=2, shuffle=True)
+        return tokens, [c - LENGTH // BLOCK for c in calls]  # one more call a block stores it in the cache
 
     return run
 
@@ -144,6 +178,7 @@ ENGINES: dict[str, Callable[[Policy], Run]] = {
     "sglang, first done first out": lambda policy: sglang(policy, True),
     "vllm": lambda policy: vllm(policy, True),
     "vllm, tensor": lambda policy: vllm(policy, False),
+    "vllm, sampler": lambda policy: batched_vllm(policy, True),
 }
 VARIANTS = ("dream, dictionary", "dinfer, tensor", "vllm, tensor")
 CASES = [(e, p) for e in ENGINES for p in POLICIES if e not in VARIANTS or p == "learned"]
@@ -191,6 +226,21 @@ def test_the_comparison_is_not_an_easy_one(expected: dict[str, Rollout]) -> None
     assert any(calls_together(result) > int(result.nfe.max()) for result in expected.values())  # rows wait
 
 
+@pytest.mark.parametrize("name", ["top_k:steps=12", "entropy:steps=12", "margin:steps=13", "klass:steps=10"])
+@pytest.mark.parametrize(
+    "engine", ["fast-dllm, dual cache", "dream", "sglang, first done first out", "vllm, sampler"]
+)
+def test_schedules_where_only_the_block_is_seen(engine: str, name: str) -> None:
+    policy = load_policy(name)
+    result = played(policy)
+    tokens, calls = ENGINES[engine](policy)(drivers.Model(DENOISER, LENGTH), torch.tensor(prompts()))
+    assert torch.equal(tokens[:, PROMPT:], result.responses)
+    if calls is not None:
+        assert calls == result.nfe.tolist()
+    if name.endswith("12"):
+        assert result.nfe.tolist() == [12] * ROWS
+
+
 @pytest.mark.parametrize("name", ["random:2", "learned", "forced"])
 def test_the_same_seeds_draw_the_same(name: str) -> None:
     known = {
@@ -215,7 +265,7 @@ def test_the_same_seeds_draw_the_same(name: str) -> None:
 def test_full_diffusion_through_dream() -> None:
     policy = load_policy("threshold:0.7")
     model = drivers.Model(DENOISER, LENGTH)
-    tokens = DreamHooks(Chooser(policy, MASK, LENGTH)).generate(
+    tokens = DreamHooks(BlockDecoder(policy, MASK, LENGTH)).generate(
         drivers.DreamModel(model, MASK), torch.tensor(prompts())
     )
     result = played(policy, LENGTH)
@@ -224,7 +274,7 @@ def test_full_diffusion_through_dream() -> None:
 
 
 def test_dream_without_its_loop_ended() -> None:
-    hooks = DreamHooks(Chooser("threshold:0.9", MASK, LENGTH), BLOCK)
+    hooks = DreamHooks(BlockDecoder("threshold:0.9", MASK, LENGTH), BLOCK)
     given, model = torch.tensor(prompts()), drivers.DreamModel(drivers.Model(DENOISER, LENGTH), MASK)
     tokens = model.diffusion_generate(
         given,
@@ -241,7 +291,7 @@ def test_dream_without_its_loop_ended() -> None:
 
 
 def test_dinfer_may_ask_again_after_the_last_mask() -> None:
-    decoder = PolicyDecoder(Chooser(POLICIES["learned"], MASK, LENGTH), DENOISER.eot_id)
+    decoder = PolicyDecoder(BlockDecoder(POLICIES["learned"], MASK, LENGTH), DENOISER.eot_id)
     tokens = drivers.dinfer(drivers.Model(DENOISER, LENGTH), torch.tensor(prompts()), decoder, BLOCK, unroll=3)
     assert torch.equal(tokens[:, PROMPT:], played(POLICIES["learned"]).responses)
 
@@ -275,7 +325,7 @@ def test_policies_that_do_not_fit_are_refused() -> None:
     remasking.remasks = True  # type: ignore[attr-defined]
     for policy, message in ((hidden, "hidden states"), (support, "support"), (remasking, "back to mask")):
         with pytest.raises(UsageError, match=message):
-            Chooser(policy, 0, 5)
+            BlockDecoder(policy, 0, 5)
     for text in ("wino", "remdm"):
         with pytest.raises(UsageError, match="engines do not"):
             transfer_index(text, MASK, LENGTH, BLOCK)
@@ -285,14 +335,14 @@ def test_a_policy_for_the_whole_response_needs_one_block() -> None:
     full = LearnedPolicy(learned().network, DynamicPlackettLuce(), "full", greedy=True)
     for make in (
         lambda: transfer_index(full, MASK, LENGTH, BLOCK),
-        lambda: DreamHooks(Chooser(full, MASK, LENGTH), BLOCK),
-        lambda: Chooser(full, MASK, LENGTH)(logits(), torch.ones(3, 5).bool()),
+        lambda: DreamHooks(BlockDecoder(full, MASK, LENGTH), BLOCK),
+        lambda: BlockDecoder(full, MASK, LENGTH)(logits(), torch.ones(3, 5).bool()),
         lambda: PolicyAlgorithm(settings(), full),
     ):
         with pytest.raises(UsageError, match="--context block"):
             make()
     with pytest.warns(UserWarning, match="--context full"):
-        hooks = DreamHooks(Chooser(full, MASK, LENGTH))
+        hooks = DreamHooks(BlockDecoder(full, MASK, LENGTH))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # once is enough
         tokens = hooks.generate(drivers.DreamModel(drivers.Model(DENOISER, LENGTH), MASK), torch.tensor(prompts()))
@@ -302,13 +352,27 @@ def test_a_policy_for_the_whole_response_needs_one_block() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Chooser("threshold:0.9", 0, 0), "response length"),
-        (lambda: Chooser("no-such-policy", 0, 5), "no policy"),
+        (lambda: BlockDecoder("threshold:0.9", 0, 0), "response length"),
+        (lambda: BlockDecoder("no-such-policy", 0, 5), "no policy"),
         (lambda: transfer_index("leftmost", MASK, LENGTH, 7), "does not divide"),
-        (lambda: TransferIndex(Chooser("leftmost", MASK, LENGTH), 0), "does not divide"),
+        (lambda: TransferIndex(BlockDecoder("leftmost", MASK, LENGTH), 0), "does not divide"),
         (lambda: PolicyAlgorithm(settings()), "is missing"),
         (lambda: PolicyAlgorithm(settings(response_length=None), Never()), "is missing"),
         (lambda: PolicyAlgorithm(settings(policy="leftmost", threshold=0.5)), "got threshold"),
+        (
+            lambda: PolicyAlgorithm(settings(policy="leftmost", response_length="long")),
+            "response_length must be a num",
+        ),
+        (lambda: PolicyAlgorithm(settings(policy="leftmost", response_length=0)), "response length"),
+        (lambda: PolicyAlgorithm(settings(policy="leftmost", temperature=None)), "temperature must be a number"),
+        (lambda: PolicyAlgorithm(settings(policy="leftmost", force_progress="no")), "force_progress must be true"),
+        (lambda: PolicyAlgorithm(SimpleNamespace(mask_id=MASK), Never()), "has no block_size"),
+        (
+            lambda: PolicyAlgorithm(SimpleNamespace(mask_id=None, block_size=None), Never()),
+            "no block_size and no mask",
+        ),
+        (lambda: BlockDecoder("leftmost", None, 5), "mask token is an id"),  # type: ignore[arg-type]
+        (lambda: BlockDecoder("leftmost", 0, "5"), "whole number"),  # type: ignore[arg-type]
         (sglang_algorithm, "pip install sglang"),
     ],
 )
@@ -320,7 +384,7 @@ def test_settings_that_do_not_fit_are_refused(make: Callable[[], Any], message: 
 def test_dream_needs_both_hooks_and_the_right_length() -> None:
     x = drivers.blank(torch.tensor(prompts(1)), LENGTH, MASK)
     zeros = torch.zeros(*x.shape, VOCABULARY)
-    hooks = DreamHooks(Chooser("leftmost", MASK, LENGTH), BLOCK)
+    hooks = DreamHooks(BlockDecoder("leftmost", MASK, LENGTH), BLOCK)
     with pytest.raises(UsageError, match="generation_logits_hook_func is missing"):
         hooks.tokens(0, x, zeros)
     assert hooks.logits(0, x, zeros) is zeros
@@ -393,14 +457,14 @@ def test_vllms_own_result_class_where_it_is_installed(monkeypatch: pytest.Monkey
     base = ModuleType("base")
     base.RemaskStepResult = RemaskStepResult  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "dllm_plugin.remasking.base", base)
-    remasking = PolicyRemasking(Chooser("threshold:0", 0, 4))
+    remasking = PolicyRemasking(BlockDecoder("threshold:0", 0, 4))
     result = remasking.apply(input_draft=[0, 5, 0], logits=[[0.0, 1.0, 2.0]] * 3)
     assert type(result) is RemaskStepResult
     assert (result.committed_token_ids, result.next_input_block) == ((2, 5, 2), (0, 0, 0))
 
 
 def test_one_vllm_request_after_the_other() -> None:
-    remasking = PolicyRemasking(Chooser("leftmost", 0, 4))
+    remasking = PolicyRemasking(BlockDecoder("leftmost", 0, 4))
     scores = torch.tensor([[0.0, 1.0, 2.0]] * 2)
     assert remasking.apply(input_draft=(0, 0), logits=scores) == StepResult((), (2, 0))
     assert remasking.apply(input_draft=(2, 0), logits=scores) == StepResult((2, 2), (0, 0))
@@ -415,31 +479,258 @@ def test_one_vllm_request_after_the_other() -> None:
 
 
 def test_a_vllm_request_that_begins_anew_under_its_name() -> None:
-    remasking = PolicyRemasking(Chooser(spy := Spy(), 0, 4))
+    remasking = PolicyRemasking(BlockDecoder(spy := Spy(), 0, 4))
     scores, config = torch.tensor([[0.0, 1.0, 2.0]] * 2), {"request_id": "a"}
     for draft in ((0, 0), (2, 0), (1, 0)):
         remasking.apply(input_draft=draft, logits=scores, remasking_config=config)
     assert [int(seen.step) for seen in spy.seen] == [0, 1, 0]
 
 
+@pytest.mark.parametrize("name", ["threshold:0.9", "leftmost:2"])
+def test_vllms_sampler_without_names(name: str) -> None:
+    """Rules without progress and randomness write the same where each block counts as a response of its own."""
+    tokens, calls = batched_vllm(POLICIES[name], False)(drivers.Model(DENOISER, LENGTH), torch.tensor(prompts()))
+    expected = played(POLICIES[name])
+    assert torch.equal(tokens[:, PROMPT:], expected.responses)
+    assert calls == expected.nfe.tolist()
+
+
+def test_batched_remask_by_hand() -> None:
+    remask = BatchedRemask(BlockDecoder(spy := Spy(1), 0, 8))
+    scores = torch.zeros(2, 3, 4).bfloat16()
+    scores[..., 0] = 9  # the mask token is never written
+    scores[..., 2] = 1
+    draft = torch.tensor([[0, 5, 0], [0, 0, 0]], dtype=torch.int32)
+    after, done, count = remask(scores, draft, 0, 0.9)
+    assert draft.tolist() == [[0, 5, 0], [0, 0, 0]]
+    assert (after.tolist(), after.dtype) == ([[2, 5, 0], [2, 0, 0]], torch.int32)
+    assert (done.tolist(), count.tolist()) == ([False, False], [1, 1])
+    turned = after.flip(0)
+    out = torch.zeros_like(turned)
+    remask.decoder.policy = load_policy("threshold:0")
+    after, done, count = remask(
+        logits=scores,
+        input_draft=turned,
+        mask_token_id=0,
+        threshold=0.9,
+        temperature=0.0,
+        use_float64=True,
+        out=out,
+    )
+    assert after is out
+    assert out.tolist() == [[2, 2, 2], [2, 5, 2]]
+    assert (done.tolist(), count.tolist()) == ([True, True], [2, 1])
+    assert remask(scores, out, 0, 0.9)[0].tolist() == out.tolist()
+    assert spy.seen[0].step.tolist() == [0, 0]
+
+
+def test_a_block_without_a_name_is_known_by_what_it_was_left_with() -> None:
+    remask = BatchedRemask(BlockDecoder(spy := Spy(1), 0, 8))
+    scores = torch.arange(8.0).expand(1, 4, 8)
+    one, _, _ = remask(scores, torch.tensor([[0, 0, 0, 0]]), 0, 0.9)
+    other, _, _ = remask(scores, torch.tensor([[3, 0, 0, 0]]), 0, 0.9)
+    remask(scores.expand(2, 4, 8), torch.cat([other, one]), 0, 0.9)
+    remask(scores, torch.tensor([[0, 0, 0, 0]]), 0, 0.9)
+    assert [seen.step.tolist() for seen in spy.seen] == [[0], [0], [1, 1], [0]]
+
+
+def test_vllms_sampler_tells_a_policy_its_progress_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sampler(drivers.DiffusionSampler):
+        pass
+
+    module = plugin_with(Sampler, monkeypatch)
+    remask = BatchedRemask(BlockDecoder(spy := Spy(1), MASK, LENGTH))
+    remask.install()
+    assert module.batched_remask is remask
+    drivers.batched_vllm(drivers.Model(DENOISER, LENGTH), torch.tensor(prompts(1)), Sampler(MASK, BLOCK))
+    assert [int(seen.step) for seen in spy.seen] == list(range(LENGTH))
+
+
+def test_a_block_of_vllms_that_is_cut_off_leaves_the_next_one_whole() -> None:
+    sampler = drivers.DiffusionSampler(MASK, BLOCK, most_steps=3)
+    sampler._remask_fn = BatchedRemask(BlockDecoder("leftmost", MASK, LENGTH))
+    sampler.begin("a", [5, 6])
+    batch = SimpleNamespace(req_ids=["a"], cu_num_logits_np=[0, BLOCK])
+    scores = torch.zeros(BLOCK, VOCABULARY)
+    scores[:, 9] = 1
+    assert [sampler(scores, batch) for _ in range(3)] == [{}, {}, {"a": [5, 6, 9, 9, 9]}]
+    assert sampler.blocks["a"].eq(MASK).all()
+    sampler(scores, batch)
+    assert sampler.blocks["a"].tolist() == [9] + [MASK] * (BLOCK - 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: r(torch.zeros(1, 2, 3), torch.zeros(1, 2).long(), 9, 0.9), "mask token is 9, the decoder's 0"),
+        (lambda r: r(None, torch.zeros(1, 2).long(), 0, 0.9), "logits must be a tensor, got nothing"),
+        (lambda r: r(torch.zeros(1, 3, 3), torch.zeros(1, 2).long(), 0, 0.9), "must be"),
+        (lambda r: r(torch.zeros(2, 3), torch.zeros(2).long(), 0, 0.9), "input_draft"),
+        (lambda r: r(torch.zeros(1, 2, 3), None, 0, 0.9), "input_draft"),
+        (
+            lambda r: (r.requests(["a", "b"]), r(torch.zeros(1, 2, 3), torch.zeros(1, 2).long(), 0, 0.9)),
+            "1 blocks need as many requests, got 2",
+        ),
+        (lambda r: r.install(), "older versions take PolicyRemasking"),
+    ],
+)
+def test_a_call_of_vllms_sampler_that_does_not_fit_is_refused(call: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        call(BatchedRemask(BlockDecoder("leftmost", 0, 4)))
+
+
+# ---------------------------------------------------------------------- what engines give, and should not
+
+
+def sglang_step(**given: Any) -> Any:
+    algorithm = PolicyAlgorithm(settings(), "leftmost")
+    batch = SimpleNamespace(
+        batch_size=2,
+        input_ids=given.get("ids", torch.full((2 * BLOCK,), MASK)),
+        rids=["a", "b"],
+        dllm_prompt_mask=given.get("mask"),
+    )
+    return algorithm.step(batch, given.get("out", torch.zeros(2 * BLOCK, VOCABULARY)), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"out": SimpleNamespace(full_logits=None)}, "full_logits is None"),
+        ({"out": SimpleNamespace(next_token_logits=torch.zeros(2, 9))}, "full_logits is None"),
+        ({"out": None}, "full_logits is None"),
+        ({"out": torch.zeros(2, VOCABULARY)}, r"logits of 2 blocks of 8 must be \(16, V\), got \(2, "),
+        ({"out": torch.zeros(2 * BLOCK)}, r"must be \(16, V\)"),
+        ({"ids": torch.full((BLOCK,), MASK)}, r"input_ids of 2 blocks of 8 must be \(16,\), got \(8,\)"),
+        ({"ids": None}, "got nothing"),
+        ({"mask": torch.zeros(1, BLOCK)}, "dllm_prompt_mask of 2 blocks"),
+    ],
+)
+def test_a_step_of_sglangs_that_does_not_fit_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        sglang_step(**given)
+
+
+def test_sglang_may_give_its_tensors_in_either_shape() -> None:
+    logits = torch.zeros(2, BLOCK, VOCABULARY)
+    for out in (logits, logits.view(2 * BLOCK, -1), SimpleNamespace(full_logits=logits)):
+        assert sglang_step(out=out) == [False, False]
+    assert sglang_step(mask=torch.ones(2 * BLOCK).bool()) == [True, True]
+
+
+def fast_dllm_call(decoder: TransferIndex, **given: Any) -> Any:
+    x = drivers.blank(torch.tensor(prompts(1)), given.pop("length", LENGTH), MASK)
+    mask_index = x == MASK
+    mask_index[:, PROMPT + BLOCK :] = False
+    call = {"logits": torch.zeros(*x.shape, VOCABULARY), "mask_index": mask_index, "x": x, "temperature": 0.0}
+    return decoder(**{**call, "remasking": "low_confidence", "num_transfer_tokens": None, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_transfer_tokens": torch.tensor([2])}, "give it any threshold .*, or steps=32"),
+        ({"logits": None}, "logits must be a tensor, got nothing"),
+        ({"logits": torch.zeros(1, BLOCK, VOCABULARY)}, "must be"),
+        ({"mask_index": None}, "x, the tokens, and mask_index"),
+        ({"x": None}, "x, the tokens, and mask_index"),
+        ({"temperature": None}, "temperature must be a finite number"),
+        ({"length": LENGTH - BLOCK}, "give gen_length=32"),
+        ({"length": LENGTH + BLOCK}, "give gen_length=32"),
+    ],
+)
+def test_a_call_of_fast_dllms_that_does_not_fit_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        fast_dllm_call(transfer_index("leftmost", MASK, LENGTH, BLOCK), **given)
+
+
+def test_fast_dllms_schedule_is_refused_only_where_it_may_end_too_early() -> None:
+    """With as many steps as tokens, each block's schedule is as long as the block."""
+    for given in (
+        {"num_transfer_tokens": torch.tensor([1])},
+        {"num_transfer_tokens": torch.tensor([4]), "threshold": 0.9},
+        {"num_transfer_tokens": None, "factor": 1.0},
+    ):
+        fast_dllm_call(transfer_index("leftmost", MASK, LENGTH, BLOCK), **given)
+    waits = transfer_index("leftmost", MASK, LENGTH, BLOCK, force_progress=False)
+    with pytest.raises(UsageError, match="threshold"):
+        fast_dllm_call(waits, num_transfer_tokens=torch.tensor([1]))
+
+
+def test_dream_says_what_is_wrong() -> None:
+    hooks = DreamHooks(BlockDecoder("leftmost", MASK, LENGTH), BLOCK)
+    model = drivers.DreamModel(drivers.Model(DENOISER, LENGTH), MASK)
+    given = torch.tensor(prompts(1))
+    with pytest.raises(UsageError, match=r"no diffusion_generate, which Dream's own code has.*transformers 4.46"):
+        hooks.generate(object(), given)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="ended after its steps with 28 masks left; leave steps out, or give 32"):
+        hooks.generate(model, given, steps=4)
+    with pytest.raises(UsageError, match="max_new_tokens=32"):
+        hooks.generate(model, given, max_new_tokens=LENGTH - BLOCK)
+    with pytest.raises(UsageError, match="Dream has to give its logits"):
+        hooks.logits(0, given, None)  # type: ignore[arg-type]
+    assert hooks.generate(model, given).shape == (1, PROMPT + LENGTH)  # it goes on working
+
+
+def test_dreams_code_on_transformers_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    class DreamModel:
+        def diffusion_generate(self, inputs: Tensor, **_: Any) -> Tensor:
+            raise KeyError("default")
+
+    hooks = DreamHooks(BlockDecoder("leftmost", MASK, LENGTH), BLOCK)
+    monkeypatch.setattr("dllm_env.policies.plugins.version", lambda _: "5.23.0")
+    with pytest.raises(UsageError, match=r"KeyError: 'default'.*does not run on transformers 5: install"):
+        hooks.generate(DreamModel(), torch.tensor(prompts(1)))
+    monkeypatch.setattr("dllm_env.policies.plugins.version", lambda _: "4.46.2")
+    with pytest.raises(KeyError):
+        hooks.generate(DreamModel(), torch.tensor(prompts(1)))
+
+
+def test_dinfer_says_what_is_wrong() -> None:
+    decoder = PolicyDecoder(BlockDecoder("leftmost", MASK, LENGTH), DENOISER.eot_id)
+    x = drivers.blank(torch.tensor(prompts(1)), LENGTH, MASK)
+    with pytest.raises(UsageError, match=r"logits of the block, .*got nothing"):
+        decoder.decode(None, PROMPT, PROMPT + BLOCK, x)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="logits of the block"):
+        decoder.decode(torch.zeros(*x.shape, VOCABULARY), PROMPT, PROMPT + BLOCK, x)
+    with pytest.raises(UsageError, match="BlockWiseDiffusionLLM"):
+        decoder.batch_decode(None, None)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DreamHooks("leftmost"),  # type: ignore[arg-type]
+        lambda: PolicyDecoder("leftmost", 1),  # type: ignore[arg-type]
+        lambda: PolicyRemasking("leftmost"),  # type: ignore[arg-type]
+        lambda: BatchedRemask("leftmost"),  # type: ignore[arg-type]
+        lambda: TransferIndex(None, BLOCK),  # type: ignore[arg-type]
+    ],
+)
+def test_adapters_want_a_decoder(make: Callable[[], Any]) -> None:
+    with pytest.raises(UsageError, match="give a BlockDecoder"):
+        make()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"logits": None}, "logits are missing"),
-        ({"remasking_config": {"mask_token_id": 9}}, "mask token is 9, the chooser's 0"),
+        ({"remasking_config": {"mask_token_id": 9}}, "mask token is 9, the decoder's 0"),
         ({"logits": [[0.0, 1.0]]}, "must be"),
+        ({"logits": torch.zeros(1, 2, 3)}, "must be"),
     ],
 )
 def test_a_vllm_step_that_does_not_fit_is_refused(given: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"input_draft": [0, 0], "logits": torch.zeros(2, 3), **given}
     with pytest.raises(UsageError, match=message):
-        PolicyRemasking(Chooser("leftmost", 0, 4)).apply(**arguments)
+        PolicyRemasking(BlockDecoder("leftmost", 0, 4)).apply(**arguments)
 
 
 # ---------------------------------------------------------------------------------------------- the examples
 
 
-@pytest.mark.parametrize("engine", ["fast_dllm", "dream", "dinfer", "sglang", "vllm"])
+@pytest.mark.parametrize("engine", ["fast_dllm", "dream", "dinfer", "sglang", "vllm", "vllm_sampler"])
 def test_an_example_runs(engine: str) -> None:
     path = Path(__file__).parent.parent / "examples" / f"plugin_{engine}.py"
     assert len(path.read_text().splitlines()) < 40

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from logs import assert_logged_once
 from pairs import assert_same_run, enter, weights
 
 from dllm_env.errors import UsageError
@@ -60,6 +61,7 @@ def test_kill_and_resume_give_the_same_weights(toy: PPO, tmp_path: Path, stop: i
     train_ppo(settings, tmp_path / "halves", stop_after=stop)
     train_ppo(settings, tmp_path / "halves", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
+    assert_logged_once(tmp_path / "whole", tmp_path / "halves")
 
 
 def test_another_seed_is_another_run(toy: PPO, tmp_path: Path) -> None:

@@ -6,15 +6,15 @@ import pytest
 import torch
 from conftest import MASK, Scripted, favouring, toy_denoiser
 
-from dllm_env.denoisers import Extras
-from dllm_env.dynamics import Dynamics, Observation, Rules, State
+from dllm_env.denoisers.base import Extras
+from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+from dllm_env.dynamics import Dynamics, Observation, Rules, State, View
 from dllm_env.errors import UsageError
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.remasking import ReMDM, Wino
 from dllm_env.policies.rollout import Rollout, rollout, row_seeds
 from dllm_env.random import RowRandom, torch_generator
-from dllm_env.tasks import Trace
-from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+from dllm_env.tasks.trace import Trace
 
 TOKENS = (3, 4, 5, 3)
 
@@ -71,7 +71,7 @@ def test_only_the_active_block_is_open() -> None:
     dynamics.apply(state, mask(2), mask(0))
     assert state.tokens.tolist() == [[3, 4, 5, MASK]]
     assert dynamics.remaskable(state).tolist() == [[False, False, True, False]]
-    small = Dynamics(Scripted(favouring(TOKENS)), Rules(4, 2, context="block", allow_remask=True), 0)
+    small = Dynamics(Scripted(favouring(TOKENS)), Rules(4, 2, allow_remask=True), 0, View("block"))
     row = small.reset([[]], [0])
     for unmask, remask in (
         (mask(0, 1, width=2), None),
@@ -97,7 +97,7 @@ def test_a_row_that_only_takes_back_is_cut_off() -> None:
     rules = Rules(4, 4, allow_remask=True, remask_budget=3)
     assert (rules.remasks_allowed, rules.step_limit) == (3, 7)
     assert Rules(4, 4, allow_remask=True).step_limit == 8
-    with pytest.raises(UsageError, match="the remask budget must be at least 1"):
+    with pytest.raises(UsageError, match="remask_budget must be at least 1"):
         Rules(4, 4, allow_remask=True, remask_budget=-1)
 
 

@@ -67,7 +67,7 @@ SHORT = {"words": ["5", "2", END, END], "revealed_at": [0, 0, 0, 0], "steps": 1,
 
 @pytest.fixture(scope="module")
 def results():
-    """Two scenes. NFE are chosen so that they sort otherwise as words; a learned policy has a nasty name."""
+    """Two conditions. NFE are chosen so that they sort otherwise as words; a learned policy has a nasty name."""
     made = []
     for block in (4, 2):
         made += [
@@ -83,15 +83,15 @@ def results():
 
 
 @pytest.fixture(scope="module")
-def rows(results):
+def entries(results):
     return pool(results)
 
 
 @pytest.fixture(scope="module")
-def page(rows, tmp_path_factory):
+def page(entries, tmp_path_factory):
     """The report as a file."""
     file = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(rows, comparisons(rows), file, "task sums & more, <b>{{data}}</b>")
+    write_report(entries, comparisons(entries), file, "task sums & more, <b>{{data}}</b>")
     return file
 
 
@@ -124,34 +124,36 @@ def test_mean_order_by_hand():
     assert mean_order([outcome(SETTING, steps=1, revealed_at=[0, 0, 0, 0])]) == [0.0] * 4
 
 
-def test_scenes_have_points_and_fronts(rows):
-    data = page_data(rows, [])
-    assert [scene["title"] for scene in data["scenes"]] == ["block length 4", "block length 2"]
-    scene = data["scenes"][0]
-    assert [(point["nfe"], point["accuracy"]) for point in scene["rows"]] == [
+def test_conditions_have_points_and_fronts(entries):
+    data = page_data(entries, [])
+    assert [condition["title"] for condition in data["conditions"]] == ["block length 4", "block length 2"]
+    condition = data["conditions"][0]
+    assert [(point["nfe"], point["accuracy"]) for point in condition["entries"]] == [
         (9, pytest.approx(4 / 6)),
         (10, 1),
         (1, pytest.approx(4.5 / 6)),
         (2, pytest.approx(1 / 6)),
     ]
-    assert scene["fronts"] == {"heuristics": [3, 0, 1], "learned": [2]}
-    assert scene["opening"] == [2, 1], "no heuristic is as fast as the learned policy; the best one is its rival"
+    assert condition["fronts"] == {"heuristics": [3, 0, 1], "learned": [2]}
+    assert condition["opening"] == [2, 1], (
+        "no heuristic is as fast as the learned policy; the best one is its rival"
+    )
     assert data["nfe"] == [1, 10]
     assert data["families"] == {
         "threshold": {"colour": "#0072B2", "symbol": "circle"},
         "leftmost": {"colour": "#CC79A7", "symbol": "diamond"},
         "learned policies": {"colour": "#D55E00", "symbol": "star"},
     }
-    about = scene["rows"][0]["about"]
+    about = condition["entries"][0]["about"]
     assert about[0] == "threshold:0.9"
     assert any(line.endswith("= 0.9") for line in about)
     assert "NFE 9.0 on average, 9 at the 90th percentile" in about
-    assert scene["order"][0] == [0.5, 0.0, 0.0, 1.0]
+    assert condition["order"][0] == [0.5, 0.0, 0.0, 1.0]
 
 
-def test_the_viewer_has_what_was_played(rows):
-    data = page_data(rows, [])
-    problem = data["scenes"][0]["problems"][0]
+def test_the_viewer_has_what_was_played(entries):
+    data = page_data(entries, [])
+    problem = data["conditions"][0]["problems"][0]
     texts = data["texts"]
     assert (problem["name"], texts[problem["prompt"]]) == ("problem 0", "sum 0")
     correct, nfe, steps, finished, end, response, words, revealed, confidence = problem["answers"][0]
@@ -163,32 +165,32 @@ def test_the_viewer_has_what_was_played(rows):
     assert len(problem["answers"]) == 4
 
 
-def test_the_viewer_shows_the_first_common_problems_of_all_rows():
+def test_the_viewer_shows_the_first_common_problems_of_all_entries():
     many, few = setting("threshold:0.9"), setting("top_k:1")
     made = [
         Result(many, [outcome(many, i, 0.0) for i in range(6)]),
         Result(few, [outcome(few, i, 1.0, sample=sample) for i in (5, 1, 2) for sample in (0, 1)]),
     ]
     data = page_data(pool(made), [], viewer_problems=2)
-    scene = data["scenes"][0]
-    assert [problem["name"] for problem in scene["problems"]] == ["problem 1", "problem 2"]
-    assert (scene["common"], scene["samples"]) == (3, True)
+    condition = data["conditions"][0]
+    assert [problem["name"] for problem in condition["problems"]] == ["problem 1", "problem 2"]
+    assert (condition["common"], condition["samples"]) == (3, True)
 
 
 def test_of_several_samples_the_first_is_shown():
     played = setting("threshold:0.9")
     samples = [outcome(played, 0, float(sample == 0), sample=sample) for sample in (2, 0, 1)]
-    scene = page_data(pool([Result(played, samples)]), [])["scenes"][0]
-    assert len(scene["problems"]) == 1
-    assert scene["problems"][0]["answers"][0][0] == 1.0
+    condition = page_data(pool([Result(played, samples)]), [])["conditions"][0]
+    assert len(condition["problems"]) == 1
+    assert condition["problems"][0]["answers"][0][0] == 1.0
 
 
-def test_rows_without_a_common_problem_are_shown_with_gaps():
+def test_entries_without_a_common_problem_are_shown_with_gaps():
     one, other = setting("threshold:0.9"), setting("top_k:1")
     made = [Result(one, [outcome(one, 0)]), Result(other, [outcome(other, 1)])]
-    scene = page_data(pool(made), [])["scenes"][0]
-    assert scene["common"] == 0
-    assert [[answer is None for answer in problem["answers"]] for problem in scene["problems"]] == [
+    condition = page_data(pool(made), [])["conditions"][0]
+    assert condition["common"] == 0
+    assert [[answer is None for answer in problem["answers"]] for problem in condition["problems"]] == [
         [False, True],
         [True, False],
     ]
@@ -196,17 +198,17 @@ def test_rows_without_a_common_problem_are_shown_with_gaps():
 
 def cells(table, column):
     at = [found["name"] for found in table["columns"]].index(column)
-    return [row["cells"][at] for row in table["rows"]]
+    return [line["cells"][at] for line in table["lines"]]
 
 
-def test_tables_show_and_sort_all_figures(rows):
-    pairs = comparisons(rows)
-    tables = page_data(rows, pairs)["tables"]
-    assert cells(tables["rows"], "NFE")[:4] == [("9.0", 9), ("10.0", 10), ("1.0", 1), ("2.0", 2)]
-    assert cells(tables["rows"], "accuracy")[1] == ("100.0%", 1)
-    assert cells(tables["rows"], "scene")[3:5] == [("block length 4", 0), ("block length 2", 1)]
-    assert [row["bold"] for row in tables["rows"]["rows"]][:4] == [False, False, True, False]
-    names = [column["name"] for column in tables["rows"]["columns"]]
+def test_tables_show_and_sort_all_figures(entries):
+    pairs = comparisons(entries)
+    tables = page_data(entries, pairs)["tables"]
+    assert cells(tables["figures"], "NFE")[:4] == [("9.0", 9), ("10.0", 10), ("1.0", 1), ("2.0", 2)]
+    assert cells(tables["figures"], "accuracy")[1] == ("100.0%", 1)
+    assert cells(tables["figures"], "condition")[3:5] == [("block length 4", 0), ("block length 2", 1)]
+    assert [line["bold"] for line in tables["figures"]["lines"]][:4] == [False, False, True, False]
+    names = [column["name"] for column in tables["figures"]["columns"]]
     assert "remasked" not in names
     assert not any(name.startswith("pass@") for name in names)
     assert [pair[0] for pair in cells(tables["pairs"], "against")] == [pair.second for pair in pairs]
@@ -218,10 +220,10 @@ def test_tables_of_samples_and_remasks():
     played, other = setting("random:1", allow_remask=True), setting("random:2", allow_remask=True)
     samples = [outcome(played, i, float(k == 0), sample=k, remasks=3) for i in range(2) for k in range(2)]
     data = page_data(pool([Result(played, samples), Result(other, [outcome(other)])]), [])
-    table = data["tables"]["rows"]
+    table = data["tables"]["figures"]
     assert cells(table, "pass@2") == [("100.0%", 1.0), ("–", None)]
     assert cells(table, "remasked") == [("3.0", 3), ("0.0", 0)]
-    assert data["scenes"][0]["remask"]
+    assert data["conditions"][0]["remask"]
 
 
 # ------------------------------------------------------------------------------------------------ page
@@ -266,7 +268,7 @@ def test_the_page_loads_nothing(page):
     assert "plotly.js" in drawing[:100]
     for text in (ours, *elements.texts["style"]):
         assert not re.search(r"@import|url\(|https?:(?!//www\.w3\.org/2000/svg)|fetch\(|innerHTML|eval\(", text)
-    assert json.loads(data)["scenes"][0]["title"] == "block length 4"
+    assert json.loads(data)["conditions"][0]["title"] == "block length 4"
     policy = next(found["content"] for _, found in elements.found if "http-equiv" in found)
     assert policy.startswith("default-src 'none'")
 
@@ -278,16 +280,16 @@ def test_texts_stay_text(page):
     assert "task sums &amp; more, &lt;b&gt;{{data}}&lt;/b&gt;" in text
 
 
-def test_same_input_same_page_but_for_the_date(rows, page, tmp_path):
-    write_report(rows, comparisons(rows), tmp_path / "again.html", "task sums & more, <b>{{data}}</b>")
+def test_same_input_same_page_but_for_the_date(entries, page, tmp_path):
+    write_report(entries, comparisons(entries), tmp_path / "again.html", "task sums & more, <b>{{data}}</b>")
     lines = [file.read_text(encoding="utf-8").splitlines() for file in (page, tmp_path / "again.html")]
     assert all(one == other or one.startswith("<time>") for one, other in zip(*lines, strict=True))
 
 
-def test_without_plotly_says_what_to_install(rows, tmp_path, monkeypatch):
+def test_without_plotly_says_what_to_install(entries, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(UsageError, match=r"pip install 'dllm-env\[report\]'"):
-        write_report(rows, [], tmp_path / "report.html", "")
+        write_report(entries, [], tmp_path / "report.html", "")
     assert not (tmp_path / "report.html").exists()
 
 
@@ -340,7 +342,7 @@ def tokens(shown, pane):
 
 
 def column(shown, table, name):
-    """What a table's column shows, rows that are hidden left out."""
+    """What a table's column shows, lines that are hidden left out."""
     heads = [text.strip() for text in shown.locator(f"{table} thead th").all_text_contents()]
     lines = shown.locator(f"{table} tbody tr:not([hidden])").all()
     return [line.locator("th, td").nth(heads.index(name)).text_content() for line in lines]
@@ -374,7 +376,7 @@ def test_it_opens_with_everything(visit, page):
     assert shown.locator("#viewer-remask").is_hidden()
 
 
-def test_scenes_and_families_can_be_chosen(visit, page):
+def test_conditions_and_families_can_be_chosen(visit, page):
     shown = visit(page)
     tabs = shown.locator("#fronts-tabs [role=tab]")
     assert tabs.all_text_contents() == ["block length 4", "block length 2"]
@@ -405,31 +407,31 @@ def test_the_front_has_plain_ticks_when_zoomed_too(visit, page):
 
 def test_tables_sort_by_click_and_key(visit, page):
     shown = visit(page)
-    button = shown.locator("#rows-table thead button", has_text=re.compile("^NFE$"))
+    button = shown.locator("#figures-table thead button", has_text=re.compile("^NFE$"))
     head = button.locator("xpath=..")
-    before = column(shown, "#rows-table", "NFE")
+    before = column(shown, "#figures-table", "NFE")
     button.click()
-    assert column(shown, "#rows-table", "NFE") == ["1.0", "1.0", "2.0", "2.0", "9.0", "9.0", "10.0", "10.0"]
+    assert column(shown, "#figures-table", "NFE") == ["1.0", "1.0", "2.0", "2.0", "9.0", "9.0", "10.0", "10.0"]
     assert head.get_attribute("aria-sort") == "ascending"
     button.focus()
     shown.keyboard.press("Enter")
-    assert column(shown, "#rows-table", "NFE") == ["10.0", "10.0", "9.0", "9.0", "2.0", "2.0", "1.0", "1.0"]
+    assert column(shown, "#figures-table", "NFE") == ["10.0", "10.0", "9.0", "9.0", "2.0", "2.0", "1.0", "1.0"]
     assert head.get_attribute("aria-sort") == "descending"
-    assert before != column(shown, "#rows-table", "NFE")
-    shown.locator("#rows-table thead button", has_text="policy").click()
-    assert column(shown, "#rows-table", "policy") == sorted(column(shown, "#rows-table", "policy"))
+    assert before != column(shown, "#figures-table", "NFE")
+    shown.locator("#figures-table thead button", has_text="policy").click()
+    assert column(shown, "#figures-table", "policy") == sorted(column(shown, "#figures-table", "policy"))
     assert head.get_attribute("aria-sort") is None
-    weight = shown.locator("#rows-table tr", has_text="mine").first.locator("td").first
+    weight = shown.locator("#figures-table tr", has_text="mine").first.locator("td").first
     assert weight.evaluate("(cell) => getComputedStyle(cell).fontWeight") == "700"
 
 
 def test_the_filter_keeps_lines_with_all_words(visit, page):
     shown = visit(page)
-    shown.fill("#rows-filter", "THRESHOLD 16.7%")
-    assert column(shown, "#rows-table", "policy") == ["threshold:0.5", "threshold:0.5"]
-    assert shown.locator("#rows-count").text_content() == "2 of 8 lines"
-    shown.fill("#rows-filter", "")
-    assert len(column(shown, "#rows-table", "policy")) == 8
+    shown.fill("#figures-filter", "THRESHOLD 16.7%")
+    assert column(shown, "#figures-table", "policy") == ["threshold:0.5", "threshold:0.5"]
+    assert shown.locator("#figures-count").text_content() == "2 of 8 lines"
+    shown.fill("#figures-filter", "")
+    assert len(column(shown, "#figures-table", "policy")) == 8
 
 
 def wait_for(element, text):
@@ -522,7 +524,7 @@ def test_the_viewer_says_right_and_wrong_and_changes(visit, page):
     assert shown.locator("#viewer-prompt").text_content() == "sum 3"
     shown.select_option("#viewer-first", label="leftmost:1")
     assert outcomes.first.text_content() == "✓ right · 10 NFE in 3 steps"
-    shown.select_option("#viewer-scene", label="block length 2")
+    shown.select_option("#viewer-condition", label="block length 2")
     assert shown.locator("#viewer-prompt").text_content() == "sum 0"
     assert "Here: 6 of 6 problems" in shown.locator("#viewer-shown").inner_text()
 
@@ -551,12 +553,12 @@ def test_a_narrow_page_fits_and_keys_reach_everything(visit, page):
     for _ in range(120):
         shown.keyboard.press("Tab")
         reached.add(shown.evaluate("document.activeElement.id"))
-    wanted = (
-        "rows-filter rows-table viewer-scene viewer-problem problem-next viewer-differ stage step-first step-back"
+    wanted = "figures-filter figures-table viewer-condition viewer-problem problem-next viewer-differ stage"
+    wanted += (
+        " step-first step-back step-play step step-speed viewer-first viewer-second fronts-tabs-0 order-tabs-0"
     )
-    wanted += " step-play step step-speed viewer-first viewer-second fronts-tabs-0 order-tabs-0"
     assert set(wanted.split()) <= reached
-    ring = shown.locator("#rows-filter")
+    ring = shown.locator("#figures-filter")
     ring.focus()
     assert ring.evaluate("(one) => getComputedStyle(one).outlineStyle") == "solid"
 
@@ -592,8 +594,8 @@ def test_a_page_of_one_row(visit, tmp_path):
     assert shown.locator("#pairs-table").is_hidden()
 
 
-def test_a_page_of_many_rows(visit, tmp_path):
-    """Twelve scenes of which the first has forty rows, long responses, and NFE that are all equal."""
+def test_a_page_of_many_entries(visit, tmp_path):
+    """Twelve conditions of which the first has forty entries, long responses, and NFE that are all equal."""
     length, made = 256, []
     long = {"words": ["word"] * 200 + [END] * 56, "revealed_at": list(range(256)), "steps": 256, "nfe": 256}
     long |= {"confidence": [0.5] * length, "tokens": 200}
@@ -603,8 +605,8 @@ def test_a_page_of_many_rows(visit, tmp_path):
     made += [
         result(f"runs/{'long' * 9}/{k}", [1, 1], long, block_length=12, response_length=length) for k in range(11)
     ]
-    rows = pool(made)
-    write_report(rows, comparisons(rows), tmp_path / "many.html", "many")
+    entries = pool(made)
+    write_report(entries, comparisons(entries), tmp_path / "many.html", "many")
     shown = visit(tmp_path / "many.html", width=400)
     assert shown.evaluate("document.documentElement.scrollWidth") <= 400
     assert shown.locator("#fronts-tabs [role=tab]").count() == 12
@@ -614,8 +616,8 @@ def test_a_page_of_many_rows(visit, tmp_path):
 
 def test_a_page_of_problems_that_only_one_was_given(visit, tmp_path):
     one, other = setting("threshold:0.9"), setting("top_k:1")
-    rows = pool([Result(one, [outcome(one, 0)]), Result(other, [outcome(other, 1, 0.0)])])
-    write_report(rows, [], tmp_path / "apart.html", "apart")
+    entries = pool([Result(one, [outcome(one, 0)]), Result(other, [outcome(other, 1, 0.0)])])
+    write_report(entries, [], tmp_path / "apart.html", "apart")
     shown = visit(tmp_path / "apart.html")
     assert shown.locator(".outcome").all_text_contents() == [
         "✓ right · 3 NFE in 3 steps",

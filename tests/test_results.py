@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import dllm_env
+import dllm_env.eval as evaluation
+from dllm_env import policies, train
 from dllm_env.errors import UsageError
 from dllm_env.eval.results import (
     PROBLEMS,
@@ -19,10 +25,12 @@ from dllm_env.eval.results import (
     append,
     check_versions,
     code_version,
+    played_code,
     read,
     summarise,
     write_tables,
 )
+from dllm_env.intervals import wilson_interval
 
 SETTING = Setting(
     policy="threshold:0.9",
@@ -76,6 +84,8 @@ def test_figures_by_hand() -> None:
     assert (found.problems, found.samples) == (3, 6)
     assert found.accuracy == 0.5
     assert (found.accuracy_low, found.accuracy_high) == (0.0, 1.0)
+    alike = summarise([outcome(index=i) for i in range(200)])
+    assert (alike.accuracy_low, alike.accuracy_high) == wilson_interval(200, 200)
     assert (found.nfe, found.nfe_90) == (3.5, 5.5)
     assert found.tokens_per_nfe == 12 / 21
     assert found.seconds == 3.0
@@ -158,7 +168,11 @@ def test_every_value_has_a_say_in_the_key() -> None:
         "task": "sudoku",
     }
     assert len({SETTING.key, *(replace(SETTING, **{name: value}).key for name, value in changes.items())}) == 7
-    assert replace(SETTING, seed=3).scene == replace(SETTING, policy="x", code_version="2").scene == SETTING.scene
+    assert (
+        replace(SETTING, seed=3).condition
+        == replace(SETTING, policy="x", code_version="2").condition
+        == SETTING.condition
+    )
 
 
 def test_the_code_has_a_version() -> None:
@@ -166,11 +180,75 @@ def test_the_code_has_a_version() -> None:
     assert code_version().startswith("0.")
 
 
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package as an installed one lies on the disk, without weights; ``code_version`` looks there."""
+    root = tmp_path / "dllm_env"
+    no_weights = shutil.ignore_patterns("assets", "__pycache__")
+    for module in (dllm_env, policies, train, evaluation):
+        folder = root.joinpath(*module.__name__.split(".")[1:])
+        shutil.copytree(module.__path__[0], folder, ignore=no_weights, dirs_exist_ok=True)
+    monkeypatch.setattr(dllm_env, "__path__", [str(root)])
+    monkeypatch.setattr(policies, "__path__", [str(root / "policies")])
+    return root
+
+
+def version() -> str:
+    return code_version.__wrapped__()
+
+
+def test_every_module_that_plays_changes_the_version(copied: Path) -> None:
+    before, seen = version(), set()
+    files = played_code(copied, copied / "policies")
+    assert {"dynamics.py", "policies/rollout.py", "policies/heuristics.py", "random.py"} <= set(files)
+    for file in files.values():
+        text = file.read_bytes()
+        file.write_bytes(text + b"\n")
+        seen.add(version())
+        file.unlink()
+        seen.add(version())
+        file.write_bytes(text)
+    assert len(seen | {before}) == 2 * len(files) + 1
+    assert version() == before
+
+
+@pytest.mark.parametrize("place", ["new.py", "denoisers/new.py", "room/deeper/new.py", "policies/room/new.py"])
+def test_a_new_module_counts_without_being_listed(copied: Path, place: str) -> None:
+    before = version()
+    (copied / place).parent.mkdir(parents=True, exist_ok=True)
+    (copied / place).write_text("", encoding="utf-8")
+    assert version() != before
+
+
+def test_what_cannot_change_an_outcome_does_not_change_the_version(copied: Path) -> None:
+    before = version()
+    (copied / "commands").mkdir(exist_ok=True)
+    for place in ("cli.py", "commands/demo.py", "pareto.py", "train/grpo.py", "train/new.py", "eval/report.py"):
+        (copied / place).write_text("changed = True", encoding="utf-8")
+    assert version() == before
+
+
+def test_all_code_that_is_run_to_play_counts() -> None:
+    """Whatever an evaluation imports is counted, but for what only sums up."""
+    program = (
+        "import sys, dllm_env.eval.evaluate as e\n"
+        "e.evaluate(e.EvaluationConfig(problems=1), ['leftmost:40'])\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'dllm_env' and m.__file__))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    core, rules = Path(dllm_env.__path__[0]), Path(policies.__path__[0])
+    counted = {file.resolve() for file in played_code(core, rules).values()}
+    summed_up = {"pareto.py", "intervals.py"}
+    used = {Path(file).resolve() for file in done.stdout.split()}
+    left = {file for file in used - counted if file.name not in summed_up}
+    assert {file.parent.name for file in left} <= {"eval"}, left
+
+
 def test_tables_hold_the_figures(tmp_path: Path) -> None:
     results = [Result(SETTING, [outcome(index=i, correct=i % 2) for i in range(4)])]
     write_tables(tmp_path, results)
     (entry,) = json.loads((tmp_path / "results.json").read_text())
-    assert entry == results[0].entry()
+    assert entry == results[0].record()
     assert (entry["policy"], entry["accuracy"], entry["problems"]) == ("threshold:0.9", 0.5, 4)
     with (tmp_path / "results.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import CountingDenoiser
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
+from dllm_env.denoisers.tiny import TinyDenoiser
 from dllm_env.dynamics import Context, Observation, Rules
 from dllm_env.env import EXTRAS, UnmaskEnv
 from dllm_env.errors import UsageError
@@ -20,8 +21,7 @@ from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Rollout, attempt, rollout, row_seeds
 from dllm_env.random import RowRandom, torch_generator
-from dllm_env.tasks import Trace
-from dllm_env.tiny import TinyDenoiser
+from dllm_env.tasks.trace import Trace
 
 TASK = Trace(chains=1)  # 12 prompt and 20 response tokens
 
@@ -35,7 +35,15 @@ def learned(context: Context = "full", width: int = 32, force: bool = False) -> 
     return LearnedPolicy(network, Bernoulli(force_progress=force), context)
 
 
-STATEFUL = ("klass:tau=0.2,kappa=0.3", "first_hitting", "dilated", "entropy:2", "margin:2", "top_k:steps=7")
+STATEFUL = (
+    "klass:tau=0.2,kappa=0.3",
+    "first_hitting",
+    "dilated",
+    "entropy:2",
+    "margin:2",
+    "top_k:steps=7",
+    "entropy:steps=9",
+)
 
 POLICIES: dict[str, Policy] = {
     **{text: load_heuristic(text) for text in ("threshold:0.4", "top_k:2", "random:2", *STATEFUL)},

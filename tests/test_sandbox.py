@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dllm_env import sandboxed
-from dllm_env.sandbox import PROBE, Bare, Bubblewrap, Limits, Sandbox, run
+from dllm_env.grading import sandbox_child as sandboxed
+from dllm_env.grading.sandbox import PROBE, Bare, Bubblewrap, Limits, Sandbox, run
 
 QUICK = Limits(seconds=1, wall_seconds=2.5)
 # Other users have to be able to read Python's library, which they cannot where it is in root's home.

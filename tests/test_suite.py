@@ -39,7 +39,10 @@ def test_everything_is_swept(tmp_path: Path) -> None:
         *(f"klass:tau={tau},kappa={kappa}" for tau in (0.5, 0.6) for kappa in (0.01, 0.02)),
         "runs/x:temperature=0.5",
     )
-    trace = [EvaluationConfig("trace", d, (40, 8), problems=7, temperature=1.0) for d in ("tiny", "tiny-b")]
+    trace = [
+        EvaluationConfig(task="trace", denoiser=d, block_length=(40, 8), problems=7, temperature=1.0)
+        for d in ("tiny", "tiny-b")
+    ]
     assert found[:2] == [(config, policies) for config in trace]
     rest = [(config.task, config.denoiser, config.block_length, config.seeds, names) for config, names in found[2:]]
     assert rest == [
@@ -56,7 +59,7 @@ def test_the_shortest_suite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("policies: [random]\nproblem: 3", "unknown setting 'problem'; there are policies, evaluations, task"),
+        ("policies: [random]\nproblem: 3", "unknown setting 'problem'; there are policies, evaluations, "),
         ("policies: [random]\nproblems: many", "problems has to be of the kind int, got 'many'"),
         ("policies: [random]\nstop_at_eot: 1", "stop_at_eot has to be of the kind bool, got 1"),
         ("policies: [random]\nblock_length: half", "block_length has to be full or a number, got 'half'"),

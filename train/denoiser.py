@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
+from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.random import torch_generator
-from dllm_env.tasks import Split, Sudoku, Trace
-from dllm_env.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+from dllm_env.tasks.base import Split
+from dllm_env.tasks.sudoku import Sudoku
+from dllm_env.tasks.trace import Trace
 from dllm_env.train.run import Run, is_due, progress_bar
 
 
@@ -254,9 +256,10 @@ def train_denoiser(
     network.initialize(torch_generator("network", settings.seed))
     muon, adam = _optimizers(network)
     parts: dict[str, nn.Module | torch.optim.Optimizer] = {"network": network, "muon": muon, "adam": adam}
-    update = 0
+    update, means = 0, ({}, {})
     if resume:
-        update = run.load(parts)["update"]
+        info = run.load(parts)
+        update, means = info["update"], info.get("means", means)
     else:
         run.save(parts, {"update": update})
     total = sum(stage.updates for stage in settings.stages())
@@ -264,6 +267,8 @@ def train_denoiser(
     data: list[tuple[Examples, int]] = []
     made_for: Stage | None = None
     logger = run.logger(update)
+    logger.name_to_value.update(means[0])
+    logger.name_to_count.update(means[1])
     try:
         with progress_bar() as bar:
             shown = bar.add_task("denoiser", total=total, completed=update, figures="")
@@ -278,7 +283,7 @@ def train_denoiser(
                 if is_due(update, settings.evaluate_every, total):
                     bar.update(shown, figures=_evaluate(network, checks, settings.seed, update, logger))
                 if is_due(update, settings.save_every, total):
-                    run.save(parts, {"update": update})
+                    run.save(parts, {"update": update, "means": (logger.name_to_value, logger.name_to_count)})
                 bar.update(shown, completed=update)
     finally:
         logger.close()

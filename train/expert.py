@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dllm_env.denoisers import Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Context, Observation, Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision
@@ -24,7 +24,7 @@ from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.random import RowRandom, torch_generator
-from dllm_env.tasks import Problem
+from dllm_env.tasks.base import Problem
 from dllm_env.train.run import progress_bar
 from dllm_env.train.setting import PolicyTraining, Setting
 
@@ -95,7 +95,7 @@ def expert_rule(head: Head, settings: PolicyTraining) -> Heuristic:
 
 def expert_rules(rules: Rules, settings: PolicyTraining) -> Rules:
     """The expert works semi-autoregressively; where the policy sees a block only, in the policy's own blocks."""
-    if rules.context == "block":
+    if settings.context == "block":
         return rules
     try:
         return replace(rules, block_length=settings.expert_block_length)

@@ -25,7 +25,7 @@ from dllm_env.errors import UsageError
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.rewards import Reward, load_reward
-from dllm_env.tasks import Problem
+from dllm_env.tasks.base import Problem
 from dllm_env.train.expert import check_expert, expert_draws, imitate, play_expert
 from dllm_env.train.keeper import Keeper
 from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, group_advantages

@@ -9,7 +9,8 @@ from typing import Any
 
 from stable_baselines3.common.logger import Figure, Logger
 
-from dllm_env.front import Spot, front_figure
+from dllm_env.intervals import wilson_interval
+from dllm_env.pareto import Point, plot_pareto
 from dllm_env.policies.networks import PolicyNetwork
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt
@@ -32,17 +33,17 @@ class Keeper:
         self.setting, self.settings, self.folder = setting, settings, folder
         self.best: tuple[bool, float] = (False, -math.inf)
         """Rank of the best evaluation so far."""
-        self.spots: list[Spot] = []
+        self.points: list[Point] = []
         """The heuristics, then the policy at each evaluation."""
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint has to hold of it."""
-        return {"best": self.best, "spots": [asdict(spot) for spot in self.spots]}
+        return {"best": self.best, "points": [asdict(point) for point in self.points]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes over what ``state`` gave."""
         self.best = tuple(state["best"])
-        self.spots = [Spot(**spot) for spot in state["spots"]]
+        self.points = [Point(**point) for point in state["points"]]
 
     def __call__(self, network: PolicyNetwork, update: int, log: Logger) -> str:
         """Evaluates, logs and saves; returns the figures for the progress bar."""
@@ -62,20 +63,20 @@ class Keeper:
 
     def show(self, score: Score, played: Attempt, update: int, log: Logger) -> None:
         """For TensorBoard: the policy so far among the heuristics, and how it writes one response."""
-        if not self.spots:
+        if not self.points:
             rules = [load_heuristic(rule) for rule in self.settings.validation_rules]
-            self.spots = [self._spot(rule.name, validate(self.setting, rule, self.settings)[0]) for rule in rules]
-        self.spots.append(self._spot(str(update), score, learned=True))
+            self.points = [self._point(rule.name, validate(self.setting, rule, self.settings)[0]) for rule in rules]
+        self.points.append(self._point(str(update), score, learned=True))
         title = f"update {update}, block length {self.setting.rules.block_length}, validation problems"
-        figure = front_figure({title: self.spots}, dpi=90)
+        figure = plot_pareto({title: self.points}, dpi=90)
         log.record("validation/front", Figure(figure, close=False), exclude=NOT_TENSORBOARD)
         log.record("validation/sample", self._sample(played), exclude=NOT_TENSORBOARD)
 
-    def _spot(self, label: str, score: Score, learned: bool = False) -> Spot:
-        """With the normal approximation of the accuracy's 95% interval."""
-        mean = score.accuracy
-        half = 1.96 * math.sqrt(mean * (1 - mean) / len(self.setting.validation))
-        return Spot(label, learned, score.nfe, mean, max(0.0, mean - half), min(1.0, mean + half))
+    def _point(self, label: str, score: Score, learned: bool = False) -> Point:
+        """With Wilson's 95% interval of the accuracy."""
+        count = len(self.setting.validation)
+        low, high = wilson_interval(score.accuracy * count, count)
+        return Point(label, learned, score.nfe, score.accuracy, low, high)
 
     def _sample(self, played: Attempt) -> str:
         """The first validation problem as a text, a line for each step that wrote something; code in Markdown."""

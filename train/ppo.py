@@ -8,7 +8,7 @@ bit for bit.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,19 +118,15 @@ def make_algorithm(setting: Setting, settings: PPO) -> StablePPO:
 
 def environment(setting: Setting, settings: PPO) -> EnvConfig:
     """The environment that the settings describe."""
-    rules = setting.rules
     return EnvConfig(
+        **asdict(setting.rules),
         denoiser=setting.denoiser,
         task=setting.task,
         seed=settings.seed,
-        block_length=rules.block_length,
-        response_length=rules.response_length,
         alpha=settings.alpha,
         reward=settings.reward,
-        context=rules.context,
-        temperature=rules.temperature,
-        stop_at_eot=rules.stop_at_eot,
-        top=rules.top,
+        context=settings.context,
+        top=settings.top,
         extras=("hidden",) if setting.policy.extras.hidden else (),
     )
 
@@ -198,7 +194,8 @@ class Supervisor(BaseCallback):
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        self.run.save(parts(self._policy()), {"update": self.update, **self.keeper.state()})
+        info = {"update": self.update, "epochs": self.model._n_updates, **self.keeper.state()}
+        self.run.save(parts(self._policy()), info)
 
     def _on_step(self) -> bool:
         for row in self.locals["dones"].nonzero()[0]:
@@ -244,6 +241,7 @@ def train_ppo(settings: PPO, folder: Path, resume: bool = False, stop_after: int
     if resume:
         info = run.load(parts(algorithm.policy))
         update = info["update"]
+        algorithm._n_updates = info.get("epochs", 0)  # what Stable-Baselines3 logs as train/n_updates
         keeper.restore(info)
     else:
         imitate(setting, settings)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
+import io
 import json
+import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +26,9 @@ from rich.progress import (
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -70,7 +76,7 @@ class Run:
         if resume:
             if not (folder / CHECKPOINT).is_file():
                 raise UsageError(f"nothing to resume in {folder}: {CHECKPOINT} is missing")
-            _compare_settings(described, json.loads(path.read_text()))
+            _compare_settings(described, json.loads(path.read_text(encoding="utf-8")))
         elif (folder / CHECKPOINT).exists():
             raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
         else:
@@ -79,8 +85,14 @@ class Run:
         self.resume = resume
 
     def logger(self, at: int) -> Logger:
-        """SB3's logger for TensorBoard and CSV; resumed runs go on in files named by where they continue."""
-        return configure_logger(self.folder / "logs", f"-{at}" if at else "")
+        """SB3's logger for TensorBoard and CSV; resumed runs go on in files named by where they continue.
+
+        What was logged after update ``at``, which is played again, is removed first, so that no update is there
+        twice.
+        """
+        logs = self.folder / "logs"
+        cut_logs(logs, at)
+        return configure_logger(logs, f"-{at}" if at else "")
 
     def save(self, parts: Mapping[str, nn.Module | Optimizer], info: Mapping[str, Any]) -> None:
         """Replaces the checkpoint in one step: a kill leaves the old one or the new one, never half of one.
@@ -137,7 +149,7 @@ def read_settings(kind: type[Settings], folder: Path) -> Settings:
     """
     path = folder / SETTINGS
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
     except FileNotFoundError:
         raise UsageError(f"nothing to resume in {folder}: {SETTINGS} is missing") from None
@@ -159,6 +171,44 @@ def configure_logger(folder: Path, suffix: str = "") -> Logger:
     folder.mkdir(parents=True, exist_ok=True)
     formats = [CSVOutputFormat(str(folder / f"progress{suffix}.csv")), TensorBoardOutputFormat(str(folder))]
     return Logger(str(folder), formats)
+
+
+def cut_logs(folder: Path, last: int) -> None:
+    """Removes what was logged after update ``last`` from a folder of CSV files and TensorBoard events.
+
+    The files are written anew rather than marked (``purge_step`` of ``SummaryWriter``): not every reader of events
+    heeds the mark, and which of two files comes first is not certain where both began in the same second.
+    """
+    for path in sorted(folder.glob("progress*.csv")):
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a kill may have cut off the last line
+        lines = list(csv.reader(io.StringIO(whole)))
+        kept = lines[:1] + [line for line in lines[1:] if _update(lines[0], line) <= last]
+        if kept != lines or whole != text:
+            out = io.StringIO()
+            csv.writer(out, lineterminator="\n").writerows(kept)
+            write_atomically(path, out.getvalue().encode())
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        events = list(_events(path))
+        kept_events = [data for data, step in events if step <= last]
+        if len(kept_events) < len(events):
+            with io.BytesIO() as stream:
+                writer = RecordWriter(stream)
+                for data in kept_events:
+                    writer.write(data)
+                write_atomically(path, stream.getvalue())
+
+
+def _update(head: list[str], line: list[str]) -> float:
+    """Which update a line of ``progress.csv`` is about; infinite where the line is no whole one."""
+    found = dict(zip(head, line, strict=False)).get("time/update", "")
+    return float(found) if found and len(line) == len(head) else math.inf
+
+
+def _events(path: Path) -> Iterator[tuple[bytes, int]]:
+    """The events of a file with their steps, up to one that a kill cut off."""
+    for data in RawEventFileLoader(str(path)).Load():
+        yield data, Event.FromString(data).step
 
 
 def write_atomically(path: Path, data: bytes) -> None:

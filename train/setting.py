@@ -7,8 +7,10 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from dllm_env.denoisers import Denoiser, load_denoiser
-from dllm_env.dynamics import Context, Dynamics, Rules, prompt_width
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.dynamics import Context, Dynamics, Rules
+from dllm_env.env import prompt_width
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
 from dllm_env.policies.heads import load_head
@@ -18,12 +20,13 @@ from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Reward, load_reward
-from dllm_env.tasks import Task, count_problems, load_task
+from dllm_env.tasks.base import Task, count_problems
+from dllm_env.tasks.load import load_task
 
 
 @dataclass(frozen=True)
-class PolicyTraining:
-    """Settings that do not depend on the algorithm; the defaults suit the bundled denoiser."""
+class PolicyTraining(Rules):
+    """Settings that do not depend on the algorithm, the rules first; the defaults suit the bundled denoiser."""
 
     task: str = "trace"
     """Where prompts come from, with settings after a colon: trace, trace:chains=4, sudoku, gsm8k, math, gsm8k+math,
@@ -39,16 +42,8 @@ class PolicyTraining:
     """File or folder with a benchmark's problems; without it, they come from the Hugging Face Hub."""
     allow_code_execution: bool = False
     """Let tasks that are judged by running programs run what the denoiser writes, in a sandbox."""
-    block_length: int = 0
-    """BL, divides the response length; 0 is the response length itself, which is full diffusion."""
-    response_length: int = 0
-    """L in tokens; 0 takes the task's."""
     context: Context = "full"
     """What the policy sees: the whole response, or its active block only (what serving engines show)."""
-    temperature: float = 0.0
-    """Of the denoiser's tokens."""
-    stop_at_eot: bool = False
-    """End a row as soon as an end-of-text is committed and everything before it is."""
     reward: Literal["multiplicative", "additive"] = "multiplicative"
     """How correctness and cost combine."""
     alpha: float = 0.1
@@ -107,6 +102,11 @@ class PolicyTraining:
     """Share of L: evaluations whose mean NFE is over it become ``best`` only while none is within it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.allow_remask or self.remask_budget:
+            raise UsageError(
+                "learned policies do not put tokens back to mask; leave allow_remask and its budget away"
+            )
         for name in (
             "updates",
             "batch_size",
@@ -139,15 +139,7 @@ class Setting:
         self.validation = [self.task.problem(i, "validation") for i in range(count)]
         count_problems(self.task, "train")  # there have to be some
         self.reward: Reward = load_reward(settings.reward, settings.alpha)
-        length = settings.response_length or self.task.response_length
-        self.rules = Rules(
-            response_length=length,
-            block_length=settings.block_length or length,
-            context=settings.context,
-            temperature=settings.temperature,
-            stop_at_eot=settings.stop_at_eot,
-            top=settings.top,
-        )
+        self.rules = Rules.of(settings).resolve(self.task.response_length)
         head = load_head(settings.head)
         config = NetworkConfig(settings.width, settings.attention_heads, settings.top, settings.bias)
         self.denoiser: Denoiser = load_denoiser(settings.denoiser, settings.device or None)
@@ -168,7 +160,7 @@ class Setting:
     def test_policies(self, network: PolicyNetwork, settings: PolicyTraining) -> list[LearnedPolicy]:
         """The policy as it may be used: these weights with the head at each of the temperatures to try."""
         heads = [replace(self.policy.head, temperature=t) for t in settings.test_temperatures]  # type: ignore[type-var]
-        return [LearnedPolicy(network.eval(), head, self.rules.context) for head in heads]
+        return [LearnedPolicy(network.eval(), head, self.policy.context) for head in heads]
 
     def rank(self, score: Score, settings: PolicyTraining) -> tuple[bool, float]:
         """What ``best`` has most of: within the NFE budget first, then reward."""

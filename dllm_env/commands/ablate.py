@@ -1,0 +1,196 @@
+"""Ablation of heads and networks: every combination is trained from several seeds, and all are compared."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from dllm_env.errors import UsageError
+from dllm_env.eval.compare import Entry
+from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
+from dllm_env.eval.metrics import mean
+from dllm_env.eval.runner import finish, play
+from dllm_env.policies.heads import load_head
+from dllm_env.tasks.base import count_problems
+from dllm_env.tasks.load import load_task
+from dllm_env.train.grpo import GRPO, PRESETS, train_grpo
+from dllm_env.train.run import CHECKPOINT
+
+TABLE, PICTURE = "ablation.csv", "ablation.png"
+
+Network = Literal["confidence", "hidden"]
+Training = tuple[str, Network, int, Path]
+"""Head, network, seed and folder."""
+
+
+SHORT = replace(PRESETS["demo"], updates=40, imitation_target=1.1, nfe_budget=1.0, validation_rules=())
+"""The demo's training with fewer updates, because there are 30 of them, and from a longer imitation, without which
+some seeds begin with too little; no budget, because a head of few positions a step cannot be within it."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What ``dllm-env ablate heads`` trains and compares."""
+
+    training: GRPO = SHORT
+    """Settings of every training but for head, network and seed."""
+    heads: tuple[str, ...] = (
+        *("bernoulli", "plackett_luce:k=1", "plackett_luce:k=2", "plackett_luce:k=4"),
+        "dynamic_plackett_luce",
+    )
+    """Heads with their settings."""
+    networks: tuple[Network, ...] = ("confidence", "hidden")
+    """Networks."""
+    seeds: int = 3
+    """Training seeds 1, 2, … of each combination."""
+    problems: int = 1000
+    """Test problems, or as many as there are."""
+
+    def __post_init__(self) -> None:
+        if not (self.heads and self.networks and self.seeds > 0 and self.problems > 0):
+            raise UsageError("an ablation needs heads, networks, and at least one seed and one problem")
+        for head in self.heads:
+            load_head(head)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A combination: figures of its seeds.
+
+    Attributes:
+        accuracy, nfe: one for each seed, in order.
+    """
+
+    head: str
+    network: str
+    accuracy: tuple[float, ...]
+    nfe: tuple[float, ...]
+
+
+def combinations(config: Ablation, folder: Path) -> list[Training]:
+    """Head, network, seed and folder of every training."""
+    return [
+        (head, network, seed, folder / f"{network}-{head.replace(':', '-').replace('=', '')}-{seed}")
+        for network in config.networks
+        for head in config.heads
+        for seed in range(1, config.seeds + 1)
+    ]
+
+
+def run_ablation(config: Ablation, folder: Path, resume: bool = False) -> Path:
+    """Trains all combinations, evaluates them on the same problems, writes a table and a picture.
+
+    Args:
+        config: what to train.
+        folder: gets a run for each training, the results, ``ablation.csv`` and ``ablation.png``.
+        resume: keep trainings that are done, and continue the one that was stopped.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: the folder holds an ablation already.
+    """
+    trainings = combinations(config, folder)
+    if not resume and any(path.exists() for *_, path in trainings):
+        raise UsageError(f"{folder} holds an ablation already; give --resume to continue it, or another --out")
+    training = config.training
+    task = load_task(training.task, training.data, training.allow_code_execution)
+    problems = min(config.problems, count_problems(task, "test") or config.problems)
+    for i, (head, network, seed, path) in enumerate(trainings, 1):
+        print(f"{i}/{len(trainings)}  {network}, {head}, seed {seed}")
+        settings = replace(config.training, head=head, network=network, seed=seed)
+        train_grpo(settings, path, resume and (path / CHECKPOINT).exists())
+    length = training.response_length or task.response_length
+    evaluation = EvaluationConfig(
+        task=config.training.task,
+        data=config.training.data,
+        allow_code_execution=config.training.allow_code_execution,
+        denoiser=config.training.denoiser,
+        block_length=(config.training.block_length or length,),
+        problems=problems,
+        response_length=config.training.response_length,
+        batch_size=config.training.batch_size,
+    )
+    play([Evaluation(evaluation, [str(path) for *_, path in trainings])], folder)
+    lines = summarise(trainings, finish(folder))
+    write_table(lines, folder / TABLE)
+    draw(lines, folder / PICTURE)
+    Console(width=120).print(table(lines))
+    print(f"ablation: {folder / TABLE}, {folder / PICTURE}")
+    return folder
+
+
+def summarise(trainings: Sequence[Training], rows: Sequence[Entry]) -> list[Line]:
+    """One line for each combination."""
+    found = {row.policy: row for row in rows}
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for head, network, _, path in trainings:
+        groups.setdefault((head, network), []).append(found[str(path)])
+    return [
+        Line(head, network, tuple(row.accuracy for row in group), tuple(row.nfe for row in group))
+        for (head, network), group in groups.items()
+    ]
+
+
+def table(lines: Sequence[Line]) -> Table:
+    """The lines for the terminal: means over seeds, and every seed."""
+    shown = Table()
+    for name in ("network", "head", "accuracy", "of each seed", "NFE", "of each seed"):
+        shown.add_column(name, justify="left" if name in ("network", "head") else "right")
+    for line in lines:
+        shown.add_row(
+            line.network,
+            line.head,
+            f"{mean(line.accuracy):.1%}",
+            " ".join(f"{value:.1%}" for value in line.accuracy),
+            f"{mean(line.nfe):.1f}",
+            " ".join(f"{value:.1f}" for value in line.nfe),
+        )
+    return shown
+
+
+def write_table(lines: Sequence[Line], path: Path) -> None:
+    """A row for each training."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["network", "head", "seed", "accuracy", "nfe"])
+        for line in lines:
+            for seed, figures in enumerate(zip(line.accuracy, line.nfe, strict=True), 1):
+                writer.writerow([line.network, line.head, seed, *figures])
+
+
+def draw(lines: Sequence[Line], path: Path) -> None:
+    """Accuracy against NFE: a point for each training, a larger one for the mean, a panel for each network."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    networks = list(dict.fromkeys(line.network for line in lines))
+    heads = list(dict.fromkeys(line.head for line in lines))
+    colours = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#8C6D31")
+    figure = Figure(figsize=(1.2 + 4.6 * len(networks), 4.8), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(networks), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, network in zip(panels, networks, strict=True):
+        for line in (line for line in lines if line.network == network):
+            colour = colours[heads.index(line.head) % len(colours)]
+            panel.scatter(line.nfe, line.accuracy, color=colour, s=18, alpha=0.5)
+            panel.scatter([mean(line.nfe)], [mean(line.accuracy)], color=colour, s=90, marker="*", label=line.head)
+        panel.set_title(f"network: {network}", fontsize=11)
+        panel.set_xlabel("denoiser evaluations per response (NFE)")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("accuracy")
+    panels[0].set_ylim(-0.03, 1.05)
+    panels[0].yaxis.set_major_formatter("{x:.0%}")
+    named: dict[str, Any] = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.savefig(path)

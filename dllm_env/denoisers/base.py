@@ -1,0 +1,446 @@
+"""What the environment needs of a masked diffusion language model, and how one is loaded.
+
+A denoiser reads a batch of partly masked sequences and predicts, for each masked position, a distribution over
+tokens. Only the positions that are asked for get logits, and of these only the few numbers that a policy reads
+are kept: the p largest probabilities, the token, and on request entropy, margin, or hidden states.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dllm_env.errors import LogitsError, UsageError
+from dllm_env.numerics import in_tiles, lowest_argmax
+from dllm_env.random import RowRandom, to_gumbel
+from dllm_env.user_code import digest_of_class
+
+NoiseType = Literal["float64", "float32"]
+NOISE_TYPES: tuple[str, ...] = get_args(NoiseType)
+
+LOGITS_AT_ONCE = 2**25
+"""Logits that exist at a time: positions are looked at in pieces of so many (128 MiB in float32)."""
+
+TILE_LOGITS = 2**21
+"""The same on the processor, where pieces are tiles of one size, which a lone position has to fill, too."""
+
+TILE_POSITIONS = (32, 256)
+"""Positions of such a tile, at least and at most: each tile reads all weights of the head."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Which optional features a prediction carries besides ``token`` and ``confidence``; see ``Prediction``."""
+
+    entropy: bool = False
+    margin: bool = False
+    hidden: bool = False
+    log_probability: bool = False
+    support: bool = False
+
+
+NO_EXTRAS = Extras()
+
+
+@dataclass
+class Prediction:
+    """A denoiser's view of the response positions that it was asked about; zeros everywhere else.
+
+    Attributes:
+        token: (B, L) int64, the token to write if the position is unmasked.
+        confidence: (B, L, p) float32, the p largest probabilities, the mask token excluded, largest first.
+        entropy: (B, L) float32 in nats, or None.
+        margin: (B, L) float32, largest minus second largest probability, or None.
+        hidden: (B, L, d) float32, the denoiser's last hidden states, or None.
+        log_probability: (B, L, V) float32 in nats, −inf at the mask token, or None; large for large vocabularies.
+        support: (B, L) float32, of committed positions: how probable the rest of the response makes the token that
+            stands there (see ``Denoiser.shadow_features``), or None.
+    """
+
+    token: Tensor
+    confidence: Tensor
+    entropy: Tensor | None = None
+    margin: Tensor | None = None
+    hidden: Tensor | None = None
+    log_probability: Tensor | None = None
+    support: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> Prediction:
+        """The chosen rows, as a copy."""
+        return self.map(lambda value: value[rows])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Prediction]) -> Prediction:
+        """All rows of the parts, in order."""
+        columns = zip(*(part.values() for part in parts), strict=True)
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+    def write(self, rows: Tensor, other: Prediction) -> None:
+        """Puts the rows of ``other`` in the places ``rows``."""
+        for mine, theirs in zip(self.values(), other.values(), strict=True):
+            if mine is not None and theirs is not None:
+                mine[rows] = theirs
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Prediction:
+        """A prediction with ``function`` applied to every attribute that is there."""
+        return Prediction(*(None if value is None else function(value) for value in self.values()))  # type: ignore[arg-type]
+
+    def values(self) -> list[Tensor]:
+        """All attributes, in order."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+class PrefixCache:
+    """Keys and values of what stands before the active blocks of B rows, reused while a block lasts.
+
+    Attributes:
+        start: (B,) int64, where in the sequence the row's active block begins; set before every prediction.
+        kept: (B,) int64, up to where keys and values are those of when the row's block began; −1 for nowhere.
+        layers: keys and values (B, heads, S, size) of each layer; none before the first prediction.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.start = torch.zeros(count, dtype=torch.int64, device=device)
+        self.kept = torch.full((count,), -1, device=device)
+        self.layers: list[tuple[Tensor, Tensor]] = []
+
+    def __getitem__(self, rows: Tensor) -> PrefixCache:
+        """The chosen rows, as a copy."""
+        part = PrefixCache(0, self.start.device)
+        part.start, part.kept = self.start[rows], self.kept[rows]
+        part.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
+        return part
+
+    def write(self, rows: Tensor, other: PrefixCache) -> None:
+        """Puts the rows of ``other`` in the places ``rows``."""
+        self.start[rows], self.kept[rows] = other.start, other.kept
+        if other.layers and not self.layers:
+            shapes = [(keys.shape[1:], keys) for keys, _ in other.layers]
+            self.layers = [(k.new_zeros(len(self.kept), *s), k.new_zeros(len(self.kept), *s)) for s, k in shapes]
+        for mine, theirs in zip(self.layers, other.layers, strict=False):
+            for tensor, value in zip(mine, theirs, strict=True):
+                tensor[rows] = value
+
+
+class Denoiser(abc.ABC):
+    """A frozen masked diffusion language model with its tokenizer.
+
+    Subclasses give ``features``, ``head`` and the tokenizer; everything else follows from these.
+
+    Attributes:
+        name: the name or path that ``load_denoiser`` takes.
+        mask_id, eot_id, pad_id: special tokens; ``pad_id`` fills prompts on the left and is never attended to.
+        vocabulary: number of token ids V.
+        hidden_size: width d of the last hidden states.
+        max_length: longest prompt plus response, in tokens.
+        device: where tokens have to be.
+    """
+
+    name: str
+    mask_id: int
+    eot_id: int
+    pad_id: int
+    vocabulary: int
+    hidden_size: int
+    max_length: int
+    device: torch.device
+    pads = True
+    """Whether prompts can be padded: what stands behind padding is then predicted as without it."""
+
+    @abc.abstractmethod
+    def features(self, tokens: Tensor, last: int) -> Tensor:
+        """(B, S) tokens to the (B, last, d) last hidden states of the last so many positions.
+
+        A row depends on its own tokens only.
+        """
+
+    def shadow_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        """``features``, and the same for positions that see a mask in their own place: (B, last, d) each.
+
+        What stands at a position then tells it nothing directly, as in the shadow block of WINO (arXiv 2507.18578):
+        queries of a second stream, which starts from masks, look at the keys and values of all other positions. At
+        masked positions both are equal. One evaluation, of up to twice the work.
+
+        Raises:
+            UsageError: a denoiser that cannot.
+        """
+        raise UsageError(f"denoiser {self.name!r} cannot say how well a token is supported by the others")
+
+    caches_prefix = False
+    """Whether it has ``cached_features``."""
+
+    def cached_features(self, tokens: Tensor, last: int, prefix: PrefixCache) -> Tensor:
+        """``features``, with the cache's keys and values for what stands before each row's active block.
+
+        A row whose block has just begun is evaluated as a whole, and its keys and values are kept; afterwards only
+        what stands from its block on is. That is exact in a block's first step, and approximate in later ones,
+        because what stands before a block does not see what was revealed in it since. Only positions from each
+        row's ``prefix.start`` on are filled in.
+        """
+        raise UsageError(f"denoiser {self.name!r} has no prefix cache")
+
+    @abc.abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """(n, d) hidden states to (n, V) logits."""
+
+    def fingerprint(self) -> str:
+        """A digest of what its predictions follow from, so that results of different weights are told apart.
+
+        Where a subclass does not say, of the file that it stands in.
+        """
+        return digest_of_class(type(self))
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt.
+
+        Raises:
+            UsageError: the text has words that the tokenizer does not know.
+        """
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included."""
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """All tokens that end a text."""
+        return (self.eot_id,)
+
+    def response_text(self, ids: Sequence[int]) -> str:
+        """Text of a response up to its first end-of-text, without special tokens."""
+        ids = list(ids)
+        end = next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))
+        return self.text([i for i in ids[:end] if i not in (self.mask_id, self.pad_id)])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return self.decode(ids)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        tokens: Tensor,
+        needed: Tensor,
+        top: int = 1,
+        temperature: float = 0.0,
+        random: RowRandom | None = None,
+        extras: Extras = NO_EXTRAS,
+        noise: NoiseType = "float64",
+        judged: Tensor | None = None,
+        prefix: PrefixCache | None = None,
+    ) -> Prediction:
+        """Predicts the needed response positions.
+
+        Args:
+            tokens: (B, P+L) int64.
+            needed: (B, L) bool, the response positions to predict; the others stay zero.
+            top: p, how many of the largest probabilities to return.
+            temperature: 0 takes the most probable token; above 0 draws one by Gumbel-max.
+            random: (B,) streams; required, and moved on by L·V numbers a row, if temperature > 0.
+            extras: optional features.
+            noise: precision of Gumbel-max (arXiv 2409.02908 shows that float32 lowers the effective temperature).
+            judged: (B, L) bool, the committed positions whose ``support`` to tell; needs ``extras.support``.
+            prefix: reuse keys and values, see ``cached_features``; only positions of the active block on are right.
+
+        Returns:
+            The prediction. ``confidence`` is that of the model itself, at temperature 1.
+        """
+        batch, length = needed.shape
+        if tokens.shape[0] != batch or tokens.shape[1] < length:
+            raise ValueError(f"tokens {tuple(tokens.shape)} do not fit needed {tuple(needed.shape)}")
+        if extras.support:
+            hidden, shadow = self.shadow_features(tokens, length)
+        elif prefix is not None:
+            hidden = self.cached_features(tokens, length, prefix)
+        else:
+            hidden = self.features(tokens, length)
+        streams, vocabulary = random, self.vocabulary
+        if temperature > 0 and streams is None:
+            raise ValueError("temperature > 0 needs the rows' random streams")
+
+        def logits_at(row: Tensor, position: Tensor) -> Tensor:
+            return self.head(hidden[row, position])
+
+        def noise_at(row: Tensor, position: Tensor) -> Tensor:
+            assert streams is not None
+            return to_gumbel(streams.peek(row, position * vocabulary, vocabulary), noise) * temperature
+
+        draws = noise_at if temperature > 0 else None
+        prediction = read_positions(needed, logits_at, vocabulary, self.mask_id, top, extras, draws, self)
+        if streams is not None and temperature > 0:
+            streams.skip(length * vocabulary)
+        if extras.hidden:
+            prediction.hidden = hidden.float().masked_fill(~needed[..., None], 0)
+        if extras.support:
+            prediction.support = self._support(
+                tokens, shadow, torch.zeros_like(needed) if judged is None else judged
+            )
+        return prediction
+
+    def _support(self, tokens: Tensor, shadow: Tensor, judged: Tensor) -> Tensor:
+        """(B, L) probability of the tokens at the judged positions, 0 elsewhere."""
+        support = torch.zeros(judged.shape, device=judged.device)
+        if not bool(judged.any()):
+            return support
+        row, position = judged.nonzero(as_tuple=True)
+        written = tokens[:, -judged.shape[1] :][row, position]
+
+        def probability(piece: Tensor) -> list[Tensor]:
+            values, log_total = self.log_probability_at(shadow[row[piece], position[piece]], written[piece])
+            return [values.exp(), log_total]
+
+        found, log_total = in_pieces(probability, len(row), self.vocabulary, self, "support", judged.device)
+        refuse_broken(log_total, row)
+        support[row, position] = found
+        return support
+
+    def log_probability_at(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) log-probabilities of the tokens (n,) from hidden states (n, d), and (n,) log-totals of the logits.
+
+        In nats; −inf for the mask token, which is never written.
+        """
+        logits = self.head(hidden).float()
+        logits[:, self.mask_id] = -torch.inf
+        log_total = logits.logsumexp(-1)
+        return logits.gather(1, tokens[:, None])[:, 0] - log_total, log_total
+
+
+At = Callable[[Tensor, Tensor], Tensor]
+"""From rows (n,) and positions (n,) to something of each."""
+
+
+def in_pieces(
+    function: Callable[[Tensor], Sequence[Tensor]],
+    count: int,
+    vocabulary: int,
+    owner: object,
+    key: Hashable,
+    device: torch.device,
+) -> list[Tensor]:
+    """``function`` of n positions, so few at a time that no more than ``LOGITS_AT_ONCE`` logits exist.
+
+    On the processor these are tiles of one size, see ``in_tiles``, whose arguments these are.
+    """
+    if device.type == "cpu":
+        least, most = TILE_POSITIONS
+        size = max(min(max(TILE_LOGITS // vocabulary, least), most, LOGITS_AT_ONCE // vocabulary), 1)
+        return in_tiles(function, count, size, owner, (key, vocabulary), device)
+    pieces = torch.arange(count, device=device).split(max(LOGITS_AT_ONCE // vocabulary, 1))
+    columns = zip(*(function(piece) for piece in pieces), strict=True)
+    return [torch.cat(column) for column in columns]
+
+
+def read_positions(
+    needed: Tensor,
+    logits_at: At,
+    vocabulary: int,
+    mask_id: int,
+    top: int = 1,
+    extras: Extras = NO_EXTRAS,
+    noise_at: At | None = None,
+    owner: object = None,
+) -> Prediction:
+    """``read_logits`` of the needed positions, a piece at a time.
+
+    Args:
+        needed: (B, L) bool.
+        logits_at: gives (n, V).
+        vocabulary: V.
+        mask_id, top, extras: as in ``read_logits``.
+        noise_at: gives (n, V), what is added to the logits to draw tokens; without it they are the most probable.
+        owner: whose logits these are, see ``in_tiles``.
+
+    Returns:
+        A prediction (B, L, …), zeros elsewhere.
+
+    Raises:
+        LogitsError: logits of a needed position that are no numbers.
+    """
+    row, position = needed.nonzero(as_tuple=True)
+    device = needed.device
+
+    optional = {name: getattr(extras, name) for name in ("entropy", "margin", "log_probability")}
+    shown = ["token", "confidence", *(name for name, asked in optional.items() if asked)]
+
+    def read(piece: Tensor) -> list[Tensor]:
+        at = row[piece], position[piece]
+        drawn = None if noise_at is None else noise_at(*at)
+        found, log_total = read_logits(logits_at(*at), mask_id, top, extras, drawn)
+        return [log_total, *(getattr(found, name) for name in shown)]
+
+    key = ("read", top, extras, noise_at is not None)
+    log_total, *values = in_pieces(read, len(row), vocabulary, read if owner is None else owner, key, device)
+    refuse_broken(log_total, row)
+
+    def place(values: Tensor) -> Tensor:
+        out = values.new_zeros((*needed.shape, *values.shape[1:]))
+        out[row, position] = values
+        return out
+
+    return Prediction(**dict(zip(shown, map(place, values), strict=True)))
+
+
+def refuse_broken(log_total: Tensor, row: Tensor) -> None:
+    """Checks the log-totals (n,) of the logits of positions in these rows (n,).
+
+    A total is a number exactly if no logit is NaN or +infinity, and one of a token that can be written is above
+    −infinity.
+
+    Raises:
+        LogitsError: a total that is none.
+    """
+    broken = ~log_total.isfinite()
+    if not bool(broken.any()):
+        return
+    totals = log_total[broken]
+    kinds = (totals.isnan(), "NaN"), (totals == torch.inf, "infinite"), (totals == -torch.inf, "all −infinity")
+    what = " or ".join(name for found, name in kinds if bool(found.any()))
+    raise LogitsError(what, row[broken].unique().tolist())
+
+
+def read_logits(
+    logits: Tensor, mask_id: int, top: int = 1, extras: Extras = NO_EXTRAS, drawn: Tensor | None = None
+) -> tuple[Prediction, Tensor]:
+    """What is known of n positions from their logits.
+
+    Args:
+        logits: (n, V), at temperature 1; the mask token's are overwritten.
+        mask_id: the token that is never written.
+        top: p, how many of the largest probabilities to return.
+        extras: of these entropy, margin and log_probability.
+        drawn: (n, V), noise that is added to the logits to draw the tokens; without it, they are the most probable
+            ones. Of equals the token is the one of lowest id.
+
+    Returns:
+        A prediction with (n, …) instead of (B, L, …), without hidden states and support; and (n,) the log-totals of
+        the logits, for ``refuse_broken``.
+    """
+    logits = logits.float()
+    logits[:, mask_id] = -torch.inf
+    log_total = logits.logsumexp(-1, keepdim=True)
+    largest = logits.topk(max(top, 2 if extras.margin else 1), dim=-1).values
+    probability = (largest - log_total).exp()
+    token = (
+        lowest_argmax(logits, largest[:, :1]) if drawn is None else lowest_argmax(logits.to(drawn.dtype) + drawn)
+    )
+    log_probability = logits - log_total if extras.entropy or extras.log_probability else None
+    found = Prediction(
+        token=token,
+        confidence=probability[:, :top],
+        entropy=_entropy(log_probability) if log_probability is not None and extras.entropy else None,
+        margin=probability[:, 0] - probability[:, 1] if extras.margin else None,
+        log_probability=log_probability if extras.log_probability else None,
+    )
+    return found, log_total[:, 0]
+
+
+def _entropy(log_probability: Tensor) -> Tensor:
+    """(n, V) to (n,) in nats; a token of probability 0 adds nothing."""
+    terms = torch.where(log_probability == -torch.inf, 0.0, log_probability.exp() * log_probability)
+    return -terms.sum(-1)

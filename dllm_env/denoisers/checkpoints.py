@@ -1,0 +1,202 @@
+"""Loads checkpoints in Hugging Face's format: which class of transformers reads them, and what is translated."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options, family_of, transformers
+from dllm_env.errors import UsageError
+
+
+def load_huggingface(place: str, options: Options, name: str = "") -> HuggingFaceDenoiser:
+    """A checkpoint's denoiser.
+
+    Args:
+        place: folder, or name on the Hub.
+        options: how to load and use it.
+        name: how results call it; by default the place.
+
+    Raises:
+        UsageError: nothing there, files that are damaged or do not fit, or a kind of model that cannot be used.
+    """
+    try:
+        raw, _ = transformers.PretrainedConfig.get_config_dict(place, revision=options.revision)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no denoiser {place!r}: {_line(error)}") from None
+    if "model_type" not in raw:
+        raise UsageError(f"{place}: its config.json names no model_type")
+    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    options = replace(options, device=device)
+    try:
+        model = _model(place, raw, options)
+        tokenizer = _tokenizer(place, raw, options)
+    except UsageError:
+        raise
+    except Exception as error:  # transformers raises all kinds of errors for damaged files
+        raise UsageError(f"cannot load the denoiser {place!r}: {_line(error)}") from None
+    return HuggingFaceDenoiser(model, tokenizer, name or place, options, raw)
+
+
+def _line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _model(place: str, raw: Mapping[str, Any], options: Options) -> Any:
+    family = family_of(raw)
+    if family == "diffusion_gemma":
+        raise UsageError(
+            f"{place} is DiffusionGemma, whose canvas has no mask token: positions that are not accepted get new "
+            "random tokens in every step. The dynamics here reveal masks; see docs/models.md"
+        )
+    if family == "llada":
+        return _load(transformers.LlamaForCausalLM, place, options, _llada_config(raw), _LLADA_NAMES)
+    if family == "dream":
+        return _load(transformers.Qwen2ForCausalLM, place, options, _converted(raw, "qwen2"))
+    if family.startswith("a2d-"):
+        config = _converted(raw, family.removeprefix("a2d-"))
+        return _load(transformers.AutoModelForCausalLM, place, options, config)
+    if family not in transformers.CONFIG_MAPPING:
+        return _remote_model(place, raw, options)
+    config = _converted(raw, family)
+    masked = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    kinds = transformers.AutoModelForMaskedLM, transformers.AutoModelForCausalLM
+    if not masked and type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UsageError(f"{place} is of the kind {family!r}, which is no language model that fills in masks")
+    return _load(kinds[0] if masked else kinds[1], place, options, config)
+
+
+def _converted(raw: Mapping[str, Any], family: str) -> Any:
+    """The configuration read as that of a family of transformers."""
+    if family not in transformers.CONFIG_MAPPING:
+        raise UsageError(f"transformers {transformers.__version__} knows no model of the kind {family!r}")
+    kept = {k: v for k, v in raw.items() if k not in ("model_type", "auto_map", "architectures")}
+    return transformers.CONFIG_MAPPING[family].from_dict(kept)
+
+
+_LLADA_NAMES = {
+    r"^model\.transformer\.wte\.": "model.embed_tokens.",
+    r"^model\.transformer\.ln_f\.": "model.norm.",
+    r"^model\.transformer\.ff_out\.": "lm_head.",
+    **{
+        rf"^model\.transformer\.blocks\.(\d+)\.{theirs}\.": rf"model.layers.\1.{ours}."
+        for theirs, ours in (
+            ("attn_norm", "input_layernorm"),
+            ("ff_norm", "post_attention_layernorm"),
+            ("q_proj", "self_attn.q_proj"),
+            ("k_proj", "self_attn.k_proj"),
+            ("v_proj", "self_attn.v_proj"),
+            ("attn_out", "self_attn.o_proj"),
+            ("ff_proj", "mlp.gate_proj"),
+            ("up_proj", "mlp.up_proj"),
+            ("ff_out", "mlp.down_proj"),
+        )
+    },
+}
+"""LLaDA's names of weights, as patterns, to Llama's."""
+
+_LLADA_IS = {
+    **{"block_type": "llama", "layer_norm_type": "rms", "activation_type": "silu", "rope": True, "alibi": False},
+    **{"include_bias": False, "include_qkv_bias": False, "attention_layer_norm": False, "scale_logits": False},
+    **{"input_emb_norm": False, "multi_query_attention": False, "bias_for_layer_norm": False},
+}
+"""What LLaDA's configuration could also say, and Llama cannot do."""
+
+
+def _llada_config(raw: Mapping[str, Any]) -> Any:
+    """LLaDA's configuration as Llama's.
+
+    Raises:
+        UsageError: a field is missing, or a variant that is no Llama.
+    """
+    for name, value in _LLADA_IS.items():
+        if raw.get(name) is not None and raw[name] != value:
+            raise UsageError(f"this LLaDA has {name} = {raw[name]!r}; only {value!r} is supported")
+    try:
+        config: Any = transformers.LlamaConfig(
+            vocab_size=raw.get("embedding_size") or raw["vocab_size"],
+            hidden_size=raw["d_model"],
+            intermediate_size=raw.get("mlp_hidden_size") or raw["mlp_ratio"] * raw["d_model"],
+            num_hidden_layers=raw["n_layers"],
+            num_attention_heads=raw["n_heads"],
+            num_key_value_heads=raw.get("n_kv_heads") or raw["n_heads"],
+            max_position_embeddings=raw["max_sequence_length"],
+            rms_norm_eps=raw["rms_norm_eps"],
+            rope_parameters={"rope_type": "default", "rope_theta": raw["rope_theta"]},
+            tie_word_embeddings=bool(raw.get("weight_tying", False)),
+        )
+    except KeyError as error:
+        raise UsageError(f"LLaDA's config.json has no {error.args[0]}") from None
+    config.mask_token_id = raw.get("mask_token_id")
+    return config
+
+
+def _load(kind: Any, place: str, options: Options, config: Any, names: Mapping[str, str] | None = None) -> Any:
+    """A model of transformers, every weight of it from the checkpoint's safetensors."""
+    dtype: Any = options.dtype
+    if dtype == "auto" and options.device == "cpu" and not options.device_map:
+        dtype = "float32"
+    more: dict[str, Any] = {"key_mapping": dict(names)} if names else {}
+    if options.device_map or options.device != "cpu":
+        more["device_map"] = options.device_map or {"": options.device}
+    model, found = kind.from_pretrained(
+        place,
+        config=config,
+        dtype=dtype,
+        attn_implementation=options.attention,
+        use_safetensors=True,
+        revision=options.revision,
+        output_loading_info=True,
+        **more,
+    )
+    for what in ("missing_keys", "mismatched_keys"):
+        if found.get(what):
+            first = sorted(map(str, found[what]))[0]
+            raise UsageError(f"{place} does not fit its config.json: {what.replace('_', ' ')}, first {first}")
+    return model.eval().requires_grad_(False)
+
+
+def _remote_model(place: str, raw: Mapping[str, Any], options: Options) -> Any:
+    """A model whose code comes with the checkpoint; for users who said that they trust it."""
+    homes = raw.get("auto_map", {})
+    kind = next((k for k in ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel") if k in homes), "")
+    if not kind:
+        raise UsageError(
+            f"{place} is of the kind {family_of(raw)!r}, which neither this package nor transformers knows"
+        )
+    if not options.trust_remote_code:
+        raise UsageError(
+            f"{place} is of the kind {family_of(raw)!r}, which needs the Python code that comes with it; if you "
+            f"trust whoever wrote that, run it with {place}:trust_remote_code=1"
+        )
+    warnings.warn(
+        f"running the Python code of {place}: it can do whatever you can on this machine, and change between "
+        "revisions (pin one with revision=COMMIT)",
+        stacklevel=2,
+    )
+    dtype = "float32" if options.dtype == "auto" and options.device == "cpu" else options.dtype
+    model = getattr(transformers, kind).from_pretrained(
+        place, trust_remote_code=True, dtype=dtype, use_safetensors=True, revision=options.revision
+    )
+    return model.to(options.device).eval().requires_grad_(False)
+
+
+def _tokenizer(place: str, raw: Mapping[str, Any], options: Options) -> Any:
+    if family_of(raw) == "dream":  # published with code of its own, around Qwen2's
+        return transformers.Qwen2Tokenizer.from_pretrained(place, revision=options.revision)
+    native = family_of(raw) in ("llada", *transformers.CONFIG_MAPPING) or family_of(raw).startswith("a2d-")
+    trusted = bool(options.trust_remote_code) and not native
+    if native:
+        # With the checkpoint's own configuration AutoTokenizer would look for its class.
+        return transformers.AutoTokenizer.from_pretrained(place, revision=options.revision, config=_plain(raw))
+    return transformers.AutoTokenizer.from_pretrained(place, revision=options.revision, trust_remote_code=trusted)
+
+
+def _plain(raw: Mapping[str, Any]) -> Any:
+    family = family_of(raw)
+    family = "llama" if family == "llada" else family.removeprefix("a2d-")
+    return transformers.CONFIG_MAPPING[family]()

@@ -1,0 +1,281 @@
+"""Diffusion language models in Hugging Face's format, read by transformers' own classes without remote code.
+
+What can be loaded, by ``load_denoiser``, with a checkpoint's folder or its name on the Hub (``checkpoints.py``):
+
+* LLaDA (arXiv 2502.09992): Llama with full attention; its configuration and names of weights are translated.
+* Dream (arXiv 2508.15487): Qwen2 with full attention, whose position i predicts token i + 1.
+* Autoregressive models that were converted to masked diffusion (``a2d-…``, or any decoder of transformers with a
+  mask token): full attention is switched on.
+* Masked language models (``AutoModelForMaskedLM``): BERT, RoBERTa, ModernBERT, …
+
+Settings stand behind a colon, ``GSAI-ML/LLaDA-8B-Instruct:dtype=bfloat16,chat=1``; see ``Options``. What a model
+claims is tried out when it is loaded: a token must see what stands to its right, and padding must change nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dllm_env.denoisers.base import Denoiser, PrefixCache
+from dllm_env.denoisers.plain_text import PlainText
+from dllm_env.errors import UsageError
+from dllm_env.numerics import digest, in_tiles
+
+try:
+    import transformers as transformers  # for checkpoints.py, too, which needs the same message
+except ImportError:
+    raise UsageError("models in Hugging Face's format need transformers: pip install 'dllm-env[hf]'") from None
+
+from dllm_env.denoisers.backbones import Decoder, backbone, evaluation_mode
+
+PAD = -1
+"""Stands for padding; no token of a vocabulary, because several models pad with their end-of-text."""
+
+SAMPLED = 1024
+"""How many numbers of each weight the fingerprint reads."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a checkpoint is loaded and talked to."""
+
+    dtype: str = "auto"
+    """float32, bfloat16 or float16; auto: float32 on a CPU, the checkpoint's own elsewhere."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto: the first GPU, where there is one."""
+    device_map: str = ""
+    """auto spreads the model over all GPUs (by accelerate)."""
+    attention: str = "sdpa"
+    """transformers' attention implementation: sdpa, eager, flash_attention_2, …"""
+    chat: bool | None = None
+    """Put prompts into the tokenizer's chat template; none: where it has one."""
+    shift: bool | None = None
+    """Position i predicts token i + 1, instead of token i; none: what the family does."""
+    mask: int = -1
+    """Id of the mask token; −1: the checkpoint's."""
+    revision: str = "main"
+    """Branch, tag or commit on the Hub."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with a checkpoint, with all your rights; only for what is not supported
+    without, and only from people whom you trust."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise UsageError(f"unknown dtype {self.dtype!r}; choose auto, float32, bfloat16 or float16")
+        for name in ("chat", "shift"):
+            if getattr(self, name) not in (None, False, True):
+                raise UsageError(f"a denoiser's {name} is true, false or None, got {getattr(self, name)!r}")
+
+
+# -------------------------------------------------------------------------------------------- denoiser
+
+
+class HuggingFaceDenoiser(Denoiser):
+    """A model and its tokenizer as a denoiser.
+
+    Args:
+        model: of transformers, or anything that answers ``input_ids`` with ``logits``.
+        tokenizer: of transformers.
+        name: how results call it.
+        options: of these ``chat``, ``shift`` and ``mask`` count here.
+        raw: the checkpoint's configuration as it was published.
+
+    Raises:
+        UsageError: no mask token or end-of-text is known, or the model attends to the left only.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str = "",
+        options: Options = Options(),
+        raw: Mapping[str, Any] | None = None,
+    ) -> None:
+        config = getattr(model, "config", None)
+        known = dict(raw or {})
+        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.parts = backbone(model)
+        self.name = name or str(getattr(config, "name_or_path", "")) or type(model).__name__
+        self.shift = bool(options.shift) if options.shift is not None else family_of(known, config) == "dream"
+        templated = bool(getattr(tokenizer, "chat_template", None))
+        self.chat = templated if options.chat is None else bool(options.chat)
+        self.pad_id = PAD
+        self.mask_id = _first_id(options.mask, _of(known, config, "mask_token_id"), _id(tokenizer, "mask_token"))
+        if self.mask_id < 0:
+            raise UsageError(
+                f"{self.name}: no mask token is known; say which with {self.name}:mask=ID, in Python with "
+                "options=Options(mask=ID)"
+            )
+        self.eot_id = _first_id(
+            _id(tokenizer, "eos_token"), _of(known, config, "eos_token_id"), _id(tokenizer, "sep_token")
+        )
+        if self.eot_id < 0:
+            raise UsageError(f"{self.name}: its tokenizer has no end-of-text (eos_token or sep_token)")
+        self._ends = _ends(tokenizer, self.eot_id, _of(known, config, "eos_token_id"))
+        self.plain_text = PlainText(tokenizer, (self.mask_id, *self._ends))
+        weight = next(iter(model.parameters()))
+        self.device = weight.device
+        self.vocabulary = int(_of(known, config, "embedding_size") or _of(known, config, "vocab_size") or 0)
+        self.hidden_size = self.parts.hidden_size
+        self.caches_prefix = isinstance(self.parts, Decoder)
+        length = _of({}, config, "max_position_embeddings") or known.get("max_sequence_length") or 2**20
+        self.max_length = int(length) - getattr(self.parts, "_first", 0)
+        with evaluation_mode(model):
+            self._check()
+
+    def features(self, tokens: Tensor, last: int) -> Tensor:
+        if not self.pads and self._real(tokens) is not None:
+            raise UsageError(f"{self.name} cannot pad prompts; give prompts of one length, or one at a time")
+        with evaluation_mode(self.model):
+            if tokens.device.type != "cpu":
+                return self._features(tokens, last)
+            # One at a time: on the processor more at once are hardly faster, and their number would show.
+            return in_tiles(lambda row: (self._features(tokens[row], last),), len(tokens), 1, self, last)[0]
+
+    def _features(self, tokens: Tensor, last: int) -> Tensor:
+        real = self._real(tokens)
+        hidden = self.parts.features(tokens.clamp(min=0), real)
+        return self._cut(hidden.to(tokens.device), last, real)  # spread over devices, it ends on another
+
+    def cached_features(self, tokens: Tensor, last: int, prefix: PrefixCache) -> Tensor:
+        with evaluation_mode(self.model):
+            if tokens.device.type != "cpu":
+                return self._cached_features(tokens, last, prefix)
+            found = []
+            for row in torch.arange(len(tokens)).split(1):
+                own = prefix[row]
+                found.append(self._cached_features(tokens[row], last, own))
+                prefix.write(row, own)
+        return torch.cat(found)
+
+    def _cached_features(self, tokens: Tensor, last: int, prefix: PrefixCache) -> Tensor:
+        assert isinstance(self.parts, Decoder)
+        ids, real = tokens.clamp(min=0), tokens != PAD
+        start = (prefix.start - int(self.shift)).clamp(min=0)
+        out = torch.zeros(
+            len(tokens), tokens.shape[1], self.hidden_size, device=self.device, dtype=self.model.dtype
+        )
+        fresh = prefix.kept != start
+        if fresh.any():
+            rows = fresh.nonzero()[:, 0]
+            out[rows], layers = self.parts.begin(ids[rows], real[rows])
+            begun = PrefixCache(len(rows), tokens.device)
+            begun.start, begun.kept, begun.layers = prefix.start[rows], start[rows], layers
+            prefix.write(rows, begun)
+        if not fresh.all():
+            rows = (~fresh).nonzero()[:, 0]
+            kept = [(keys[rows], values[rows]) for keys, values in prefix.layers]
+            hidden, first = self.parts.go_on(ids[rows], real[rows], start[rows], kept)
+            out[rows, first:] = hidden
+        return self._cut(out, last, real)
+
+    def _real(self, tokens: Tensor) -> Tensor | None:
+        """(B, S) bool: no padding; None where there is none."""
+        real = tokens != PAD
+        return None if bool(real.all()) else real
+
+    def _cut(self, hidden: Tensor, last: int, real: Tensor | None) -> Tensor:
+        """(B, last, d): the hidden states that predict the last positions.
+
+        Shifted, the first token of a text has none before it and is predicted by its own, padded or not.
+        """
+        if not self.shift:
+            return hidden[:, -last:]
+        if last == hidden.shape[1]:
+            return torch.cat((hidden[:, :1], hidden[:, :-1]), 1)
+        before = hidden[:, -last - 1 : -1]
+        if real is None or bool(real[:, -last - 1].all()):
+            return before
+        first = torch.where(real[:, -last - 1, None], before[:, 0], hidden[:, -last])
+        return torch.cat((first[:, None], before[:, 1:]), 1)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        with evaluation_mode(self.model):
+            return self.parts.head(hidden).to(hidden.device)
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Tries out what everything else relies on, on a few tokens."""
+        known = [i for i in range(min(self.vocabulary, 4096)) if i not in (self.mask_id, *self.end_ids)]
+        a, b, c, d = (known[len(known) * k // 5] for k in range(1, 5))
+        first = self.parts.features(torch.tensor([[a, b, c]], device=self.device), None)
+        other = self.parts.features(torch.tensor([[a, b, d]], device=self.device), None)
+        if torch.equal(first[:, 0], other[:, 0]):
+            raise UsageError(
+                f"{self.name} attends to the left only, so it cannot predict masks from what follows them; "
+                f"another attention implementation may help: {self.name}:attention=eager"
+            )
+        self.pads = False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                ids = torch.tensor([[0, 0, a, b, c], [a, b, c, d, a]], device=self.device)
+                real = torch.tensor([[0, 0, 1, 1, 1], [1] * 5], device=self.device).bool()
+                padded = self.parts.features(ids, real)[:1, 2:]
+            except Exception:
+                return
+        scale = first.float().abs().max()
+        self.pads = bool((padded - first).float().abs().max() <= 0.05 * scale)
+
+    def fingerprint(self) -> str:
+        """A digest of a sample of each weight, and of how the model is used."""
+        sample = {}
+        for name, value in self.model.state_dict().items():
+            flat = value.detach().reshape(-1)
+            sample[name] = flat[:: max(len(flat) // SAMPLED, 1)]
+        return digest(sample, repr((self.shift, self.chat, self.mask_id, transformers.__version__)))
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        return self._ends
+
+    def encode(self, text: str) -> list[int]:
+        if self.chat:
+            return self.plain_text.conversation([{"role": "user", "content": text}])
+        return self.plain_text.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids)))
+
+    def text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def family_of(raw: Mapping[str, Any], config: Any = None) -> str:
+    """The kind of model that a configuration names, in small letters."""
+    return str(raw.get("model_type") or getattr(config, "model_type", "")).lower()
+
+
+def _of(raw: Mapping[str, Any], config: Any, name: str) -> Any:
+    value = raw.get(name)
+    return getattr(config, name, None) if value is None else value
+
+
+def _id(tokenizer: Any, name: str) -> Any:
+    """A special token's id; without a warning where there is none."""
+    known = getattr(tokenizer, "special_tokens_map", {})
+    return getattr(tokenizer, f"{name}_id", None) if name in known else None
+
+
+def _first_id(*candidates: Any) -> int:
+    """The first that is an id; −1 for none."""
+    for candidate in candidates:
+        one = candidate[0] if isinstance(candidate, list) and candidate else candidate
+        if isinstance(one, int) and one >= 0:
+            return one
+    return -1
+
+
+def _ends(tokenizer: Any, eot_id: int, listed: Any) -> tuple[int, ...]:
+    """All tokens that end a text: end-of-text, the configuration's, and the known ends of a turn."""
+    ends = {eot_id, *(listed if isinstance(listed, list) else ())}
+    vocabulary = tokenizer.get_vocab()
+    ends |= {vocabulary[word] for word in ("<|endoftext|>", "<|eot_id|>", "<|im_end|>") if word in vocabulary}
+    return tuple(sorted(ends))

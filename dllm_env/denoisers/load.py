@@ -1,0 +1,96 @@
+"""Denoisers by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.denoisers.tiny import TinyDenoiser
+from dllm_env.errors import UsageError
+from dllm_env.specs import read_settings, split, typed
+from dllm_env.user_code import FilePart, file_part, load_from_file, parameters
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def bundled_denoisers() -> list[str]:
+    """Names of the denoisers that come with the package."""
+    return sorted(path.parent.name for path in ASSETS.glob("*/model.safetensors"))
+
+
+def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None = None) -> Denoiser:
+    """A denoiser by bundled name (``tiny``, ``tiny-b``), folder, name on the Hugging Face Hub, or class in a file.
+
+    Settings stand behind a colon, by the grammar of ``specs``: ``tiny:device=cuda:1``, for a checkpoint in Hugging
+    Face's format ``path:dtype=bfloat16,chat=true``; see ``dllm_env.denoisers.huggingface.Options``.
+
+    Args:
+        name: what to load.
+        device: where to; by default the processor, for a checkpoint in Hugging Face's format a GPU if there is one.
+
+    Raises:
+        UsageError: no such name or folder, its files cannot be read, or settings that it does not have.
+    """
+    if isinstance(name, Denoiser):
+        return name
+    text = str(name)
+    if (code := file_part(text)) is not None:
+        return _from_file(code)
+    place, written = split(text, bundled_denoisers())
+    settings = read_settings(written)
+    folder = ASSETS / place if place in bundled_denoisers() else Path(place)
+    if _is_tiny(folder):
+        chosen = typed(settings, {"device": str}, f"denoiser {place!r}").get("device") or device or "cpu"
+        return TinyDenoiser.load(folder, name=text, device=check_device(chosen))
+    if not folder.is_dir() and place.count("/") != 1:
+        known = ", ".join(bundled_denoisers())
+        raise UsageError(
+            f"unknown denoiser {text!r}; choose one of {known}, or give a folder, a name on the Hub, or a class "
+            "in a file: my.py:MyDenoiser"
+        )
+    from dllm_env.denoisers.checkpoints import load_huggingface
+    from dllm_env.denoisers.huggingface import Options
+
+    options = Options(**typed(settings, parameters(Options), "a denoiser"))
+    if device is not None and options.device == "auto":
+        options = replace(options, device=str(device))
+    if options.device != "auto":
+        check_device(options.device)
+    return load_huggingface(place, options, text)
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device, if this machine has it.
+
+    Raises:
+        UsageError: it is none, or not here.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"no device {str(device)!r} here, use cpu or another: {reason}") from None
+    return found
+
+
+def _from_file(code: FilePart) -> Denoiser:
+    made = load_from_file(code, "denoiser", ("predict", "encode", "decode")).value
+    if not isinstance(made, Denoiser):
+        raise UsageError(f"{code.text} is no denoiser: derive its class from dllm_env.Denoiser (docs/extending.md)")
+    made.name = code.text
+    return made
+
+
+def _is_tiny(folder: Path) -> bool:
+    """Whether a folder holds a bundled kind of denoiser; what cannot be told from a checkpoint is taken for one."""
+    if not folder.is_dir():
+        return False
+    try:
+        return "model_type" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True

@@ -1,0 +1,260 @@
+"""The bundled denoiser: a small masked diffusion transformer without time input.
+
+No time input is needed: the number of masks already tells how far generation is (arXiv 2409.02908). Each block is
+pre-norm bidirectional attention with RoPE and normalised queries and keys, then a GELU feed-forward. Before
+attention a depthwise convolution over neighbouring positions is added; without it a model of this size takes
+several times longer to learn to look at the token next to the one that it needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.errors import UsageError
+from dllm_env.numerics import digest, in_tiles, rotate, rotation_angles, rows_at_once
+from dllm_env.tasks.sudoku import BLANK
+from dllm_env.tasks.trace import FILLERS, OPERATIONS
+
+PAD, MASK, END = "<pad>", "<mask>", "<eot>"
+WORDS = (PAD, MASK, END, *"0123456789", *OPERATIONS, *FILLERS, ";", BLANK, *"abcdefghijklmnopqrstuvwx")
+"""The vocabulary of the bundled denoisers: every word of the bundled tasks is one token."""
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Shape of the network."""
+
+    width: int = 128
+    """Model width d."""
+    layers: int = 3
+    """Number of blocks."""
+    heads: int = 4
+    """Attention heads."""
+    feed_forward: int = 256
+    """Width of the feed-forward layer."""
+    convolution: int = 5
+    """Positions that the depthwise convolution sees (odd)."""
+    max_length: int = 128
+    """Longest prompt plus response in tokens."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads, self.feed_forward, self.convolution, self.max_length) < 1:
+            raise UsageError(f"every size of a denoiser must be at least 1, got {self}")
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise UsageError(f"width {self.width} has to be an even multiple of heads {self.heads}")
+
+
+class TinyBlock(nn.Module):
+    """Convolution, attention, feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__()
+        d = config.width
+        self.heads = config.heads
+        self.attention_norm = nn.RMSNorm(d)
+        self.convolution = nn.Conv1d(
+            d, d, config.convolution, padding=config.convolution // 2, groups=d, bias=False
+        )
+        self.query_key_value = nn.Linear(d, 3 * d, bias=False)
+        self.query_norm = nn.RMSNorm(d // config.heads)
+        self.key_norm = nn.RMSNorm(d // config.heads)
+        self.attention_out = nn.Linear(d, d, bias=False)
+        self.feed_forward_norm = nn.RMSNorm(d)
+        self.feed_forward_in = nn.Linear(d, config.feed_forward, bias=False)
+        self.feed_forward_out = nn.Linear(config.feed_forward, d, bias=False)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], real: Tensor, last: int) -> Tensor:
+        """x (B, S, d), rotation of RoPE, real (B, S) bool: not padding; (B, last, d) of the last positions."""
+        h = self.attention_norm(x) * real[..., None]
+        h = h + self.convolution(h.transpose(1, 2)).transpose(1, 2)
+        if last == x.shape[1]:
+            query, key, value = self.query_key_value(h).chunk(3, -1)
+        else:
+            query = F.linear(h[:, -last:], self.query_key_value.weight[: x.shape[-1]])
+            key, value = F.linear(h, self.query_key_value.weight[x.shape[-1] :]).chunk(2, -1)
+        query, key, value = self._heads(query, key, value, rotation)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :])
+        return self._finish(x[:, -last:], mixed)
+
+    def shadow(self, x: Tensor, shadow: Tensor, rotation: tuple[Tensor, Tensor], real: Tensor) -> Tensor:
+        """The second stream after this block, (B, n, d), of the last n positions; x (B, S, d): the first before it.
+
+        A shadow looks at itself in its own place, and at the first stream everywhere else.
+        """
+        n, width = shadow.shape[1:]
+        h = self.attention_norm(x) * real[..., None]
+        own = self.attention_norm(shadow) * real[:, -n:, None]
+        near = self.convolution(h.transpose(1, 2)).transpose(1, 2)
+        center = self.convolution.weight[:, 0, self.convolution.kernel_size[0] // 2]
+        own = own + near[:, -n:] + center * (own - h[:, -n:])
+        key, value = F.linear(h + near, self.query_key_value.weight[width:]).chunk(2, -1)
+        query, own_key, own_value = self.query_key_value(own).chunk(3, -1)
+        query, key, value = self._heads(query, key, value, rotation)
+        _, own_key, own_value = self._heads(own_key, own_key, own_value, rotation)
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        own_scores = (query * own_key).sum(-1, keepdim=True) / query.shape[-1] ** 0.5
+        places = torch.arange(x.shape[1], device=x.device)
+        hidden = ~real[:, None, None, :] | (places[-n:, None] == places)
+        weights = torch.cat([scores.masked_fill(hidden, -torch.inf), own_scores], -1).softmax(-1)
+        return self._finish(shadow, weights[..., :-1] @ value + weights[..., -1:] * own_value)
+
+    def _heads(
+        self, query: Tensor, key: Tensor, value: Tensor, rotation: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, n, d) each to (B, heads, n, d / heads), queries and keys normalised and rotated."""
+        query, key, value = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (query, key, value))
+        return rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation), value
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Adds what attention mixed, (B, heads, n, d / heads), and the feed-forward to x (B, n, d)."""
+        x = x + self.attention_out(mixed.transpose(1, 2).flatten(2))
+        return x + self.feed_forward_out(F.gelu(self.feed_forward_in(self.feed_forward_norm(x))))
+
+
+class TinyTransformer(nn.Module):
+    """The network: (B, S) tokens to features, and features to logits by ``head``."""
+
+    def __init__(self, config: TinyConfig, vocabulary: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocabulary, config.width)
+        self.blocks = nn.ModuleList(TinyBlock(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width)
+        self.head = nn.Linear(config.width, vocabulary, bias=False)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draws the weights: outputs of the residual branches and the head start at zero."""
+        for name, parameter in self.named_parameters():
+            if "norm" in name:
+                parameter.fill_(1.0)
+            elif name.endswith(("attention_out.weight", "feed_forward_out.weight", "head.weight")):
+                parameter.zero_()
+            else:
+                fan_in = 1 if name.startswith("embedding") else parameter[0].numel()
+                parameter.normal_(0.0, fan_in**-0.5, generator=generator)
+
+    def forward(self, tokens: Tensor, pad_id: int, last: int = 0) -> Tensor:
+        """(B, S) tokens to (B, last, d) features of the last positions; 0 takes all.
+
+        Other positions give the last block keys and values only.
+        """
+        config = self.config
+        length = tokens.shape[1]
+        real = tokens != pad_id
+        rotation = rotation_angles(length, config.width // config.heads, tokens.device)
+        x = self.embedding(tokens) * real[..., None]
+        for block in self.blocks[:-1]:
+            x = block(x, rotation, real, length)
+        x = self.blocks[-1](x, rotation, real, last or length)
+        return self.norm(x)
+
+    def shadow(self, tokens: Tensor, pad_id: int, mask_id: int, last: int) -> tuple[Tensor, Tensor]:
+        """Features of the last positions and of their shadows, (B, last, d) each.
+
+        See ``Denoiser.shadow_features``.
+        """
+        config = self.config
+        real = tokens != pad_id
+        rotation = rotation_angles(tokens.shape[1], config.width // config.heads, tokens.device)
+        x = self.embedding(tokens) * real[..., None]
+        shadow = self.embedding.weight[mask_id].expand(len(tokens), last, -1)
+        for i, block in enumerate(self.blocks, 1):
+            kept = last if i == len(self.blocks) else tokens.shape[1]
+            assert isinstance(block, TinyBlock)
+            x, shadow = block(x, rotation, real, kept), block.shadow(x, shadow, rotation, real)
+        return self.norm(x), self.norm(shadow)
+
+
+class TinyDenoiser(Denoiser):
+    """The bundled transformer behind the ``Denoiser`` interface, saved as safetensors and JSON.
+
+    Args:
+        network: the transformer.
+        words: the vocabulary, one word a token; it has to hold the three special tokens.
+        name: how the denoiser is called in results.
+    """
+
+    def __init__(self, network: TinyTransformer, words: Sequence[str] = WORDS, name: str = "tiny") -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.name = name
+        self.words = tuple(words)
+        self._ids = {word: i for i, word in enumerate(self.words)}
+        self.pad_id, self.mask_id, self.eot_id = (self._ids[word] for word in (PAD, MASK, END))
+        self.vocabulary = len(self.words)
+        self.hidden_size = network.config.width
+        self.max_length = network.config.max_length
+        self.device = network.head.weight.device
+
+    def features(self, tokens: Tensor, last: int) -> Tensor:
+        return self._by_rows(lambda some: (self.network(some, self.pad_id, last),), tokens, last, "features")[0]
+
+    def shadow_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        def both(some: Tensor) -> tuple[Tensor, Tensor]:
+            return self.network.shadow(some, self.pad_id, self.mask_id, last)
+
+        x, shadow = self._by_rows(both, tokens, last, "shadow")
+        return x, shadow
+
+    def _by_rows(
+        self, function: Callable[[Tensor], Sequence[Tensor]], tokens: Tensor, last: int, what: str
+    ) -> Sequence[Tensor]:
+        """A function of tokens (B, S); on the processor in tiles."""
+        if tokens.device.type != "cpu":
+            return function(tokens)
+        count, length = tokens.shape
+        size = rows_at_once(length, self.hidden_size)
+        return in_tiles(lambda rows: function(tokens[rows]), count, size, self, (what, length, last))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.network.head(hidden)
+
+    def fingerprint(self) -> str:
+        about = json.dumps([asdict(self.network.config), self.words])
+        return digest(self.network.state_dict(), about)
+
+    def encode(self, text: str) -> list[int]:
+        # Text is text: what looks like a special token is a word that it does not know.
+        unknown = [word for word in text.split() if word not in self._ids or word in (PAD, MASK, END)]
+        if unknown:
+            raise UsageError(f"denoiser {self.name!r} does not know the word {unknown[0]!r} of the prompt")
+        return [self._ids[word] for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self.words[int(i)] for i in ids)
+
+    def save(self, folder: Path) -> None:
+        """Writes ``model.safetensors`` and ``config.json``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"network": asdict(self.network.config), "words": list(self.words)}
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        save_file(self.network.state_dict(), folder / "model.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path, name: str | None = None, device: str | torch.device = "cpu") -> TinyDenoiser:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            UsageError: a file is missing, damaged, or does not fit the network.
+        """
+        for file in ("config.json", "model.safetensors"):
+            if not (folder / file).is_file():
+                raise UsageError(f"no denoiser in {folder}: {file} is missing")
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            network = TinyTransformer(TinyConfig(**config["network"]), len(config["words"]))
+            network.load_state_dict(load_file(folder / "model.safetensors"))
+            return cls(network.to(device), config["words"], name or str(folder))
+        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"cannot load the denoiser in {folder}: {reason}") from None

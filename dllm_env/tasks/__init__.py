@@ -1,0 +1,1 @@
+"""Where prompts come from, and when a response to one is right."""

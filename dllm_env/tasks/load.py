@@ -1,0 +1,79 @@
+"""Tasks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dllm_env.errors import UsageError
+from dllm_env.grading.sandbox import find_sandbox
+from dllm_env.specs import literal, load, read_settings, several, split, typed
+from dllm_env.tasks.base import Task
+from dllm_env.tasks.benchmarks import BENCHMARKS, NOT_ALLOWED
+from dllm_env.tasks.mixture import Mixture
+from dllm_env.tasks.reasoning_gym import ReasoningGym
+from dllm_env.tasks.sudoku import Sudoku
+from dllm_env.tasks.trace import Trace
+from dllm_env.user_code import file_part, load_from_file, parameters
+
+TASKS: dict[str, Callable[..., Task]] = {"trace": Trace, "sudoku": Sudoku}
+"""Tasks by name; ``load_task`` gives the settings after the colon as keyword arguments."""
+
+
+NAMES = (*TASKS, *BENCHMARKS, "reasoning-gym")
+"""What a task's name may be."""
+
+
+def load_task(task: str | Task, data: str = "", allow_code_execution: bool = False) -> Task:
+    """A task by name, or a mixture of several with ``+`` between them: ``gsm8k+math``.
+
+    Names are by the grammar of ``specs``: ``trace``, ``trace:chains=4``, ``gsm8k:shots=4``, ``my.py:MyTask``. Data
+    sets of reasoning-gym are ``reasoning-gym:NAME`` or ``reasoning-gym:NAME,setting=value``.
+
+    Args:
+        task: the name, or a task, which is returned as it is.
+        data: file or folder with the benchmark's problems; without it, they come from the Hub.
+        allow_code_execution: let tasks that are judged by running programs do so.
+
+    Raises:
+        UsageError: no such task or setting, or one that runs programs and may not, or cannot.
+    """
+    if not isinstance(task, str):
+        return task
+    names = several(task, NAMES)
+    if len(names) == 1:
+        return _one(names[0], data, allow_code_execution)
+    taking = [part for part in names if _takes_data(part)] or names
+    return Mixture(tuple(_one(part, data if part in taking else "", allow_code_execution) for part in names))
+
+
+def _one(task: str, data: str, allow_code_execution: bool) -> Task:
+    """A task that is no mixture."""
+    if data and not _takes_data(task):
+        raise UsageError(f"task {task!r} makes its own problems, so that it takes no data")
+    if (place := file_part(task)) is not None:
+        made = load_from_file(place, "task", ("problem", "score", "name", "prompt_length", "response_length")).value
+        if getattr(made, "runs_code", False) and allow_code_execution is not True:
+            raise UsageError(NOT_ALLOWED.format(task))
+        return made
+    name, written = split(task, NAMES)
+    if name not in BENCHMARKS and name != "reasoning-gym":
+        if name not in TASKS:
+            known = ", ".join([*TASKS, *BENCHMARKS, "reasoning-gym:NAME"])
+            raise UsageError(f"unknown task {name!r}; choose one of {known}, or a class in a file: my.py:MyTask")
+        return load(task, TASKS, "task")
+    settings = read_settings(written)
+    if name == "reasoning-gym":
+        dataset = settings.pop("", "") or settings.pop("dataset", "")
+        return ReasoningGym(dataset, tuple((key, literal(value)) for key, value in settings.items()))
+    kinds = {key: kind for key, kind in parameters(BENCHMARKS[name]).items() if key != "allow_code_execution"}
+    values = typed(settings, kinds, f"task {name!r}") | ({"data": data} if data else {})
+    if BENCHMARKS[name].runs_code:
+        if allow_code_execution is not True:
+            raise UsageError(NOT_ALLOWED.format(name))
+        find_sandbox()
+        values["allow_code_execution"] = True
+    return BENCHMARKS[name](**values)
+
+
+def _takes_data(task: str) -> bool:
+    return task.partition(":")[0] in BENCHMARKS

@@ -1,0 +1,98 @@
+"""Plays evaluations in pieces, in one process or several, so that little is lost when they are stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import torch
+
+from dllm_env.denoisers.tiny import TinyDenoiser
+from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, OnProgress, Place, label, prepare
+from dllm_env.eval.results import Outcome, Setting
+
+PIECE = 4
+"""Batches of a piece: what an interruption loses at most."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some problems of a job; ``evaluation`` and ``job`` are positions in their lists."""
+
+    evaluation: int
+    job: int
+    places: tuple[Place, ...]
+
+
+def pieces(evaluations: Sequence[Evaluation], done: Container[tuple[str, Place]]) -> list[Piece]:
+    """What is left to play, in pieces."""
+    left = []
+    for e, evaluation in enumerate(evaluations):
+        size = PIECE * evaluation.config.batch_size
+        for j, job in enumerate(evaluation.jobs):
+            places = evaluation.missing(job, done)
+            left += [Piece(e, j, tuple(places[i : i + size])) for i in range(0, len(places), size)]
+    return left
+
+
+def default_workers(evaluations: Sequence[Evaluation]) -> int:
+    """Processes that keep all cores busy: small models gain nothing from more than two threads each.
+
+    One where a denoiser is not a bundled one, of which every process would have its own.
+    """
+    small = all(isinstance(evaluation.denoiser, TinyDenoiser) for evaluation in evaluations)
+    return max(1, (os.cpu_count() or 1) // 2) if small else 1
+
+
+def play_pieces(
+    evaluations: Sequence[Evaluation],
+    todo: Sequence[Piece],
+    workers: int = 1,
+    on_progress: OnProgress | None = None,
+) -> Iterator[tuple[Setting, list[Outcome]]]:
+    """Plays pieces, in this process or in several; each comes as soon as it is there.
+
+    Args:
+        evaluations: to which the pieces belong.
+        todo: the pieces.
+        workers: processes; each has two threads where there are several.
+        on_progress: told after every round, or with several processes after every piece.
+    """
+    if min(workers, len(todo)) <= 1:
+        for piece in todo:
+            evaluation = evaluations[piece.evaluation]
+            job = evaluation.jobs[piece.job]
+            yield job.setting, evaluation.play(job, piece.places, on_progress)
+        return
+    plans = [(evaluation.config, [job.policy.name for job in evaluation.jobs]) for evaluation in evaluations]
+    plans = [(config, list(dict.fromkeys(names))) for config, names in plans]
+    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), _prepare, (plans,)) as pool:
+        running = {pool.submit(_play_there, piece) for piece in todo}
+        try:
+            while running:
+                ready, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ready:
+                    setting, outcomes = future.result()
+                    if on_progress is not None:
+                        on_progress(label(setting), len(outcomes))
+                    yield setting, outcomes
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_prepared: list[Evaluation] = []
+
+
+def _prepare(plans: list[tuple[EvaluationConfig, list[str]]]) -> None:
+    """In a worker: makes the evaluations anew, from their texts."""
+    torch.set_num_threads(2)
+    _prepared[:] = prepare(plans)
+
+
+def _play_there(piece: Piece) -> tuple[Setting, list[Outcome]]:
+    evaluation = _prepared[piece.evaluation]
+    job = evaluation.jobs[piece.job]
+    return job.setting, evaluation.play(job, piece.places)

@@ -1,0 +1,115 @@
+"""Plays evaluations into a folder, with a progress bar, and shows what the folder then holds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from dllm_env.eval.compare import (
+    Entry,
+    area_table,
+    by_condition,
+    comparison_table,
+    comparisons,
+    condition_titles,
+    pareto_areas,
+    pool,
+    short_name,
+    table,
+)
+from dllm_env.eval.evaluate import Evaluation
+from dllm_env.eval.parallel import pieces, play_pieces
+from dllm_env.eval.results import PROBLEMS, append, check_versions, read, write_tables
+from dllm_env.pareto import plot_pareto
+
+PARETO_PICTURE = "front.png"
+
+
+def play(evaluations: Sequence[Evaluation], folder: Path, workers: int = 1) -> None:
+    """Plays what the folder does not have yet, with a progress bar; every piece is written as soon as it is there.
+
+    Raises:
+        UsageError: the folder's results are from other versions, or other data, of what is to be played.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    there = read([folder]) if (folder / PROBLEMS).exists() else []
+    check_versions([r.setting for r in there] + [job.setting for e in evaluations for job in e.jobs])
+    for result in there:
+        for evaluation in evaluations:
+            evaluation.check_same_problems(result)
+    done = {(result.setting.key, (o.index, o.sample)) for result in there for o in result.outcomes}
+    todo = pieces(evaluations, done)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        shown = bar.add_task("", total=sum(len(piece.places) for piece in todo))
+
+        def report(label: str, more: int) -> None:
+            bar.update(shown, description=label, advance=more)
+
+        for setting, outcomes in play_pieces(evaluations, todo, workers, report):
+            append(folder, setting, outcomes)
+
+
+def finish(folder: Path, baseline: str = "") -> list[Entry]:
+    """Writes all files that follow from a folder's results, prints the tables, and returns the entries."""
+    results = read([folder])
+    entries = pool(results)
+    pairs = comparisons(entries, baseline)
+    write_tables(folder, results)
+    save_pareto_plot(entries, folder / PARETO_PICTURE, title(entries))
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(table(entries))
+    if pairs:
+        console.print(comparison_table(pairs))
+    if len(entries) > 1:
+        console.print(area_table(pareto_areas(entries)))
+    print(f"results: {folder} (results.json, results.csv, problems.jsonl, {PARETO_PICTURE})")
+    return entries
+
+
+def save_pareto_plot(entries: Sequence[Entry], path: Path, title: str = "") -> None:
+    """Draws accuracy against NFE with the Pareto fronts of heuristics and of learned policies into a PNG file.
+
+    Args:
+        entries: from ``pool``; one panel for each condition among them.
+        path: the file to write.
+        title: above everything.
+    """
+    groups = by_condition(entries)
+    panels = {
+        name: [entry.point for entry in group] for name, group in zip(condition_titles(groups), groups, strict=True)
+    }
+    plot_pareto(panels, title).savefig(path)
+
+
+def title(entries: Sequence[Entry]) -> str:
+    """What the entries are about, for the picture."""
+    settings = [entry.setting for entry in entries]
+
+    def said(name: str) -> str:
+        return " or ".join(dict.fromkeys(short_name(str(getattr(setting, name))) for setting in settings))
+
+    counts = sorted({entry.figures.problems // entry.seeds for entry in entries})
+    seeds = max(entry.seeds for entry in entries)
+    problems = " or ".join(f"{count:,}" for count in counts)
+    return (
+        f"task {said('task')}, denoiser {said('denoiser')}, {said('response_length')} tokens, "
+        f"{problems} {said('split')} problems{f' for each of {seeds} seeds' if seeds > 1 else ''}"
+    )

@@ -67,14 +67,22 @@ class Owner:
     """Somebody whose function it is."""
 
 
+def added_up(x: Tensor) -> Tensor:
+    """(n, d) to (n, 1), one column after the other."""
+    total = torch.zeros(len(x))
+    for column in x.unbind(-1):
+        total = total + column
+    return total[:, None]
+
+
 def by_number(x: Tensor) -> Tensor:
     """Adds up in another order the more rows there are, as kernels do."""
-    return x.roll(len(x) % 5, 1).cumsum(1)[:, -1:]
+    return added_up(x.roll(7 * (len(x) % 5), 1))
 
 
 def by_place(x: Tensor) -> Tensor:
     """Adds up in another order at each place of a tile."""
-    return torch.stack([row.roll(i % 5).cumsum(0)[-1:] for i, row in enumerate(x)])
+    return added_up(torch.stack([row.roll(7 * (i % 5)) for i, row in enumerate(x)]))
 
 
 @pytest.mark.parametrize("kernel", [by_number, by_place])

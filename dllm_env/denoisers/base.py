@@ -74,12 +74,6 @@ class Prediction:
         """The chosen rows, as a copy."""
         return self.map(lambda value: value[rows])
 
-    @classmethod
-    def concatenate(cls, parts: Sequence[Prediction]) -> Prediction:
-        """All rows of the parts, in order."""
-        columns = zip(*(part.values() for part in parts), strict=True)
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
-
     def write(self, rows: Tensor, other: Prediction) -> None:
         """Puts the rows of ``other`` in the places ``rows``."""
         for mine, theirs in zip(self.values(), other.values(), strict=True):
@@ -90,7 +84,7 @@ class Prediction:
         """A prediction with ``function`` applied to every attribute that is there."""
         return Prediction(*(None if value is None else function(value) for value in self.values()))  # type: ignore[arg-type]
 
-    def values(self) -> list[Tensor]:
+    def values(self) -> list[Tensor | None]:
         """All attributes, in order."""
         return [getattr(self, field.name) for field in fields(self)]
 

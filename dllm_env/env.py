@@ -23,7 +23,7 @@ from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Context, Dynamics, Rules, State, View
 from dllm_env.errors import UsageError
 from dllm_env.rendering import Drawing, as_picture, as_text
-from dllm_env.rewards import load_reward
+from dllm_env.rewards import Cost, Outcomes, Reward, load_rewards
 from dllm_env.tasks.base import SPLITS, Problem, Split, Task, count_problems
 from dllm_env.tasks.load import load_task
 from dllm_env.tasks.mixture import Mixture
@@ -62,9 +62,13 @@ class EnvConfig(Rules):
     seed: int = 0
     """Which family of problems; the index of a problem is drawn within it."""
     alpha: float = 0.1
-    """Weight of speed in the reward."""
-    reward: str = "multiplicative"
-    """multiplicative or additive."""
+    """Weight of speed in the rewards that are given by name."""
+    reward: str | Reward | Sequence[str | Reward] = "multiplicative"
+    """multiplicative, additive, a function, one in a file (see ``rewards``), or several of these."""
+    reward_weights: Sequence[float] = ()
+    """A weight for each reward; without any, all count 1."""
+    cost: Cost = "nfe"
+    """What rewards by name count: denoiser evaluations (nfe), or steps."""
     context: Context = "full"
     """What is observed and acted upon: the whole response (full) or its active block (block)."""
     top: int = 1
@@ -126,7 +130,7 @@ def prompt_width(denoiser: Denoiser, task: Task, split: Split = "train", samples
 
 
 @dataclass
-class Verdict:
+class StepResult:
     """Which rows an action has ended, and what they earned.
 
     Attributes:
@@ -160,7 +164,7 @@ class Game:
         self.task = load_task(config.task, config.data, config.allow_code_execution)
         if not isinstance(self.task, Task):
             raise UsageError(f"{config.task!r} is not a task; give a name or an object with problem and score")
-        self.reward = load_reward(config.reward, config.alpha)
+        self.rewards = load_rewards(config.reward, config.reward_weights, config.alpha, config.cost)
         self.rules = Rules.of(config).resolve(self.task.response_length)
         self.view = View(config.context, int(config.top), Extras(**dict.fromkeys(config.extras, True)))
         self.denoiser = load_denoiser(config.denoiser)
@@ -220,7 +224,7 @@ class Game:
         unmask = torch.from_numpy(array.reshape(rows, -1).astype(bool))
         return unmask.to(self.denoiser.device)
 
-    def judge(self, state: State, episodes: Sequence[Episode]) -> Verdict:
+    def judge(self, state: State, episodes: Sequence[Episode]) -> StepResult:
         """Looks at rows just after an action."""
         terminated, truncated = self.dynamics.terminated(state), self.dynamics.truncated(state)
         infos = self.infos(state, episodes)
@@ -230,12 +234,15 @@ class Game:
             text = self.denoiser.response_text(self.dynamics.responses(state)[row].tolist())
             correct = self.task.score(episodes[row].problem, text) if terminated[row] else 0.0
             # One row at a time: a vectorised power differs in the last bit from that of a single number.
-            reward = self.reward(
-                torch.tensor([correct]), state.nfe[row : row + 1].cpu(), self.rules.response_length
-            )
-            rewards[row] = reward.item()
-            ended[row] = {**infos[row], "correct": float(correct), "is_success": correct == 1.0, "response": text}
-        return Verdict(terminated.cpu().numpy(), truncated.cpu().numpy(), rewards, ended)
+            one = slice(row, row + 1)
+            nfe, steps, length = state.nfe[one].cpu(), state.step[one].cpu(), self.rules.response_length
+            known = Outcomes([episodes[row].problem], [text], torch.tensor([float(correct)]), nfe, steps, length)
+            earned = self.rewards(known)
+            rewards[row] = earned.total.item()
+            each = {f"rewards/{name}": values.item() for name, values in earned.parts.items()}
+            about = {"correct": float(correct), "is_success": correct == 1.0, "response": text}
+            ended[row] = {**infos[row], **about, **each}
+        return StepResult(terminated.cpu().numpy(), truncated.cpu().numpy(), rewards, ended)
 
     def infos(self, state: State, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
         """Per row: steps taken, denoiser evaluations, positions asked for in vain, index of the problem."""
@@ -320,7 +327,7 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
     (W·d,) float32. Features are 0 where nothing is masked.
     Action: (W,), 1 to unmask. Positions that are not selectable are ignored and counted.
     Reward: at the end only. Info: ``nfe``, ``step``, ``ignored``, ``problem``; at the end ``correct``,
-    ``is_success``, ``response``.
+    ``is_success``, ``response``, and ``rewards/NAME`` of each reward.
 
     Args:
         config: all settings; None for the defaults.
@@ -362,16 +369,16 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
             raise gymnasium.error.ResetNeeded("the episode is over; call reset first")
         game, state, episodes = self.game, self._state, [self._episode]
         game.dynamics.apply(state, game.actions(action, 1))
-        verdict = game.judge(state, episodes)
-        terminated, truncated = bool(verdict.terminated[0]), bool(verdict.truncated[0])
+        result = game.judge(state, episodes)
+        terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         self._ended = terminated or truncated
         seen = state[torch.arange(1, device=state.step.device)] if truncated else state
         if not terminated:
             game.dynamics.predict(seen)
         if self.render_mode == "human":
             self.render()
-        info = verdict.infos[0] if self._ended else game.infos(state, episodes)[0]
-        return self._observation(seen), float(verdict.rewards[0]), terminated, truncated, info
+        info = result.infos[0] if self._ended else game.infos(state, episodes)[0]
+        return self._observation(seen), float(result.rewards[0]), terminated, truncated, info
 
     def _observation(self, state: State) -> Arrays:
         return {name: values[0].copy() for name, values in self.game.observe(state).items()}

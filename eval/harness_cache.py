@@ -41,8 +41,9 @@ def claim(cache: Cache, model: Mapping[str, str]) -> None:
             "this cache has results of another model, or of an older version; give another --use_cache, or remove "
             "its file"
         )
-    for name in sorted({*model, *(known or {})}) if known is not None else ():
-        mine, theirs = model.get(name), known.get(name)
+    written = model if known is None else known
+    for name in sorted({*model, *written}):
+        mine, theirs = model.get(name), written.get(name)
         if mine != theirs:
             raise UsageError(
                 f"this cache has results of another {name} ({theirs}, now {mine}); give another --use_cache, or "

@@ -323,7 +323,7 @@ def pareto_area_interval(
         return pareto_area(list(points), low, high)
 
     count = scores.shape[1]
-    areas = [area(generator.integers(count, size=count)) for _ in range(resamples)]
+    areas = [area(np.asarray(generator.integers(count, size=count))) for _ in range(resamples)]
     below, above = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
     seen = area(np.arange(correct.shape[1]))
     return min(float(below), seen), max(float(above), seen)

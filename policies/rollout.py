@@ -12,17 +12,46 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers.base import Denoiser
+from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.dynamics import Dynamics, Observation, Rules, State, View, padded_length
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
+from dllm_env.rewards import Outcomes
 from dllm_env.tasks.base import Problem, Task
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is kept of an observation when steps are recorded: what the policy that learns reads, and no more.
+
+    Attributes:
+        top: how many of the largest probabilities.
+        extras: which optional features.
+    """
+
+    top: int
+    extras: Extras
+
+    def keep(self, seen: Observation, hidden: torch.dtype) -> Observation:
+        """A copy, because the state is written in place, without memory; hidden states in the denoiser's precision.
+
+        They come from it in that precision, so that nothing is lost.
+        """
+        unread: dict[str, Any] = {name: None for name in _OPTIONAL if not getattr(self.extras, name)}
+        part = replace(seen, confidence=seen.confidence[..., : self.top], memory={}, **unread)
+        if part.hidden is not None:
+            part.hidden = part.hidden.to(hidden)
+        return part[torch.ones_like(seen.step, dtype=torch.bool)]
+
+
+_OPTIONAL = [field.name for field in fields(Extras)]
 
 
 @dataclass
@@ -82,7 +111,7 @@ def rollout(
     *,
     batch_size: int = 128,
     prompt_length: int = 0,
-    record: bool = False,
+    record: bool | Recording = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Rollout:
     """Generates a response to each prompt.
@@ -95,7 +124,7 @@ def rollout(
         seeds: N seeds; a row's random numbers follow from its own.
         batch_size: rows generated at a time.
         prompt_length: pad prompts to at least this length.
-        record: return the trajectories, for training.
+        record: return the trajectories, for training, with what the policy reads or what a ``Recording`` says.
         on_progress: told the number of finished rows after each round that finished some.
 
     Raises:
@@ -106,7 +135,13 @@ def rollout(
     began = time.perf_counter()
     rules, view = rules.resolve(), View(policy.context, policy.top, policy.extras)
     result = _empty_result(len(prompts), rules, denoiser)
-    recorded: list[_Step] | None = [] if record else None
+    recording = record if isinstance(record, Recording) else Recording(policy.top, policy.extras)
+    steps: list[_Step] = []
+
+    def keep(rows: Tensor, observation: Observation, decision: Decision) -> None:
+        if record:
+            steps.append((rows, recording.keep(observation, denoiser.dtype), replace(decision, memory={})))
+
     done = 0
 
     def told(more: int) -> None:
@@ -121,11 +156,11 @@ def rollout(
         groups.setdefault(width, []).append(row)
     for width in sorted(groups, reverse=True):  # what does not fit fails first
         slots = _Slots(Dynamics(denoiser, rules, width, view), prompts, seeds, groups[width], batch_size)
-        _play(slots, policy, result, recorded, told)
+        _play(slots, policy, result, keep, told)
 
     result.seconds = time.perf_counter() - began
-    if recorded is not None:
-        result.trajectories = _join(recorded)
+    if record:
+        result.trajectories = _join(steps)
     return result
 
 
@@ -134,7 +169,11 @@ _Step = tuple[Tensor, Observation, Decision]
 
 
 def _play(
-    slots: _Slots, policy: Policy, result: Rollout, recorded: list[_Step] | None, told: Callable[[int], None]
+    slots: _Slots,
+    policy: Policy,
+    result: Rollout,
+    keep: Callable[[Tensor, Observation, Decision], None],
+    told: Callable[[int], None],
 ) -> None:
     """Plays all rows of a group, until no slot is left."""
     dynamics = slots.dynamics
@@ -145,10 +184,7 @@ def _play(
         observation.memory = slots.memory
         decision = policy.act(observation, slots.random)
         slots.memory = decision.memory
-        if recorded is not None:
-            everything = torch.ones_like(slots.rows, dtype=torch.bool)
-            seen = replace(observation, memory={})[everything]  # a copy: the state is written in place
-            recorded.append((slots.rows, seen, replace(decision, memory={})))
+        keep(slots.rows, observation, decision)
         dynamics.apply(state, decision.unmask, decision.remask)
 
         ended = dynamics.terminated(state) | dynamics.truncated(state)
@@ -278,6 +314,12 @@ class Attempt:
     texts: list[str]
     correct: Tensor
 
+    def outcomes(self, problems: Sequence[Problem]) -> Outcomes:
+        """What rewards may ask for of these rows, which are those of the problems."""
+        played = self.rollout
+        length = played.responses.shape[1]
+        return Outcomes(problems, self.texts, self.correct, played.nfe, played.steps, length)
+
 
 def attempt(
     denoiser: Denoiser,
@@ -288,7 +330,7 @@ def attempt(
     seeds: Sequence[int],
     *,
     batch_size: int = 128,
-    record: bool = False,
+    record: bool | Recording = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Attempt:
     """Generates a response to each problem and scores it. Arguments as in ``rollout``."""

@@ -158,11 +158,15 @@ def test_broken_logits_in_plugins_and_likelihoods(value, what) -> None:
 
 
 def test_a_token_that_is_ruled_out_is_no_broken_one() -> None:
-    table = favouring([3, 3, 3, 3])
-    table[:, 0] = -torch.inf
-    assert rollout(Scripted(table), load_policy("entropy:2"), Rules(4, 4), [[]], [0]).responses.tolist() == [
-        [3] * 4
-    ]
+    class RulesOut(Scripted):
+        def head(self, hidden: Tensor) -> Tensor:
+            logits = super().head(hidden)
+            logits[:, 0] = -torch.inf
+            return logits
+
+    denoiser = RulesOut(favouring([3, 3, 3, 3]))
+    result = rollout(denoiser, load_policy("entropy:2"), Rules(4, 4), [[]], [0])
+    assert result.responses.tolist() == [[3] * 4]
 
 
 # --------------------------------------------------------------------------- prompts without tokens, padding

@@ -221,6 +221,8 @@ class UnmaskPolicy(ActorCriticPolicy):
             masked_total=masked.sum(-1),
             step=(progress * positions).round().long(),
             hidden=None if hidden is None else hidden.float().view(batch, positions, -1),
+            entropy=obs["entropy"].float() if "entropy" in obs else None,
+            margin=obs["margin"].float() if "margin" in obs else None,
         )
 
     def learned(self, head: Head | None = None, context: Context = "full") -> LearnedPolicy:

@@ -20,7 +20,7 @@ from dllm_env.errors import UsageError
 from dllm_env.grading import answers, programs, sandbox
 from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.benchmark_base import Benchmark
-from dllm_env.tasks.data_files import Row, Source
+from dllm_env.tasks.data_files import Columns, Row, Source
 from dllm_env.tasks.sudoku import BLANK, Sudoku
 
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -38,7 +38,7 @@ class GSM8K(Benchmark):
         "train": ("openai/gsm8k", "main", "train"),
         "test": ("openai/gsm8k", "main", "test"),
     }
-    columns: ClassVar[tuple[str, ...]] = ("question", "answer")
+    columns: ClassVar[Columns] = ("question", "answer")
 
     def prompt(self, row: Row) -> str:
         return f"{row['question']}\n{BOXED}"
@@ -71,7 +71,7 @@ class Math(Benchmark):
         "train": ("DigitalLearningGmbH/MATH-lighteval", "default", "train"),
         "test": ("DigitalLearningGmbH/MATH-lighteval", "default", "test"),
     }
-    columns: ClassVar[tuple[str, ...]] = ("problem", "solution")
+    columns: ClassVar[Columns] = ("problem", "solution")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,7 +149,7 @@ class HumanEval(CodeBenchmark):
 
     kind: ClassVar[str] = "humaneval"
     sources: ClassVar[Mapping[Split, Source]] = {"test": ("openai/openai_humaneval", "", "test")}
-    columns: ClassVar[tuple[str, ...]] = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
+    columns: ClassVar[Columns] = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
     built_in: ClassVar[bool] = True
 
     def rows(self, split: Split) -> Sequence[Row]:
@@ -183,7 +183,10 @@ def _human_eval() -> list[Row]:
 
 @dataclass(frozen=True)
 class MBPP(CodeBenchmark):
-    """Basic Python problems (arXiv 2108.07732), 500 to test on; right when the three assertions hold."""
+    """Basic Python problems (arXiv 2108.07732), 500 to test on; right when the three assertions hold.
+
+    Files may have the fields of the full or of the sanitized data set.
+    """
 
     kind: ClassVar[str] = "mbpp"
     sources: ClassVar[Mapping[Split, Source]] = {
@@ -191,12 +194,14 @@ class MBPP(CodeBenchmark):
         "validation": ("google-research-datasets/mbpp", "full", "validation"),
         "test": ("google-research-datasets/mbpp", "full", "test"),
     }
-    columns: ClassVar[tuple[str, ...]] = ("text", "code", "test_list")
+    columns: ClassVar[Columns] = (("text", "prompt"), "code", "test_list")
+    lists: ClassVar[tuple[str, ...]] = ("test_list",)
 
     def prompt(self, row: Row) -> str:
         tests = "\n".join(self._tests(row))
+        asked = row["prompt"] if row.get("text") is None else row["text"]
         return (
-            f"You are an expert Python programmer, and here is your task: {row['text']} Your code should pass "
+            f"You are an expert Python programmer, and here is your task: {asked} Your code should pass "
             f"these tests:\n\n{tests}\n\nPlease submit your final solution in the following format:\n"
             "```python\n\n```"
         )
@@ -204,7 +209,14 @@ class MBPP(CodeBenchmark):
     def answer(self, row: Row) -> tuple[str, ...]:
         defined, tests = re.findall(r"def (\w+)", row["code"]), self._tests(row)
         name = next((name for name in defined if f"{name}(" in tests[0]), "")
-        return name, row.get("test_setup_code") or "", *tests
+        return name, self._setup(row), *tests
+
+    def _setup(self, row: Row) -> str:
+        """What runs before a program: the code of the full data set, or the imports of the sanitized one."""
+        imports = _parsed(row.get("test_imports") or [])
+        if not isinstance(imports, list) or not all(isinstance(line, str) for line in imports):
+            raise UsageError(f"{self.name}: test_imports has to be a list of imports, got {row['test_imports']!r}")
+        return "\n".join(filter(None, [row.get("test_setup_code"), *imports]))
 
     def _tests(self, row: Row) -> list[str]:
         """The assertions; tables hold the list as text."""
@@ -218,7 +230,7 @@ class MBPP(CodeBenchmark):
 
     def program(self, problem: Problem, response: str) -> str:
         name, setup, *tests = problem.answer
-        return "\n\n".join([setup, programs.find_program(response, name), *tests])
+        return programs.assemble(setup, programs.find_program(response, name), *tests)
 
 
 # ------------------------------------------------------------------------------------------- puzzles
@@ -230,7 +242,8 @@ class Countdown(Benchmark):
 
     kind: ClassVar[str] = "countdown"
     sources: ClassVar[Mapping[Split, Source]] = {"train": ("Jiayi-Pan/Countdown-Tasks-3to4", "", "train")}
-    columns: ClassVar[tuple[str, ...]] = ("nums", "target")
+    columns: ClassVar[Columns] = ("nums", "target")
+    lists: ClassVar[tuple[str, ...]] = ("nums",)
 
     def prompt(self, row: Row) -> str:
         target, *numbers = self.answer(row)
@@ -273,7 +286,8 @@ class Sudoku4(Benchmark):
 
     kind: ClassVar[str] = "sudoku4"
     sources: ClassVar[Mapping[Split, Source]] = {"train": ("", "", "train")}
-    columns: ClassVar[tuple[str, ...]] = ("Puzzle", "Solution")
+    columns: ClassVar[Columns] = ("Puzzle", "Solution")
+    lists: ClassVar[tuple[str, ...]] = ("Puzzle", "Solution")
     built_in: ClassVar[bool] = True
 
     def size(self, split: Split) -> int | None:  # type: ignore[override]

@@ -5,6 +5,7 @@
 #   make check     format, lint, types, import direction, tests
 #   make oldest    the quick tests with the lowest versions that pyproject.toml allows
 #   make python310 the quick tests on Python 3.10
+#   make mutants   change the code in small ways and see whether the tests notice (hours; no part of CI)
 #   make ci        what CI runs: check, oldest, python310
 #   make format    rewrite the sources as `make check` wants them
 
@@ -20,7 +21,7 @@ FOLDERS := $(shell find dllm_env policies train eval -type d -not -name __pycach
 ELSEWHERE := build/elsewhere
 QUICK := -m 'not slow' -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning
 
-.PHONY: install demo test check oldest python310 ci format clean
+.PHONY: install demo test check oldest python310 ci mutants format clean
 .DEFAULT_GOAL := install
 
 install: $(LINKS)
@@ -67,6 +68,11 @@ python310:
 	$(call elsewhere,$(or $(PYTHON310),python3.10),constraints.txt)
 
 ci: check oldest $(if $(PYTHON310),python310)
+
+# MODULES="heads losses" for some of them; see docs/testing.md.
+mutants: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[mutation]'
+	$(BIN)/python tests/mutation.py $(MODULES)
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -130,7 +130,7 @@ def prompt_width(denoiser: Denoiser, task: Task, split: Split = "train", samples
 
 
 @dataclass
-class Verdict:
+class StepResult:
     """Which rows an action has ended, and what they earned.
 
     Attributes:
@@ -224,7 +224,7 @@ class Game:
         unmask = torch.from_numpy(array.reshape(rows, -1).astype(bool))
         return unmask.to(self.denoiser.device)
 
-    def judge(self, state: State, episodes: Sequence[Episode]) -> Verdict:
+    def judge(self, state: State, episodes: Sequence[Episode]) -> StepResult:
         """Looks at rows just after an action."""
         terminated, truncated = self.dynamics.terminated(state), self.dynamics.truncated(state)
         infos = self.infos(state, episodes)
@@ -242,7 +242,7 @@ class Game:
             each = {f"rewards/{name}": values.item() for name, values in earned.parts.items()}
             about = {"correct": float(correct), "is_success": correct == 1.0, "response": text}
             ended[row] = {**infos[row], **about, **each}
-        return Verdict(terminated.cpu().numpy(), truncated.cpu().numpy(), rewards, ended)
+        return StepResult(terminated.cpu().numpy(), truncated.cpu().numpy(), rewards, ended)
 
     def infos(self, state: State, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
         """Per row: steps taken, denoiser evaluations, positions asked for in vain, index of the problem."""
@@ -369,16 +369,16 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
             raise gymnasium.error.ResetNeeded("the episode is over; call reset first")
         game, state, episodes = self.game, self._state, [self._episode]
         game.dynamics.apply(state, game.actions(action, 1))
-        verdict = game.judge(state, episodes)
-        terminated, truncated = bool(verdict.terminated[0]), bool(verdict.truncated[0])
+        result = game.judge(state, episodes)
+        terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         self._ended = terminated or truncated
         seen = state[torch.arange(1, device=state.step.device)] if truncated else state
         if not terminated:
             game.dynamics.predict(seen)
         if self.render_mode == "human":
             self.render()
-        info = verdict.infos[0] if self._ended else game.infos(state, episodes)[0]
-        return self._observation(seen), float(verdict.rewards[0]), terminated, truncated, info
+        info = result.infos[0] if self._ended else game.infos(state, episodes)[0]
+        return self._observation(seen), float(result.rewards[0]), terminated, truncated, info
 
     def _observation(self, state: State) -> Arrays:
         return {name: values[0].copy() for name, values in self.game.observe(state).items()}

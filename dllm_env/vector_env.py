@@ -13,8 +13,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from dllm_env.dynamics import State
-from dllm_env.env import RENDER_MODES, Arrays, EnvConfig, Episode, Game, Verdict, problem_index, reset_options
-from dllm_env.errors import UsageError
+from dllm_env.env import RENDER_MODES, Arrays, EnvConfig, Episode, Game, StepResult, problem_index, reset_options
+from dllm_env.errors import LogitsError, UsageError
 
 
 class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
@@ -103,20 +103,20 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
             raise gymnasium.error.ResetNeeded("call reset before step")
         game = self.game
         game.dynamics.apply(self._state, game.actions(actions, self.num_envs))
-        verdict = game.judge(self._state, self._episodes)
-        final = self._renew(verdict)
+        result = game.judge(self._state, self._episodes)
+        final = self._renew(result)
         if self.render_mode == "human":
             self.render()
-        infos = self._infos(game.infos(self._state, self._episodes), final, verdict)
-        return game.observe(self._state), verdict.rewards, verdict.terminated, verdict.truncated, infos
+        infos = self._infos(game.infos(self._state, self._episodes), final, result)
+        return game.observe(self._state), result.rewards, result.terminated, result.truncated, infos
 
-    def _renew(self, verdict: Verdict) -> Arrays:
+    def _renew(self, result: StepResult) -> Arrays:
         """Replaces ended rows and predicts, in one call, for all rows and for the ended rows' final observations.
 
-        Returns the final observations, in the order of ``verdict.infos``.
+        Returns the final observations, in the order of ``result.infos``.
         """
         assert self._state is not None
-        game, count, ended = self.game, self.num_envs, list(verdict.infos)
+        game, count, ended = self.game, self.num_envs, list(result.infos)
         if not ended:
             game.dynamics.predict(self._state)
             return {}
@@ -127,18 +127,21 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
             self._episodes[row] = self._draw(row)
         rows.write(torch.tensor(ended, device=device), game.begin([self._episodes[row] for row in ended]))
         rows.stale &= ~game.dynamics.terminated(rows)
-        game.dynamics.predict(rows)
+        try:
+            game.dynamics.predict(rows)
+        except LogitsError as error:
+            raise error.at([[*range(count), *ended][row] for row in error.rows]) from None
         everything = torch.arange(len(rows), device=device)
         self._state = rows[everything[:count]]
         return game.observe(rows[everything[count:]])
 
     def _infos(
-        self, current: list[dict[str, Any]], final: Arrays | None = None, verdict: Verdict | None = None
+        self, current: list[dict[str, Any]], final: Arrays | None = None, result: StepResult | None = None
     ) -> dict[str, Any]:
         """Gymnasium's form: per key an array over rows, and under ``_key`` which rows have it."""
         infos: dict[str, Any] = {}
-        if final and verdict is not None:
-            for place, (row, info) in enumerate(verdict.infos.items()):
+        if final and result is not None:
+            for place, (row, info) in enumerate(result.infos.items()):
                 observation = {name: values[place].copy() for name, values in final.items()}
                 infos = self._add_info(infos, {"final_obs": observation, "final_info": info}, row)
         for row, info in enumerate(current):

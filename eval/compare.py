@@ -205,9 +205,9 @@ def compare(first: Entry, second: Entry, title: str = "", why: str = "") -> Comp
     common = [problem for problem in mine if problem in theirs]
     if not common:
         raise UsageError(f"{first.label} and {second.label} have no problem in common")
-    scores = [[found[problem] for problem in common] for found in (mine, theirs)]
-    difference = np.array([mean(one) - mean(other) for one, other in zip(*scores, strict=True)])
-    low, high = difference_interval(scores[0], scores[1], _generator("paired", len(common)))
+    scores, others = ([found[problem] for problem in common] for found in (mine, theirs))
+    difference = np.array([mean(one) - mean(other) for one, other in zip(scores, others, strict=True)])
+    low, high = difference_interval(scores, others, _generator("paired", len(common)))
     once = all(len(mine[problem]) == len(theirs[problem]) == 1 for problem in common)
     first_only, second_only = int((difference > 0).sum()), int((difference < 0).sum())
     ratio, nfe_low, nfe_high = _nfe_ratio(first, second, common)

@@ -272,7 +272,7 @@ def row_seed(seed: int, place: Place) -> int:
 
 
 def label(setting: Setting) -> str:
-    """A setting in a few words."""
+    """Policy, block length and seed of a setting, for progress bars."""
     return f"{setting.policy}, BL {setting.block_length}, seed {setting.seed}"
 
 

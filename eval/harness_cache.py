@@ -35,15 +35,14 @@ def claim(cache: Cache, model: Mapping[str, str]) -> None:
     Raises:
         UsageError: the cache has results of another model, or of other settings.
     """
-    known = cache.get(MODEL)
-    if known is None and len(cache):
+    known: Mapping[str, str] = cache.get(MODEL, model)
+    if MODEL not in cache and len(cache):
         raise UsageError(
             "this cache has results of another model, or of an older version; give another --use_cache, or remove "
             "its file"
         )
-    written = model if known is None else known
-    for name in sorted({*model, *written}):
-        mine, theirs = model.get(name), written.get(name)
+    for name in sorted({*model, *known}):
+        mine, theirs = model.get(name), known.get(name)
         if mine != theirs:
             raise UsageError(
                 f"this cache has results of another {name} ({theirs}, now {mine}); give another --use_cache, or "

@@ -53,7 +53,7 @@ class Generation:
         revealed_at: the step (from 0) that wrote each token; −1 where none did (masked still, or filled in
             after an end-of-text).
         text: the response up to end-of-text.
-        nfe, steps: what it took.
+        nfe, steps: denoiser evaluations and steps.
         correct: right or wrong, None for a prompt that no task judges.
     """
 

@@ -410,7 +410,7 @@ def spoiled(toy, folder, data):
 BAD = {
     "task": (["--task", "chess"], "choose one of trace, sudoku"),
     "task setting": (["--task", "trace:chains=9"], "1 to 4 chains"),
-    "denoiser": (["--denoiser", "nothing-there"], "give the path of a folder"),
+    "denoiser": (["--denoiser", "nothing-there"], "or give a folder"),
     "block length": (["--block-length", "7"], "use 1, 2, 4, 5, 8, 10, 20, 40"),
     "context": (["--task", "trace:chains=4"], "shorten the prompt or the response"),
 }
@@ -459,7 +459,7 @@ def test_spoiled_weights_are_refused_with_one_line(command, kind, toy, tmp_path,
         ("top_k:0", "at least 1"),
         ("threshold:1.5", "between 0 and 1"),
         ("threshold:x", "must be a number"),
-        ("threshold:k=2", "has no parameter 'k'"),
+        ("threshold:k=2", "has no setting 'k'"),
     ],
 )
 def test_bad_policies_are_refused_with_one_line(policy, says, toy, tmp_path, capsys):

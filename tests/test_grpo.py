@@ -121,7 +121,7 @@ def test_kill_and_resume_give_the_same_weights(toy: GRPO, tmp_path: Path, stop: 
 
 
 def test_logs_of_a_run_that_was_killed_often_or_while_it_wrote(toy: GRPO, tmp_path: Path) -> None:
-    settings, folder = replace(toy, updates=6, evaluate_every=2, save_every=4), tmp_path / "halves"
+    settings, folder = toy.changed(updates=6, evaluate_every=2, save_every=4), tmp_path / "halves"
     train_grpo(settings, tmp_path / "whole")
     train_grpo(settings, folder, stop_after=3)  # before the first checkpoint but that of the start
     train_grpo(settings, folder, resume=True, stop_after=5)

@@ -82,6 +82,12 @@ def test_bad_alpha_is_refused(kind: str, alpha: float) -> None:
         load_reward(kind, alpha)
 
 
+@pytest.mark.parametrize("kind", ["multiplicative", "additive"])
+def test_alpha_may_be_anything_from_zero_on(kind: str) -> None:
+    for alpha in (0, 0.0, 1e-9, 0.5, 1e9):
+        assert load_reward(kind, alpha).alpha == alpha  # type: ignore[attr-defined]
+
+
 def test_unknown_reward_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match="unknown reward 'mean'; choose one of multiplicative, additive"):
         load_reward("mean", 1.0)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from dllm_env.grading import sandbox_child as sandboxed
-from dllm_env.grading.sandbox import PROBE, Bare, Bubblewrap, Limits, Sandbox, run
+from dllm_env.grading.sandbox import PROBE, Bare, Bubblewrap, Limits, Sandbox, _read, run
 
 QUICK = Limits(seconds=1, wall_seconds=2.5)
 # Other users have to be able to read Python's library, which they cannot where it is in root's home.
@@ -350,6 +350,28 @@ def test_a_program_gets_what_it_needs(sandbox: Sandbox) -> None:
     verdict = run(program, sandbox=sandbox)
     assert verdict.passed
     assert verdict.output == "héllo"
+
+
+def test_last_words_are_read_however_late_they_come() -> None:
+    """A process says something and ends, just after one has waited for its words in vain."""
+    reading, writing = os.pipe()
+
+    class Late:
+        stdout = os.fdopen(reading, "rb")
+        ended = False
+
+        def poll(self) -> int:
+            if not self.ended:
+                os.write(writing, b"word")
+            self.ended = True
+            return 0
+
+    late = Late()
+    try:
+        assert _read(late, QUICK) == (b"word", "")  # type: ignore[arg-type]
+    finally:
+        late.stdout.close()
+        os.close(writing)
 
 
 def test_programs_beside_one_another_do_not_meet(sandbox: Sandbox) -> None:

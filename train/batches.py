@@ -13,6 +13,7 @@ from dllm_env.dynamics import Observation
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Attempt
 from dllm_env.train.imitation import expert_draws
+from dllm_env.train.losses import step_weights
 
 
 @dataclass
@@ -53,7 +54,7 @@ def useful_steps(tried: Attempt, advantages: Tensor, total: int) -> Batch:
     steps = tried.rollout.trajectories
     assert steps is not None
     advantage = advantages.flatten()[steps.row]
-    weight = 1.0 / (total * tried.rollout.steps[steps.row].float())
+    weight = step_weights(tried.rollout.steps, steps.row, total)
     useful = advantage != 0
     return Batch(
         observation=steps.observation[useful],

@@ -34,6 +34,20 @@ def group_advantages(rewards: Tensor, divide: bool, floor: float = 1e-4) -> Tens
     return advantages.masked_fill(equal, 0.0)
 
 
+def step_weights(steps: Tensor, row: Tensor, trajectories: int) -> Tensor:
+    """1/(N·T_i) of each step of trajectory i: trajectories count alike, whatever their length (arXiv 2512.09106).
+
+    Args:
+        steps: (R,) T_i, the steps of each trajectory of a rollout.
+        row: (M,) int64, the trajectory that a step belongs to.
+        trajectories: N of the whole update, which may be more than R.
+
+    Returns:
+        (M,) float32. The weights of a trajectory's steps add up to 1/N.
+    """
+    return 1.0 / (trajectories * steps[row].float())
+
+
 @dataclass
 class ClippedLoss:
     """Result of ``clipped_loss``.
@@ -54,13 +68,11 @@ def clipped_loss(
 ) -> ClippedLoss:
     """−Σ weight · min(ρA, clip(ρ, 1−ε, 1+ε)A) with ρ = exp(log_prob − old_log_prob) (arXiv 1707.06347).
 
-    GRPO's weight of step t of trajectory i is 1/(N·T_i): trajectories count alike, whatever their length.
-
     Args:
         log_prob: (M,) of the actions under the policy that learns.
         old_log_prob: (M,) under the policy that acted.
         advantage: (M,) of each step's trajectory.
-        weight: (M,).
+        weight: (M,), GRPO's are ``step_weights``.
         clip: ε > 0.
     """
     shapes = {tuple(x.shape) for x in (log_prob, old_log_prob, advantage, weight)}

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import keyword
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import dropwhile, zip_longest
+
+from dllm_env.grading.python_text import (
+    TOKEN,
+    bare,
+    continued_lines,
+    is_closed,
+    is_code,
+    statements,
+    until_prose,
+    without_main,
+)
 
 LONGEST = 20_000
 """Characters at a response's beginning that are looked at."""
 
-# What hides fences, ends of lines and words from whoever reads Python, and brackets. A string that is not closed
-# ends where its line or the text does, so that there is no second look at anything.
-_TOKEN = re.compile(
-    r'''(?P<triple>"""(?:[^"\\]|\\.|"(?!""))*(?:"""|\\?\Z)|\'\'\'(?:[^'\\]|\\.|'(?!''))*(?:\'\'\'|\\?\Z))'''
-    r"""|(?P<string>"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?)"""
-    r"|(?P<comment>\#[^\n]*)"
-    r"|(?P<mark>`{3,}|^[ \t]*~{3,}(?=[ \t]*$))"
-    r"|(?P<bracket>[][(){}])",
-    re.DOTALL | re.MULTILINE,
-)
 _OPENING = re.compile(
     r"^(?P<margin>[ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)(?P<fence>`{3,}|~{3,})(?P<info>[^\n`]*)$"
     r"|(?P<late>(?<!`)`{3,}(?!`))(?P<word>[ \t]*[\w.+-]*[ \t]*)$",
@@ -29,16 +29,6 @@ _OPENING = re.compile(
 _LANGUAGES = ("", "python", "py", "python3", "py3", "ipython")
 _WRAPPERS = ("markdown", "md")
 
-_KEYWORD = "|".join([*keyword.kwlist, "match", "case", "type"])
-_WORDS = re.compile(rf"\b(?!(?:{_KEYWORD})\b)\w+[ \t]+(?!(?:{_KEYWORD})\b)\w")
-"""Two words beside one another, which Python nowhere has outside of strings and comments."""
-_STATEMENT = re.compile(
-    r"[)\]}]|@\w|(?:async[ \t]+)?(?:def|class)[ \t]+\w+[ \t]*[(\[:]|import[ \t]+\w|from[ \t]+[\w.]+[ \t]+import\b"
-    r"|(?:async[ \t]+)?for\b.*\bin\b|(?:if|elif|while|with|async|match|case|except)\b.*[:(\[{\\]"
-    r"|(?:else|try|except|finally)[ \t]*:|(?:assert|return|raise|del|global|nonlocal|yield|await)\b"
-    r"|(?:pass|break|continue|\.\.\.)[ \t]*;?[ \t]*$|[\w.]+\("
-    r"|[*(\[]?\w[\w.\[\]\"' ,*():|+-]{0,300}?(?:[-+*/|&^%@]|//|\*\*|>>|<<|:)?=(?!=)"
-)
 _BEGINS = re.compile(
     r"^(?:(?:async )?def \w|class \w+ ?[(:]|import \w|from [\w.]+ import\b|@\w"
     r"|[A-Z_][A-Z0-9_]* ?=|\w+ ?(?::[^=\n]*)?= ?lambda\b)",
@@ -48,7 +38,6 @@ _BEGINS_INDENTED = re.compile(
     r"^([ \t]+)(?:(?:async )?def \w|class \w+ ?[(:]|import \w|from [\w.]+ import\b|@\w)", re.MULTILINE
 )
 _DEFINES = re.compile(r"(?:(?:async +)?def|class) +(\w+)|(\w+) ?(?::[^=]*)?= ?lambda\b")
-_MAIN = re.compile(r"if\b.*\b__name__\b")
 _FUTURE = re.compile(r"from[ \t]+__future__[ \t]+import\b")
 
 
@@ -64,7 +53,7 @@ def find_program(response: str, name: str = "") -> str:
     on with it. What runs only as the main program is left out, since it may ask for input.
     """
     code, fenced = _fenced(_text(response), name)
-    return _without_main(code if fenced else _unfenced(code))
+    return without_main(code if fenced else _unfenced(code))
 
 
 def assemble(before: str, code: str, *after: str) -> str:
@@ -73,11 +62,11 @@ def assemble(before: str, code: str, *after: str) -> str:
     moved: list[str] = []
     left: list[str] = []
     allowed = True
-    for statement in _statements(lines):
+    for statement in statements(lines):
         head = statement[0]
         future = _FUTURE.match(head) is not None
         # Comments and the module's docstring may come before.
-        allowed = allowed and (future or not head.strip() or _bare(head).strip(" \t()rRuU") in ("", '""'))
+        allowed = allowed and (future or not head.strip() or bare(head).strip(" \t()rRuU") in ("", '""'))
         (moved if future and allowed else left).extend(statement)
     return "\n".join([*moved, before, *left, *(f"\n{part}" for part in after)])
 
@@ -122,76 +111,6 @@ def _before(given: str, name: str) -> str:
     return "\n".join([*lines, ""])
 
 
-# ------------------------------------------------------------------------------------------- statements
-
-
-def _continued(lines: Sequence[str]) -> list[bool]:
-    """Of each line, whether it begins within a string or brackets, or goes on with the line before."""
-    code = "\n".join(lines)
-    inside = [False, *(line.endswith("\\") for line in lines[:-1])]
-    depth = line = at = 0
-    for token in _TOKEN.finditer(code):
-        here = line + code.count("\n", at, token.start())
-        through = here + token[0].count("\n")
-        for number in range(line + 1, through + 1):
-            inside[number] |= depth > 0 or number > here
-        line, at = through, token.end()
-        if token.lastgroup == "bracket":
-            depth = max(0, depth + (1 if token[0] in "([{" else -1))
-    return [begun or (depth > 0 and number > line) for number, begun in enumerate(inside)]
-
-
-def _statements(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Statements at the left edge, each with the lines that belong to it; comments there are some of their own."""
-    statement: list[str] = []
-    for line, continued in zip(lines, _continued(lines), strict=True):
-        if statement and not continued and line and not line[0].isspace():
-            yield statement
-            statement = []
-        statement.append(line)
-    yield statement
-
-
-def _bare(line: str) -> str:
-    """A line without its comment, and without what is in its strings."""
-    return _TOKEN.sub(
-        lambda token: {"comment": "", "triple": '""', "string": '""'}.get(str(token.lastgroup), token[0]), line
-    )
-
-
-def _is_code(line: str) -> bool:
-    """Whether a line at the left edge may be Python, and is no sentence."""
-    bare = _bare(line).rstrip()
-    if bare in ("", '""'):  # a comment, or a string that ends
-        return not bare or all(map(_is_closed, _TOKEN.finditer(line.rstrip())))
-    return _STATEMENT.match(bare) is not None and not _WORDS.search(bare)
-
-
-def _is_closed(token: re.Match[str]) -> bool:
-    """Whether a token is no string that ends only where its line or the text does."""
-    quote = token[0][: {"triple": 3, "string": 1}.get(str(token.lastgroup), 0)]
-    return not quote or (token[0].endswith(quote) and len(token[0]) >= 2 * len(quote))
-
-
-def _until_prose(code: str) -> str:
-    kept: list[str] = []
-    for statement in _statements(code.split("\n")):
-        if statement[0].strip() and not statement[0][0].isspace() and not _is_code(statement[0]):
-            break
-        kept += statement
-    return "\n".join(kept)
-
-
-def _without_main(code: str) -> str:
-    """The code without its ``if __name__ == "__main__":``."""
-    kept: list[str] = []
-    within = False
-    for statement in _statements(code.split("\n")):
-        within = _MAIN.match(statement[0]) is not None or (within and statement[0].startswith(("else", "elif")))
-        kept += [] if within else statement
-    return "\n".join(kept)
-
-
 # ----------------------------------------------------------------------------------------------- fences
 
 
@@ -220,7 +139,7 @@ def _fenced(text: str, name: str) -> tuple[str, bool]:
     if name and not any(_gives(block.code, name) for block in blocks):
         # Only an example or its output may be in a fence.
         first = next(filter(str.strip, outside.split("\n")), "").strip()
-        if _gives(_unfenced(outside), name) or (first and not first.startswith("#") and _is_code(first)):
+        if _gives(_unfenced(outside), name) or (first and not first.startswith("#") and is_code(first)):
             return outside, False
     return _best(blocks, name), True
 
@@ -264,10 +183,10 @@ def _block(text: str, opening: re.Match[str]) -> tuple[_Block | None, int]:
 
 def _closing(text: str, start: int, fence: str) -> int:
     """Where a fence around Python is closed: not within a string, nor within a comment; −1 where it is not."""
-    for token in _TOKEN.finditer(text, start):
+    for token in TOKEN.finditer(text, start):
         said = token[0].rstrip()
         ends_comment = token.lastgroup == "comment" and re.search(r"[^\s#`]`{3,}$", said) and said.endswith(fence)
-        opens = token.lastgroup == "mark" or not _is_closed(token)
+        opens = token.lastgroup == "mark" or not is_closed(token)
         if fence in said and (ends_comment or opens):
             return token.start() + said.index(fence)
     return -1
@@ -300,7 +219,7 @@ def _best(blocks: Sequence[_Block], name: str) -> str:
 def _first_code(text: str) -> int:
     """Where a response begins with code, or code at the left edge begins; −1 without any."""
     first = re.search(r"\S[^\n]*", text)
-    if first and (_is_code(first[0]) or first[0].startswith(('"""', "'''"))):
+    if first and (is_code(first[0]) or first[0].startswith(('"""', "'''"))):
         return text.rfind("\n", 0, first.start()) + 1
     return _begins(text)
 
@@ -308,7 +227,7 @@ def _first_code(text: str) -> int:
 def _begins(text: str) -> int:
     """Where a program begins: what it defines first, and the statements right above; −1 where nothing does."""
     for found in _BEGINS.finditer(text):
-        if _is_code(text[found.start() :].partition("\n")[0]):
+        if is_code(text[found.start() :].partition("\n")[0]):
             break
     else:
         return -1
@@ -316,7 +235,7 @@ def _begins(text: str) -> int:
     for line in reversed(text[:at].split("\n")[:-1]):
         at -= len(line) + 1
         if line.strip() and not line[0].isspace() and line[0] not in ")]}":
-            if not _is_code(line):
+            if not is_code(line):
                 break
             begin = at
     return begin
@@ -328,7 +247,7 @@ def _unfenced(text: str) -> str:
     if indented:
         text = _moved(text, len(indented[1]))
         begins = _begins(text)
-    return _until_prose(text[begins:]) if begins >= 0 else text
+    return until_prose(text[begins:]) if begins >= 0 else text
 
 
 # --------------------------------------------------------------------------------------- a function's body
@@ -340,7 +259,7 @@ def _as_body(text: str, margin: str) -> str:
     Definitions at the left edge after it stay where it uses them; all else there ends it.
     """
     lines = [*dropwhile(_is_introduction, text.split("\n"))] or [""]
-    continued = _continued(lines)
+    continued = continued_lines(lines)
     heads = [
         number
         for number, (line, goes_on) in enumerate(zip(lines, continued, strict=True))
@@ -350,19 +269,19 @@ def _as_body(text: str, margin: str) -> str:
         return ""
     indents = [_indent(line) for line in lines]
     after = next((number for number in range(heads[0] + 1, len(lines)) if not continued[number]), len(lines))
-    opens = _bare(lines[after - 1]).rstrip().endswith(":")
+    opens = bare(lines[after - 1]).rstrip().endswith(":")
     base = _base([indents[number] for number in heads], opens)
     if base:
         end = next((number for number in heads[1:] if not indents[number]), len(lines))
     else:
-        end = _until_prose("\n".join(lines)).count("\n") + 1
+        end = until_prose("\n".join(lines)).count("\n") + 1
     if indents[heads[0]] <= 1 or abs(indents[heads[0]] - base) == 1:
         indents[heads[0]] = base
     body = "\n".join(
         line if goes_on or not line.strip() else margin + " " * (indent - base) + line.lstrip()
         for line, goes_on, indent in list(zip(lines, continued, indents, strict=True))[:end]
     )
-    rest = _without_main(_until_prose("\n".join(lines[end:]))) if base else ""
+    rest = without_main(until_prose("\n".join(lines[end:]))) if base else ""
     return f"{body}\n{rest}" if _Block(rest, True).defines() & set(re.findall(r"\w+", body)) else body
 
 
@@ -388,4 +307,4 @@ def _base(indents: Sequence[int], opens: bool) -> int:
 
 def _is_introduction(line: str) -> bool:
     """Whether a line before a function's body introduces it, or is empty."""
-    return not line.strip() or not (line.startswith(("  ", "\t", '"', "'")) or _is_code(line.strip()))
+    return not line.strip() or not (line.startswith(("  ", "\t", '"', "'")) or is_code(line.strip()))

@@ -342,6 +342,9 @@ def _read(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, str]
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while time.monotonic() < over:
+            ended = (
+                process.poll() is not None
+            )  # asked first, since its last words may come while one waits for them
             if selector.select(min(0.1, limits.wall_seconds)):
                 more = os.read(pipe, 65_536)
                 if not more:
@@ -349,7 +352,7 @@ def _read(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, str]
                 output += more
                 if len(output) > limits.output:
                     return output[: limits.output], "too much output"
-            elif process.poll() is not None:  # ended, though something that it started keeps the pipe open
+            elif ended:  # though something that it started keeps the pipe open
                 return output, ""
     return output, "timed out"
 

@@ -39,7 +39,7 @@ def about(task: Task, kind: str, said: str) -> Problem:
     """The problem with an answer, or with a name, that a response is about."""
     for index in range(len(PROBLEMS[kind])):
         problem = task.problem(index, "test")
-        if said in (problem.answer[0], ", ".join(problem.answer[1:])):
+        if said in (problem.answer[0], ", ".join(problem.answer[1:])) or f"assert {said}(" in problem.answer[-1]:
             return problem
     raise LookupError(said)
 

@@ -22,13 +22,13 @@ pytest.importorskip("transformers")
 from make_checkpoint import make_llada
 
 from dllm_env.cli import main
-from dllm_env.dynamics import Rules
 from dllm_env.env import prompt_width
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.grading import sandbox
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import attempt
+from dllm_env.rules import Rules
 from dllm_env.tasks import benchmark_base, data_files
 from dllm_env.tasks.base import SPLITS, count_problems
 from dllm_env.tasks.benchmark_base import Benchmark

@@ -451,7 +451,7 @@ def test_prompts_that_are_none(prompts, message, toy) -> None:
         ({"gen_length": None}, "gen_length must be a whole number"),
         ({"gen_length": -8}, "at least 1"),
         ({"block_length": "8"}, "block_length must be a whole number"),
-        ({"block_length": -1}, "block length -1"),
+        ({"block_length": -1}, "block_length must be at least 1"),
         ({"batch_size": 2.5}, "batch_size must be a whole number"),
         ({"batch_size": 0}, "batch size"),
         ({"seed": "x"}, "seed must be a whole number"),

@@ -89,8 +89,8 @@ class HarnessConfig(Rules):
         for name in given:
             if name not in kinds:
                 raise UsageError(
-                    f"unknown model argument {name!r}; there are {', '.join((*kinds, *DENOISER_OPTIONS))}. A value with "
-                    """commas needs quotes: 'policy="klass:tau=0.6,kappa=0.01"'"""
+                    f"unknown model argument {name!r}; there are {', '.join((*kinds, *DENOISER_OPTIONS))}. A value "
+                    """with commas needs quotes: 'policy="klass:tau=0.6,kappa=0.01"'"""
                 )
         values = {name: _value(name, value, kinds[name]) for name, value in given.items()}
         return cls(**values | {"denoiser": _with_options(values["denoiser"], options)})

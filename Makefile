@@ -2,7 +2,11 @@
 #   make install   virtual environment in .venv with the pinned dependencies
 #   make demo      train a policy and compare it with the heuristics (about 10 minutes)
 #   make test      the test suite
-#   make check     what CI runs: format, lint, types, import direction, tests
+#   make check     format, lint, types, import direction, tests
+#   make oldest    the quick tests with the lowest versions that pyproject.toml allows
+#   make python310 the quick tests on Python 3.10
+#   make mutants   change the code in small ways and see whether the tests notice (hours; no part of CI)
+#   make ci        what CI runs: check, oldest, python310
 #   make format    rewrite the sources as `make check` wants them
 
 PYTHON ?= python3
@@ -10,19 +14,27 @@ VENV ?= .venv
 
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
-# The four source folders become the package dllm_env only by installing. Types, imports and tests are checked on
-# such a copy, because tools that read sources do not follow an editable install into policies/, train/ and eval/.
-COPY := build/check
+LINKS := $(VENV)/.linked
+# Folders that a new, removed or renamed module changes.
+FOLDERS := $(shell find dllm_env policies train eval -type d -not -name __pycache__)
+# For the moment of a check only, because it can take several GB; not on the path of modules from the checkout.
+ELSEWHERE := build/elsewhere
+QUICK := -m 'not slow' -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning
 
-.PHONY: install demo test check format copy clean
+.PHONY: install demo test check oldest python310 ci mutants format clean
 .DEFAULT_GOAL := install
 
-install: $(STAMP)
+install: $(LINKS)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "dllm-env needs Python 3.10 or newer; give one: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(LINKS)
+
+# An editable install is a folder of links to each file, so a new file needs a link.
+$(LINKS): $(STAMP) $(FOLDERS)
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: install
@@ -31,21 +43,41 @@ demo: install
 test: install
 	$(BIN)/pytest
 
-check: copy
+# Types and imports are checked from another folder, where dllm_env is the installed package with all its parts.
+check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	cd $(COPY) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
-	cd $(COPY) && $(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
-	PYTHONPATH=$(CURDIR)/$(COPY) $(BIN)/pytest
+	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
+	cd $(VENV) && $(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+	$(BIN)/pytest
 
-# All of build/ goes, since setuptools would pack modules that an older build left there.
-copy: install
-	@rm -rf build
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(COPY) .
+# $(call elsewhere,PYTHON,CONSTRAINTS): the quick tests of the built package in an environment of its own.
+define elsewhere
+	rm -rf $(ELSEWHERE) build/lib build/bdist.*
+	$(1) -m venv $(ELSEWHERE)
+	$(ELSEWHERE)/bin/python -m pip install --quiet --constraint $(2) '.[test]'
+	$(ELSEWHERE)/bin/python -m pip check
+	$(ELSEWHERE)/bin/pytest $(QUICK)
+	rm -rf $(ELSEWHERE)
+endef
+
+oldest:
+	$(call elsewhere,$(PYTHON),constraints-lowest.txt)
+
+python310:
+	$(call elsewhere,$(or $(PYTHON310),python3.10),constraints.txt)
+
+ci: check oldest $(if $(PYTHON310),python310)
+
+# MODULES="heads losses" for some of them; see docs/testing.md.
+mutants: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[mutation]'
+	$(BIN)/python tests/mutation.py $(MODULES)
 
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# build/ holds what the editable install links to, so the environment is linked anew after this.
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache $(LINKS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,8 +19,9 @@ from rich.table import Table
 
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.eval.results import summarise
-from dllm_env.train.grpo import PRESETS, train_grpo
+from dllm_env.train.grpo import train_grpo
 from dllm_env.train.ppo import PPO, train_ppo
+from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT
 
 
@@ -42,7 +43,9 @@ Trainer = Callable[[Path, int, bool], Path]
 TRAINERS: dict[str, Trainer] = {
     "PPO": lambda folder, seed, resume: train_ppo(PPO(seed=seed), folder, resume),
     "GRPO": lambda folder, seed, resume: train_grpo(
-        replace(PRESETS["demo"], alpha=PPO().alpha, imitation_target=PPO().imitation_target, seed=seed),
+        PRESETS["demo"].changed(
+            alpha=PPO().rewards.alpha, imitation_target=PPO().imitation.imitation_target, seed=seed
+        ),
         folder,
         resume,
     ),

@@ -27,6 +27,7 @@ From the bottom up, each importing only what stands before it:
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 from dllm_env.errors import UsageError
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
     from dllm_env.vector_env import UnmaskVectorEnv as UnmaskVectorEnv
 
 __version__ = "0.1.0"
+
+# Python started in a checkout finds this folder first, and policies/, train/ and eval/ beside it.
+if not os.path.isdir(os.path.join(os.path.dirname(__file__), "policies")):
+    __path__.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 ENVIRONMENT = "dllm_env/Unmask-v0"
 """The id that ``gymnasium.make`` and ``gymnasium.make_vec`` take."""

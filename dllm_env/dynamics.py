@@ -53,6 +53,9 @@ class Rules:
     """Let policies put written tokens of the active block back to mask (wino, remdm)."""
     remask_budget: int = 0
     """How often a row may do so, positions of all steps together; 0 means L."""
+    limit_block_steps: bool = False
+    """End a block after BL steps, whatever is still masked in it, and judge the text without what is missing, as
+    arXiv 2512.09106 does."""
     prefix_cache: bool = False
     """Reuse keys and values of what stands before the active block while it lasts: faster, but approximate."""
 
@@ -194,6 +197,8 @@ class State:
         sureness: (B, L) float32, the confidence with which it was, 0 before.
         remasks: (B,) int64, positions put back to mask.
         ignored: (B,) int64, positions asked for that could not be selected.
+        block_step: (B,) int64, steps taken in the active block, with ``Rules.limit_block_steps``.
+        open_from: (B,) int64, where blocks that were ended with masks in them are over: masks before it stay.
         stale: (B,) bool, the prediction does not belong to the tokens any more.
         prediction: of the masked positions that the context shows, (B, W) wide.
         random: (B,) streams of the tokens drawn at temperature > 0.
@@ -208,6 +213,8 @@ class State:
     sureness: Tensor
     remasks: Tensor
     ignored: Tensor
+    block_step: Tensor
+    open_from: Tensor
     stale: Tensor
     prediction: Prediction
     random: RowRandom
@@ -294,6 +301,8 @@ class Dynamics:
             sureness=torch.zeros(shape, device=device),
             remasks=zeros(),
             ignored=zeros(),
+            block_step=zeros(),
+            open_from=zeros(),
             stale=torch.ones(count, dtype=torch.bool, device=device),
             prediction=self._empty_prediction(count),
             random=RowRandom.from_seeds(list(seeds), "tokens", device),
@@ -317,14 +326,21 @@ class Dynamics:
             support=zeros() if extras.support else None,
         )
 
+    def open(self, state: State) -> Tensor:
+        """(B, L) bool: masked, and not in a block that was ended."""
+        if not self.rules.limit_block_steps:
+            return state.masked
+        position = torch.arange(self.rules.response_length, device=state.masked.device)
+        return state.masked & (position >= state.open_from[:, None])
+
     def block_start(self, state: State) -> Tensor:
-        """(B,) int64, the first position of each row's active block: the one that holds its first mask."""
-        first = state.masked.to(torch.uint8).argmax(-1)
+        """(B,) int64, the first position of each row's active block: the one that holds its first open mask."""
+        first = self.open(state).to(torch.uint8).argmax(-1)
         return first // self.rules.block_length * self.rules.block_length
 
     def selectable(self, state: State) -> Tensor:
         """(B, L) bool: masked and inside the active block."""
-        return state.masked & self._in_block(state)
+        return self.open(state) & self._in_block(state)
 
     def remaskable(self, state: State) -> Tensor:
         """(B, L) bool: committed, inside the active block, and within the row's budget."""
@@ -411,6 +427,7 @@ class Dynamics:
             UsageError: positions to remask, and rules that do not allow it.
         """
         self._check_action(state, unmask)
+        block = self.block_start(state) if self.rules.limit_block_steps else None
         selectable = self._window(state, self.selectable(state))
         chosen = unmask & selectable
         state.ignored += (unmask & ~selectable).sum(-1)
@@ -425,8 +442,21 @@ class Dynamics:
         state.sureness[row, position] = state.prediction.confidence[row, column, 0]
         state.stale |= chosen.any(-1)
         state.step += 1
+        if block is not None:
+            self._end_block(state, block)
         if self.rules.stop_at_eot:
             self._stop_at_eot(state)
+
+    def _end_block(self, state: State, block: Tensor) -> None:
+        """Leaves the blocks (B,) that these rows were in where their steps are used up."""
+        length = self.rules.block_length
+        state.block_step += 1
+        over = state.block_step >= length
+        state.open_from = torch.where(over, block + length, state.open_from)
+        # What the context shows moves with the block, though no token has changed.
+        moved = over & self.open(state).any(-1)
+        state.stale |= moved & (self.view.context == "block" or self.rules.prefix_cache)
+        state.block_step[over | (self.block_start(state) != block)] = 0
 
     def _check_action(self, state: State, action: Tensor) -> None:
         expected = (len(state), self.width)
@@ -455,18 +485,18 @@ class Dynamics:
         """Fills what follows a committed end-of-text, once nothing before it is masked."""
         response = state.tokens[:, self.prompt_length :]
         found = _is_end(response, self.denoiser) & ~state.masked
-        gap = state.masked.int().cumsum(-1) > 0
-        over = (found & ~gap).any(-1, keepdim=True) & state.masked
+        gap = self.open(state).int().cumsum(-1) > 0
+        over = (found & ~gap).any(-1, keepdim=True) & self.open(state)
         response[over] = self.denoiser.eot_id
         state.masked &= ~over
 
     def terminated(self, state: State) -> Tensor:
-        """(B,) bool: nothing is masked."""
-        return ~state.masked.any(-1)
+        """(B,) bool: nothing is masked, or only in blocks that were ended."""
+        return ~self.open(state).any(-1)
 
     def truncated(self, state: State) -> Tensor:
         """(B,) bool: the steps are used up and something is still masked."""
-        return (state.step >= self.rules.step_limit) & state.masked.any(-1)
+        return (state.step >= self.rules.step_limit) & self.open(state).any(-1)
 
     def responses(self, state: State) -> Tensor:
         """(B, L) int64, the response tokens, masks where nothing was written."""

@@ -6,6 +6,7 @@ episodes are drawn, observations, outcomes), so that row i of the one cannot dif
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Context, Dynamics, Rules, State, View
 from dllm_env.errors import UsageError
-from dllm_env.rewards import load_reward
+from dllm_env.rendering import Drawing, as_picture, as_text
+from dllm_env.rewards import Cost, Outcomes, Reward, load_rewards
 from dllm_env.tasks.base import SPLITS, Problem, Split, Task, count_problems
 from dllm_env.tasks.load import load_task
 from dllm_env.tasks.mixture import Mixture
@@ -31,8 +33,11 @@ Arrays = dict[str, np.ndarray]
 PROBLEMS = 1 << 31
 """Episodes draw the index of their problem from [0, PROBLEMS), of a task with an end from what it has."""
 
-RENDER_MODES = ("ansi",)
+RENDER_MODES = ("ansi", "human", "rgb_array")
+"""A text, the text printed after every reset and step, or a picture."""
 
+PROCESS = os.getpid()
+"""Where this module was loaded; another number in a process that was forked from there."""
 
 EXTRAS = ("entropy", "margin", "hidden")
 """The optional features that an environment can show."""
@@ -57,9 +62,13 @@ class EnvConfig(Rules):
     seed: int = 0
     """Which family of problems; the index of a problem is drawn within it."""
     alpha: float = 0.1
-    """Weight of speed in the reward."""
-    reward: str = "multiplicative"
-    """multiplicative or additive."""
+    """Weight of speed in the rewards that are given by name."""
+    reward: str | Reward | Sequence[str | Reward] = "multiplicative"
+    """multiplicative, additive, a function, one in a file (see ``rewards``), or several of these."""
+    reward_weights: Sequence[float] = ()
+    """A weight for each reward; without any, all count 1."""
+    cost: Cost = "nfe"
+    """What rewards by name count: denoiser evaluations (nfe), or steps."""
     context: Context = "full"
     """What is observed and acted upon: the whole response (full) or its active block (block)."""
     top: int = 1
@@ -121,7 +130,7 @@ def prompt_width(denoiser: Denoiser, task: Task, split: Split = "train", samples
 
 
 @dataclass
-class Verdict:
+class StepResult:
     """Which rows an action has ended, and what they earned.
 
     Attributes:
@@ -147,11 +156,15 @@ class Game:
     def __init__(self, config: EnvConfig, render_mode: str | None = None) -> None:
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise UsageError(f"unknown render mode {render_mode!r}; choose {', '.join(RENDER_MODES)} or None")
+        if os.getpid() != PROCESS:
+            # Forked, as by AsyncVectorEnv: the threads stayed with the parent, torch would wait for them for ever.
+            torch.set_num_threads(1)
         self.config = config
+        self.render_mode = render_mode
         self.task = load_task(config.task, config.data, config.allow_code_execution)
         if not isinstance(self.task, Task):
             raise UsageError(f"{config.task!r} is not a task; give a name or an object with problem and score")
-        self.reward = load_reward(config.reward, config.alpha)
+        self.rewards = load_rewards(config.reward, config.reward_weights, config.alpha, config.cost)
         self.rules = Rules.of(config).resolve(self.task.response_length)
         self.view = View(config.context, int(config.top), Extras(**dict.fromkeys(config.extras, True)))
         self.denoiser = load_denoiser(config.denoiser)
@@ -211,7 +224,7 @@ class Game:
         unmask = torch.from_numpy(array.reshape(rows, -1).astype(bool))
         return unmask.to(self.denoiser.device)
 
-    def judge(self, state: State, episodes: Sequence[Episode]) -> Verdict:
+    def judge(self, state: State, episodes: Sequence[Episode]) -> StepResult:
         """Looks at rows just after an action."""
         terminated, truncated = self.dynamics.terminated(state), self.dynamics.truncated(state)
         infos = self.infos(state, episodes)
@@ -221,12 +234,15 @@ class Game:
             text = self.denoiser.response_text(self.dynamics.responses(state)[row].tolist())
             correct = self.task.score(episodes[row].problem, text) if terminated[row] else 0.0
             # One row at a time: a vectorised power differs in the last bit from that of a single number.
-            reward = self.reward(
-                torch.tensor([correct]), state.nfe[row : row + 1].cpu(), self.rules.response_length
-            )
-            rewards[row] = reward.item()
-            ended[row] = {**infos[row], "correct": float(correct), "is_success": correct == 1.0, "response": text}
-        return Verdict(terminated.cpu().numpy(), truncated.cpu().numpy(), rewards, ended)
+            one = slice(row, row + 1)
+            nfe, steps, length = state.nfe[one].cpu(), state.step[one].cpu(), self.rules.response_length
+            known = Outcomes([episodes[row].problem], [text], torch.tensor([float(correct)]), nfe, steps, length)
+            earned = self.rewards(known)
+            rewards[row] = earned.total.item()
+            each = {f"rewards/{name}": values.item() for name, values in earned.parts.items()}
+            about = {"correct": float(correct), "is_success": correct == 1.0, "response": text}
+            ended[row] = {**infos[row], **about, **each}
+        return StepResult(terminated.cpu().numpy(), truncated.cpu().numpy(), rewards, ended)
 
     def infos(self, state: State, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
         """Per row: steps taken, denoiser evaluations, positions asked for in vain, index of the problem."""
@@ -254,19 +270,28 @@ class Game:
             out[name] = features(getattr(seen, name))
         return {name: out[name].copy() for name in self.observation_space.spaces}
 
-    def render(self, state: State, episodes: Sequence[Episode]) -> list[str]:
-        """Per row a text: problem, then the response with ▁ for masks and the active block in brackets."""
+    def drawings(self, state: State, episodes: Sequence[Episode]) -> list[Drawing]:
+        """What there is to draw of each row."""
         starts = self.dynamics.block_start(state).tolist()
         rows = zip(self.dynamics.responses(state).tolist(), state.masked.tolist(), starts, strict=True)
-        texts = []
+        drawings = []
         for (ids, masked, start), info, episode in zip(rows, self.infos(state, episodes), episodes, strict=True):
-            words = ["▁" if hidden else self.denoiser.decode([i]) for i, hidden in zip(ids, masked, strict=True)]
-            if any(masked):
-                last = start + self.rules.block_length - 1
-                words[start], words[last] = "[" + words[start], words[last] + "]"
-            head = f"step {info['step']}, {info['nfe']} denoiser evaluations"
-            texts.append(f"{episode.problem.prompt}\n{' '.join(words)}\n{head}\n")
-        return texts
+            words = ["" if hidden else self.denoiser.decode([i]) for i, hidden in zip(ids, masked, strict=True)]
+            block = range(start, start + self.rules.block_length) if any(masked) else range(0)
+            status = f"step {info['step']}, {info['nfe']} denoiser evaluations"
+            drawings.append(Drawing(episode.problem.prompt, words, masked, block, status))
+        return drawings
+
+    def render(self, state: State, episodes: Sequence[Episode]) -> list[str] | list[np.ndarray] | None:
+        """A text or a picture per row, or prints the texts, by ``render_mode``."""
+        drawings = self.drawings(state, episodes)
+        if self.render_mode == "rgb_array":
+            return [as_picture(drawing) for drawing in drawings]
+        texts = [as_text(drawing) for drawing in drawings]
+        if self.render_mode == "ansi":
+            return texts
+        print(*texts, sep="\n", flush=True)
+        return None
 
 
 def reset_options(options: dict[str, Any] | None) -> Any:
@@ -302,11 +327,12 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
     (W·d,) float32. Features are 0 where nothing is masked.
     Action: (W,), 1 to unmask. Positions that are not selectable are ignored and counted.
     Reward: at the end only. Info: ``nfe``, ``step``, ``ignored``, ``problem``; at the end ``correct``,
-    ``is_success``, ``response``.
+    ``is_success``, ``response``, and ``rewards/NAME`` of each reward.
 
     Args:
         config: all settings; None for the defaults.
-        render_mode: ``"ansi"`` or None.
+        render_mode: what ``render`` returns: ``"ansi"`` a text, ``"rgb_array"`` a picture (height, width, 3) uint8
+            of one size for all episodes; ``"human"`` prints the text after every reset and step; or None.
         settings: fields of ``EnvConfig`` to change.
 
     Raises:
@@ -333,6 +359,8 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
         self._episode, self._ended = self.game.draw(self.np_random, index), False
         self._state = self.game.begin([self._episode])
         self.game.dynamics.predict(self._state)
+        if self.render_mode == "human":
+            self.render()
         return self._observation(self._state), self.game.infos(self._state, [self._episode])[0]
 
     def step(self, action: np.ndarray) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
@@ -341,23 +369,26 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
             raise gymnasium.error.ResetNeeded("the episode is over; call reset first")
         game, state, episodes = self.game, self._state, [self._episode]
         game.dynamics.apply(state, game.actions(action, 1))
-        verdict = game.judge(state, episodes)
-        terminated, truncated = bool(verdict.terminated[0]), bool(verdict.truncated[0])
+        result = game.judge(state, episodes)
+        terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         self._ended = terminated or truncated
         seen = state[torch.arange(1, device=state.step.device)] if truncated else state
         if not terminated:
             game.dynamics.predict(seen)
-        info = verdict.infos[0] if self._ended else game.infos(state, episodes)[0]
-        return self._observation(seen), float(verdict.rewards[0]), terminated, truncated, info
+        if self.render_mode == "human":
+            self.render()
+        info = result.infos[0] if self._ended else game.infos(state, episodes)[0]
+        return self._observation(seen), float(result.rewards[0]), terminated, truncated, info
 
     def _observation(self, state: State) -> Arrays:
         return {name: values[0].copy() for name, values in self.game.observe(state).items()}
 
-    def render(self) -> str | None:
-        """The prompt and the partly masked response as text, with ``render_mode="ansi"``."""
+    def render(self) -> str | np.ndarray | None:
+        """The prompt and the partly masked response, as ``render_mode`` says."""
         if self.render_mode is None:
-            gymnasium.logger.warn('nothing to render; make the environment with render_mode="ansi"')
+            gymnasium.logger.warn('nothing to render; make the environment with render_mode="ansi" or "rgb_array"')
             return None
         if self._state is None or self._episode is None:
             raise gymnasium.error.ResetNeeded("call reset before render")
-        return self.game.render(self._state, [self._episode])[0]
+        drawn = self.game.render(self._state, [self._episode])
+        return None if drawn is None else drawn[0]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from dllm_env.specs import shown
 
 Coordinates = tuple[float, float]
 """(NFE, accuracy)."""
@@ -57,7 +58,7 @@ class Point:
     @property
     def family(self) -> str:
         """The rule, or the learned policy itself."""
-        return self.label if self.learned else self.label.partition(":")[0]
+        return self.label if self.learned else _parts(self)[0]
 
 
 # Colour-blind safe (M. Okabe and K. Ito, 2008; P. Tol, 2021); the learned policies have vermilion for themselves.
@@ -243,8 +244,12 @@ def _plain(text: str) -> str:
 
 
 def _short(point: Point) -> str:
+    name, settings = _parts(point)
     if not point.learned:
-        return point.label.partition(":")[2] or point.label
-    name, _, settings = point.label.partition(":")
-    shown = Path(name).name
-    return f"{shown} ({settings})" if settings else shown
+        return settings or name
+    return f"{name} ({settings})" if settings else name
+
+
+def _parts(point: Point) -> tuple[str, str]:
+    """Name and settings; a rule's name is no path."""
+    return shown(point.label, () if point.learned else (point.label.partition(":")[0],))

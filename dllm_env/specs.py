@@ -63,6 +63,14 @@ def split(text: str, known: Collection[str] = ()) -> tuple[str, str]:
     return (text, "") if found is None else (text[: found.start()], text[found.start() + 1 :])
 
 
+def shown(text: str, known: Collection[str] = ()) -> tuple[str, str]:
+    """Name and settings for tables and pictures: of a path its last part, of a class in a file its name."""
+    if (place := file_part(text)) is not None:
+        return place.name, place.call[1:-1]
+    name, settings = split(text, known)
+    return Path(name).name or name, settings
+
+
 def _exists(place: str) -> bool:
     try:
         return Path(place).exists()

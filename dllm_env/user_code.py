@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import types
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from dllm_env.errors import UsageError
+
+PREFIX = "dllm_env_user_"
+"""Begins the names of modules that are made of users' files."""
 
 _FILE = re.compile(r"(?P<file>.+?\.py):(?P<name>[^\W\d]\w*)\s*(?P<call>\(.*\))?", re.DOTALL)
 SETTING = re.compile(r":\s*[^\W\d]\w*\s*=")
@@ -161,7 +165,11 @@ def _own_names(module: types.ModuleType) -> list[str]:
 def _run(file: Path) -> types.ModuleType:
     """The file as a module, run once as long as it does not change."""
     path = file.resolve()
-    name = f"dllm_env_user_{path.stem}_{hashlib.blake2b(f'{path}'.encode() + path.read_bytes()).hexdigest()[:12]}"
+    for module in list(sys.modules.values()):
+        origin = getattr(module, "__file__", None)
+        if origin and Path(origin) == path and not module.__name__.startswith(PREFIX):
+            return module  # the user has imported it, and may compare classes
+    name = f"{PREFIX}{path.stem}_{hashlib.blake2b(os.fsencode(path) + path.read_bytes()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from dllm_env.dynamics import State
-from dllm_env.env import RENDER_MODES, Arrays, EnvConfig, Episode, Game, Verdict, problem_index, reset_options
+from dllm_env.env import RENDER_MODES, Arrays, EnvConfig, Episode, Game, StepResult, problem_index, reset_options
 from dllm_env.errors import UsageError
 
 
@@ -79,6 +79,8 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         self._episodes = [self._draw(row, index) for row, index in enumerate(indices)]
         self._state = self.game.begin(self._episodes)
         self.game.dynamics.predict(self._state)
+        if self.render_mode == "human":
+            self.render()
         return self.game.observe(self._state), self._infos(self.game.infos(self._state, self._episodes))
 
     def _per_row(self, value: Any, name: str) -> list[Any]:
@@ -101,18 +103,20 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
             raise gymnasium.error.ResetNeeded("call reset before step")
         game = self.game
         game.dynamics.apply(self._state, game.actions(actions, self.num_envs))
-        verdict = game.judge(self._state, self._episodes)
-        final = self._renew(verdict)
-        infos = self._infos(game.infos(self._state, self._episodes), final, verdict)
-        return game.observe(self._state), verdict.rewards, verdict.terminated, verdict.truncated, infos
+        result = game.judge(self._state, self._episodes)
+        final = self._renew(result)
+        if self.render_mode == "human":
+            self.render()
+        infos = self._infos(game.infos(self._state, self._episodes), final, result)
+        return game.observe(self._state), result.rewards, result.terminated, result.truncated, infos
 
-    def _renew(self, verdict: Verdict) -> Arrays:
+    def _renew(self, result: StepResult) -> Arrays:
         """Replaces ended rows and predicts, in one call, for all rows and for the ended rows' final observations.
 
-        Returns the final observations, in the order of ``verdict.infos``.
+        Returns the final observations, in the order of ``result.infos``.
         """
         assert self._state is not None
-        game, count, ended = self.game, self.num_envs, list(verdict.infos)
+        game, count, ended = self.game, self.num_envs, list(result.infos)
         if not ended:
             game.dynamics.predict(self._state)
             return {}
@@ -129,26 +133,27 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         return game.observe(rows[everything[count:]])
 
     def _infos(
-        self, current: list[dict[str, Any]], final: Arrays | None = None, verdict: Verdict | None = None
+        self, current: list[dict[str, Any]], final: Arrays | None = None, result: StepResult | None = None
     ) -> dict[str, Any]:
         """Gymnasium's form: per key an array over rows, and under ``_key`` which rows have it."""
         infos: dict[str, Any] = {}
-        if final and verdict is not None:
-            for place, (row, info) in enumerate(verdict.infos.items()):
+        if final and result is not None:
+            for place, (row, info) in enumerate(result.infos.items()):
                 observation = {name: values[place].copy() for name, values in final.items()}
                 infos = self._add_info(infos, {"final_obs": observation, "final_info": info}, row)
         for row, info in enumerate(current):
             infos = self._add_info(infos, info, row)
         return infos
 
-    def render(self) -> tuple[str, ...] | None:
-        """A text per row, with ``render_mode="ansi"``."""
+    def render(self) -> tuple[str, ...] | tuple[np.ndarray, ...] | None:
+        """A text or a picture per row, as ``render_mode`` says; rows that ended show their new episode."""
         if self.render_mode is None:
-            gymnasium.logger.warn('nothing to render; make the environments with render_mode="ansi"')
+            gymnasium.logger.warn('nothing to render; make the environments with render_mode="ansi" or "rgb_array"')
             return None
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before render")
-        return tuple(self.game.render(self._state, self._episodes))
+        drawn = self.game.render(self._state, self._episodes)
+        return None if drawn is None else tuple(drawn)  # type: ignore[return-value]
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator | None, ...]:  # type: ignore[override]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 
 import numpy as np
 from rich.table import Table
@@ -23,6 +22,8 @@ from dllm_env.eval.metrics import (
 from dllm_env.eval.results import VERSIONS, Figures, Outcome, Result, Setting, by_problem, summarise
 from dllm_env.pareto import Coordinates, Point
 from dllm_env.random import derive_key
+from dllm_env.specs import pieces, several, shown
+from dllm_env.tasks.load import NAMES
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,12 @@ _CONDITION = ("task", "denoiser", "split", *(rule.name for rule in fields(Rules)
 
 def short_name(name: str) -> str:
     """A task or denoiser without the folders that lead to it, and without where its data are."""
-    place, colon, settings = name.partition(":")
-    kept = ",".join(part for part in settings.split(",") if not part.startswith("data="))
-    return (Path(place).name or place) + (colon + kept if kept else "")
+    parts = (shown(part) for part in several(name, NAMES))
+    return "+".join(":".join(filter(None, [part, _without_data(settings)])) for part, settings in parts)
+
+
+def _without_data(settings: str) -> str:
+    return ",".join(part for part in pieces(settings) if not part.strip().startswith("data="))
 
 
 # ---------------------------------------------------------------------------------------- comparisons
@@ -356,8 +360,10 @@ def table(entries: Sequence[Entry], title: str = "") -> Table:
     shown = Table(title=title or None)
     ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= min(map(samples_of, entries))]
     remasked = any(entry.figures.remasks for entry in entries)
+    rewarded = any(entry.figures.reward is not None for entry in entries)
     columns = ["policy", "BL", "problems", "accuracy", "95% interval", *(f"pass@{k}" for k in ks)]
-    columns += ["NFE", "90%", "tokens/NFE", *(["remasked"] if remasked else []), "seconds"]
+    columns += ["NFE", "90%", "tokens/NFE", *(["remasked"] if remasked else [])]
+    columns += [*(["reward"] if rewarded else []), "seconds"]
     for name in columns:
         shown.add_column(name, justify="left" if name == "policy" else "right", no_wrap=name != "policy")
     groups = by_condition(entries)
@@ -372,6 +378,7 @@ def table(entries: Sequence[Entry], title: str = "") -> Table:
             cells += [f"{pass_at(entry, k):.1%}" for k in ks]
             cells += [f"{figures.nfe:.1f}", f"{figures.nfe_90:.0f}", f"{figures.tokens_per_nfe:.2f}"]
             cells += [f"{figures.remasks:.1f}"] if remasked else []
+            cells += ["" if figures.reward is None else f"{figures.reward:.3f}"] if rewarded else []
             shown.add_row(*cells, f"{figures.seconds:.1f}", style="bold" if entry.learned else None)
     return shown
 

@@ -8,10 +8,12 @@ between seeds is that of a fresh evaluation. Samples of a problem differ in thei
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+
+import torch
 
 from dllm_env.denoisers.base import Denoiser
-from dllm_env.denoisers.load import load_denoiser
+from dllm_env.denoisers.load import DenoiserLike, load_denoiser
 from dllm_env.dynamics import Dynamics, Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import tokens_before_eot
@@ -20,9 +22,10 @@ from dllm_env.policies.base import Policy
 from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import derive_key
+from dllm_env.rewards import Cost, Outcomes, RewardLike, load_rewards
 from dllm_env.specs import check_types
 from dllm_env.tasks.base import Split, Task, count_problems
-from dllm_env.tasks.load import load_task
+from dllm_env.tasks.load import TaskLike, load_task
 
 ENDLESS = 500
 """Problems of a task without end, unless told otherwise."""
@@ -41,10 +44,10 @@ class EvaluationConfig(Rules):
         UsageError: a value of another kind or out of range.
     """
 
-    task: str = "trace"
+    task: TaskLike = "trace"
     """Task, with settings after a colon: trace, trace:chains=4, sudoku, gsm8k, math500, humaneval, mbpp, countdown,
     sudoku4, reasoning-gym:NAME."""
-    denoiser: str = "tiny"
+    denoiser: DenoiserLike = "tiny"
     """Bundled denoiser or folder of one."""
     block_length: tuple[int, ...] = ()  # type: ignore[assignment]
     """Block lengths to compare at, one or more; without any, the response length (full diffusion)."""
@@ -62,6 +65,14 @@ class EvaluationConfig(Rules):
     """File or folder with a benchmark's problems; without it, they come from the Hugging Face Hub."""
     allow_code_execution: bool = False
     """Let tasks that are judged by running programs run what the denoiser writes, in a sandbox."""
+    reward: tuple[RewardLike, ...] = ()
+    """Rewards to compute besides: multiplicative, additive, or functions of your own; several are added."""
+    reward_weights: tuple[float, ...] = ()
+    """A weight for each reward; without any, all count 1."""
+    alpha: float = 0.1
+    """Weight of speed in multiplicative and additive."""
+    cost: Cost = "nfe"
+    """What they count: denoiser evaluations (nfe), or steps."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -101,6 +112,8 @@ class Evaluation:
         _check(config, policies)
         self.config = config
         self.task = load_task(config.task, config.data, config.allow_code_execution)
+        weights, alpha, cost = config.reward_weights, config.alpha, config.cost
+        self.rewards = load_rewards(config.reward, weights, alpha, cost) if config.reward or weights else None
         count = _count(config, self.task)
         rules = [each.resolve(self.task.response_length) for each in config.rules]
         self.denoiser = denoiser or load_denoiser(config.denoiser)
@@ -221,6 +234,37 @@ class Evaluation:
         ]
 
 
+def earned(evaluation: Evaluation, outcomes: Sequence[Outcome], length: int) -> list[Outcome]:
+    """The outcomes with what they have earned, where the evaluation has rewards.
+
+    Args:
+        evaluation: of which these are.
+        outcomes: of rows that were played.
+        length: L.
+
+    Raises:
+        UsageError: a reward that fails.
+    """
+    if evaluation.rewards is None or not outcomes:
+        return list(outcomes)
+    split = evaluation.config.split
+    found = evaluation.rewards(
+        Outcomes(
+            problem=[evaluation.task.problem(outcome.index, split, outcome.seed) for outcome in outcomes],
+            text=[outcome.response for outcome in outcomes],
+            correct=torch.tensor([outcome.correct for outcome in outcomes]),
+            nfe=torch.tensor([outcome.nfe for outcome in outcomes]),
+            steps=torch.tensor([outcome.steps for outcome in outcomes]),
+            length=length,
+        )
+    )
+    parts = {name: values.tolist() for name, values in found.parts.items()} | {"total": found.total.tolist()}
+    return [
+        replace(outcome, rewards={name: values[row] for name, values in parts.items()})
+        for row, outcome in enumerate(outcomes)
+    ]
+
+
 def row_seed(seed: int, place: Place) -> int:
     """A row's random streams under an evaluation seed. The first sample's are those of an evaluation of one."""
     index, sample = place
@@ -278,7 +322,11 @@ def evaluate(
         UsageError: anything that cannot be evaluated as asked, before the denoiser is called.
     """
     evaluation = Evaluation(config, policies)
-    return [Result(job.setting, evaluation.play(job, evaluation.places, on_progress)) for job in evaluation.jobs]
+    results = []
+    for job in evaluation.jobs:
+        outcomes = evaluation.play(job, evaluation.places, on_progress)
+        results.append(Result(job.setting, earned(evaluation, outcomes, job.rules.response_length)))
+    return results
 
 
 def prepare(plans: Sequence[tuple[EvaluationConfig, Sequence[str | Policy]]]) -> list[Evaluation]:
@@ -287,7 +335,7 @@ def prepare(plans: Sequence[tuple[EvaluationConfig, Sequence[str | Policy]]]) ->
     Raises:
         UsageError: one of them cannot be done as asked.
     """
-    denoisers: dict[str, Denoiser] = {}
+    denoisers: dict[DenoiserLike, Denoiser] = {}
     evaluations = []
     for config, policies in plans:
         evaluations.append(Evaluation(config, policies, denoisers.get(config.denoiser)))

@@ -88,9 +88,10 @@ class HarnessConfig(Rules):
         kinds = {column.name: type(column.default) for column in fields(cls)} | {"temperature": float}
         for name in given:
             if name not in kinds:
+                known = ", ".join((*kinds, *DENOISER_OPTIONS))
                 raise UsageError(
-                    f"unknown model argument {name!r}; there are {', '.join((*kinds, *DENOISER_OPTIONS))}. A value "
-                    """with commas needs quotes: 'policy="klass:tau=0.6,kappa=0.01"'"""
+                    f"unknown model argument {name!r}; there are {known}. A value with "
+                    """commas needs quotes: 'policy="klass:tau=0.6,kappa=0.01"'"""
                 )
         values = {name: _value(name, value, kinds[name]) for name, value in given.items()}
         return cls(**values | {"denoiser": _with_options(values["denoiser"], options)})

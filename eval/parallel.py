@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
 import torch
 
 from dllm_env.denoisers.tiny import TinyDenoiser
-from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, OnProgress, Place, label, prepare
+from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, OnProgress, Place, earned, label, prepare
 from dllm_env.eval.results import Outcome, Setting
 
 PIECE = 4
@@ -65,20 +65,25 @@ def play_pieces(
         for piece in todo:
             evaluation = evaluations[piece.evaluation]
             job = evaluation.jobs[piece.job]
-            yield job.setting, evaluation.play(job, piece.places, on_progress)
+            outcomes = evaluation.play(job, piece.places, on_progress)
+            yield job.setting, earned(evaluation, outcomes, job.rules.response_length)
         return
-    plans = [(evaluation.config, [job.policy.name for job in evaluation.jobs]) for evaluation in evaluations]
+    # Rewards are computed here: functions of a user's own cannot be sent.
+    plans = [
+        (replace(evaluation.config, reward=(), reward_weights=()), [job.policy.name for job in evaluation.jobs])
+        for evaluation in evaluations
+    ]
     plans = [(config, list(dict.fromkeys(names))) for config, names in plans]
     with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), _prepare, (plans,)) as pool:
-        running = {pool.submit(_play_there, piece) for piece in todo}
+        running = {pool.submit(_play_there, piece): evaluations[piece.evaluation] for piece in todo}
         try:
             while running:
-                ready, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in ready:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    evaluation = running.pop(future)
                     setting, outcomes = future.result()
                     if on_progress is not None:
                         on_progress(label(setting), len(outcomes))
-                    yield setting, outcomes
+                    yield setting, earned(evaluation, outcomes, setting.response_length)
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -34,6 +34,7 @@ from dllm_env.eval.report_tables import areas_table, figures_table, pairs_table,
 from dllm_env.eval.results import Outcome
 from dllm_env.pareto import LEARNED, family_styles, pareto_front
 from dllm_env.policies.registry import load_heuristic
+from dllm_env.specs import split
 
 REPORT = "report.html"
 
@@ -207,8 +208,10 @@ def _point(entry: Entry) -> Json:
 
 def _short(entry: Entry) -> str:
     """The label; of a folder its last two names."""
-    name, colon, settings = entry.label.partition(":")
-    return "/".join(Path(name).parts[-2:]) + colon + settings if entry.learned else entry.label
+    if not entry.learned:
+        return entry.label
+    name, settings = split(entry.label)
+    return ":".join(filter(None, ["/".join(Path(name).parts[-2:]), settings]))
 
 
 def _parameters(policy: str) -> list[str]:
@@ -216,7 +219,7 @@ def _parameters(policy: str) -> list[str]:
     try:
         rule = load_heuristic(policy)
     except ValueError:
-        settings = policy.partition(":")[2]
+        settings = split(policy)[1]
         return [settings] if settings else []
     return [f"{field.name} = {getattr(rule, field.name)}" for field in fields(rule)]
 

@@ -34,6 +34,9 @@ NOT_PLAYED = (
 )
 """What of the core cannot change an outcome: commands and pictures. All other modules count, new ones as well."""
 
+LATER = ("limit_block_steps",)
+"""Rules that the first results did not have; where they are off, such results are the same setting as new ones."""
+
 
 @dataclass(frozen=True)
 class Setting(Rules):
@@ -62,7 +65,11 @@ class Setting(Rules):
     @functools.cached_property
     def key(self) -> str:
         """Twelve letters that stand for it in ``problems.jsonl``."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        for name in LATER:
+            if not values[name]:
+                del values[name]
+        text = json.dumps(values, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
     def part(self, *without: str) -> tuple[Any, ...]:
@@ -95,6 +102,7 @@ class Outcome:
         words: L tokens as text, empty where a mask was left.
         revealed_at: step from 0 in which each was written, −1 where none was.
         confidence: with which it was written.
+        rewards: what it has earned by each reward, where an evaluation asks for some, and as ``total`` in all.
     """
 
     setting: str
@@ -115,6 +123,7 @@ class Outcome:
     words: list[str] = field(repr=False)
     revealed_at: list[int] = field(repr=False)
     confidence: list[float] = field(repr=False)
+    rewards: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,7 @@ class Figures:
         finished: share of the rows that were not cut off.
         remasks: mean number of positions put back to mask.
         seconds: wall time.
+        reward: mean over samples, where all of them have one.
     """
 
     problems: int
@@ -155,6 +165,7 @@ class Figures:
     finished: float
     remasks: float
     seconds: float
+    reward: float | None = None
 
 
 def summarise(outcomes: Sequence[Outcome]) -> Figures:
@@ -176,6 +187,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Figures:
         finished=mean([outcome.finished for outcome in outcomes]),
         remasks=mean([outcome.remasks for outcome in outcomes]),
         seconds=sum(outcome.seconds for outcome in outcomes),
+        reward=mean([one.rewards["total"] for one in outcomes]) if all(one.rewards for one in outcomes) else None,
     )
 
 

@@ -74,6 +74,8 @@ def make_generation(config: GenerationConfig) -> Generation:
     """
     task = load_task(config.task, config.data, config.allow_code_execution)
     rules = Rules.of(config).resolve(task.response_length)
+    if config.prompt.strip() and config.data:
+        raise UsageError("a prompt of your own leaves no use for --data; leave one of them away")
     if config.index < 0:
         raise UsageError(f"--index must be at least 0, got {config.index}")
     denoiser = load_denoiser(config.denoiser)

@@ -13,10 +13,14 @@
 
 Settings are those of ``dllm-env eval`` with underscores; what the file leaves open is as the command line says, so
 that the same suite serves another denoiser. Folders of policies are relative to where one runs it.
+
+Data that are given for the whole suite are for each task that takes data; one that has problems of its own plays
+these where the data are a folder of other benchmarks. Data that nothing takes are refused.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from itertools import product
@@ -25,9 +29,10 @@ from typing import Any
 
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig
-from dllm_env.specs import several
+from dllm_env.specs import split, write_value
+from dllm_env.tasks.benchmark_base import plays_its_own
 from dllm_env.tasks.benchmarks import BENCHMARKS
-from dllm_env.tasks.load import NAMES, load_task
+from dllm_env.tasks.load import NAMES, load_task, takes_data
 
 Plan = tuple[EvaluationConfig, tuple[str, ...]]
 """What to evaluate, and which policies."""
@@ -73,16 +78,30 @@ def _plans(suite: Mapping[str, Any], base: EvaluationConfig) -> list[Plan]:
         policies = _policies(given.pop("policies", None))
         swept = [_listed(given.pop(name, getattr(base, name))) for name in SWEPT]
         for values in product(*swept):
-            config = _config({**given, **dict(zip(SWEPT, values, strict=True))}, base)
+            config = _config({**given, **dict(zip(SWEPT, values, strict=True))}, base, "data" not in part)
             plans.append((config, policies))
+    for data in (base.data, common.get("data")):
+        if data and not any(config.data == data for config, _ in plans):
+            raise UsageError(f"nothing here takes the data {data!r}")
     return plans
+
+
+def _of_shared_data(task: str, data: str) -> str:
+    """Of data that are for a whole suite, those for one task."""
+    if not data or not takes_data(task):
+        return ""
+    kind = BENCHMARKS.get(split(task, NAMES)[0])
+    if kind and plays_its_own(kind, data):
+        print(f"{task}: {data} has none of its problems, so these are the built-in ones", file=sys.stderr)
+        return ""
+    return data
 
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _config(given: Mapping[str, Any], base: EvaluationConfig) -> EvaluationConfig:
+def _config(given: Mapping[str, Any], base: EvaluationConfig, shares_data: bool) -> EvaluationConfig:
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name not in _KINDS:
@@ -93,15 +112,17 @@ def _config(given: Mapping[str, Any], base: EvaluationConfig) -> EvaluationConfi
         if name == "allow_code_execution":
             raise UsageError("a file cannot allow code to be run; give --allow-code-execution beside --suite")
         kind = _KINDS[name]
+        if kind is tuple:  # of rewards and their weights
+            values[name] = tuple(_listed(value))
+            continue
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
             raise UsageError(f"{name} has to be of the kind {kind.__name__}, got {value!r}")
         values[name] = value
     config = replace(base, **values)
-    names = {part.partition(":")[0] for part in several(config.task, NAMES)}
-    if "data" not in values and not names & set(BENCHMARKS):
-        config = replace(config, data="")  # the command line's are for the suite's benchmarks
+    if shares_data:
+        config = replace(config, data=_of_shared_data(str(config.task), config.data))
     length = config.response_length
     if not length:
         length = load_task(config.task, config.data, config.allow_code_execution).response_length
@@ -133,4 +154,7 @@ def _grid(name: str, grid: Any) -> list[str]:
     if not isinstance(grid, Mapping) or not grid:
         raise UsageError(f"{name} needs {{parameter: value or list of values}}, got {grid!r}")
     combinations = product(*(_listed(values) for values in grid.values()))
-    return [f"{name}:" + ",".join(f"{k}={v}" for k, v in zip(grid, values, strict=True)) for values in combinations]
+    return [
+        f"{name}:" + ",".join(f"{k}={write_value(v)}" for k, v in zip(grid, values, strict=True))
+        for values in combinations
+    ]

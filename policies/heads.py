@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NewType, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -334,6 +334,13 @@ HEADS: dict[str, type[Head]] = {
     "dynamic_plackett_luce": DynamicPlackettLuce,
 }
 """Heads by name."""
+
+
+if TYPE_CHECKING:
+    HeadLike = str | Head
+else:
+    HeadLike = NewType("HeadLike", str)  # what a command line can say; an object is for Python
+"""A head, or the text that names one."""
 
 
 def load_head(head: str | Head) -> Head:

@@ -226,7 +226,8 @@ class HiddenTransformer(PolicyNetwork):
     def embed(self, observation: Observation) -> Tensor:
         if observation.hidden is None:
             raise UsageError("this policy reads hidden states; make the environment with extras=['hidden']")
-        return F.layer_norm(observation.hidden, observation.hidden.shape[-1:])
+        hidden = observation.hidden.float()  # recorded in the denoiser's own precision
+        return F.layer_norm(hidden, hidden.shape[-1:])
 
     def kind(self, observation: Observation) -> Tensor:
         return observation.masked.long() + observation.selectable.long()

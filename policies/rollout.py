@@ -11,17 +11,46 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers.base import Denoiser
+from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.dynamics import Dynamics, Observation, Rules, State, View
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
+from dllm_env.rewards import Outcomes
 from dllm_env.tasks.base import Problem, Task
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is kept of an observation when steps are recorded: what the policy that learns reads, and no more.
+
+    Attributes:
+        top: how many of the largest probabilities.
+        extras: which optional features.
+    """
+
+    top: int
+    extras: Extras
+
+    def keep(self, seen: Observation, hidden: torch.dtype) -> Observation:
+        """A copy, because the state is written in place, without memory; hidden states in the denoiser's precision.
+
+        They come from it in that precision, so that nothing is lost.
+        """
+        unread: dict[str, Any] = {name: None for name in _OPTIONAL if not getattr(self.extras, name)}
+        part = replace(seen, confidence=seen.confidence[..., : self.top], memory={}, **unread)
+        if part.hidden is not None:
+            part.hidden = part.hidden.to(hidden)
+        return part[torch.ones_like(seen.step, dtype=torch.bool)]
+
+
+_OPTIONAL = [field.name for field in fields(Extras)]
 
 
 @dataclass
@@ -81,7 +110,7 @@ def rollout(
     *,
     batch_size: int = 128,
     prompt_length: int = 0,
-    record: bool = False,
+    record: bool | Recording = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Rollout:
     """Generates a response to each prompt.
@@ -94,7 +123,7 @@ def rollout(
         seeds: N seeds; a row's random numbers follow from its own.
         batch_size: rows generated at a time.
         prompt_length: pad prompts to at least this length.
-        record: return the trajectories, for training.
+        record: return the trajectories, for training, with what the policy reads or what a ``Recording`` says.
         on_progress: told the number of finished rows after each round that finished some.
 
     Raises:
@@ -106,6 +135,7 @@ def rollout(
     dynamics = Dynamics(denoiser, rules, max(prompt_length, max(map(len, prompts))), view)
     result = _empty_result(len(prompts), dynamics.rules, denoiser)
     steps: list[tuple[Tensor, Observation, Decision]] = []
+    recording = record if isinstance(record, Recording) else Recording(policy.top, policy.extras)
 
     slots = _Slots(dynamics, prompts, seeds, batch_size)
     done = 0
@@ -117,8 +147,7 @@ def rollout(
         decision = policy.act(observation, slots.random)
         slots.memory = decision.memory
         if record:
-            everything = torch.ones_like(slots.rows, dtype=torch.bool)
-            seen = replace(observation, memory={})[everything]  # a copy: the state is written in place
+            seen = recording.keep(observation, denoiser.dtype)
             steps.append((slots.rows, seen, replace(decision, memory={})))
         dynamics.apply(state, decision.unmask, decision.remask)
 
@@ -243,6 +272,12 @@ class Attempt:
     texts: list[str]
     correct: Tensor
 
+    def outcomes(self, problems: Sequence[Problem]) -> Outcomes:
+        """What rewards may ask for of these rows, which are those of the problems."""
+        played = self.rollout
+        length = played.responses.shape[1]
+        return Outcomes(problems, self.texts, self.correct, played.nfe, played.steps, length)
+
 
 def attempt(
     denoiser: Denoiser,
@@ -253,7 +288,7 @@ def attempt(
     seeds: Sequence[int],
     *,
     batch_size: int = 128,
-    record: bool = False,
+    record: bool | Recording = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Attempt:
     """Generates a response to each problem and scores it. Arguments as in ``rollout``."""

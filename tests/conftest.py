@@ -16,6 +16,33 @@ from dllm_env.random import torch_generator
 
 PAD, MASK, END = 0, 1, 2
 
+SLOW: dict[str, tuple[str, ...]] = {
+    "test_answers": ("same_mathematics",),
+    "test_cli": ("help", "listed", "preset", "bad_training"),
+    "test_compare": (),
+    "test_denoiser_training": (),
+    "test_evaluate": (),
+    "test_expert": (),
+    "test_extending": (),
+    "test_grpo": (),
+    "test_huggingface": ("families", "cache", "alone"),
+    "test_likelihood": (),
+    "test_packaging": ("installed", "checkout"),
+    "test_plugins": (),
+    "test_ppo": (),
+    "test_report": (),
+    "test_sandbox": (),
+    "test_suite": (),
+}
+"""Files whose tests are left out of `make oldest` and `make python310`, but for names that contain one of these."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        quick = SLOW.get(item.path.stem, ("",))
+        if not any(part in item.name for part in quick):
+            item.add_marker(pytest.mark.slow)
+
 
 class Scripted(Denoiser):
     """Position i of the response has the logits ``table[i]``, whatever the tokens are; counts what it is asked."""

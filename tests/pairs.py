@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import dllm_env.train.setting as setting_module
+import dllm_env.train.setup as setup_module
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.load import TASKS
@@ -74,7 +74,7 @@ class Never(AllA):
 def enter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the task ``all-a`` and its denoiser known to the trainers."""
     monkeypatch.setitem(TASKS, "all-a", AllA)
-    monkeypatch.setattr(setting_module, "load_denoiser", lambda name, device: PairDenoiser())
+    monkeypatch.setattr(setup_module, "load_denoiser", lambda name, device: PairDenoiser())
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -212,10 +214,98 @@ def test_files_of_all_three_splits_are_these_splits(tmp_path: Path) -> None:
 def test_a_folder_of_other_benchmarks_is_not_read(tmp_path: Path) -> None:
     write(tmp_path / "math" / "test.jsonl", ROWS["math"])
     (tmp_path / "gsm8k.md").write_text("# not data")
-    for kind in ("math500", "gsm8k"):
+    for kind in ("math500", "gsm8k", "humaneval", "sudoku4"):
         with pytest.raises(UsageError, match=f"has no {kind}; it has math"):
-            load_task(kind, str(tmp_path)).size("test")
-    assert load_task("humaneval", str(tmp_path), True).size("test") == 164
+            load_task(kind, str(tmp_path), True).problem(0, "test")
+
+
+HUMAN_EVAL_ROW = {
+    "task_id": "mine/0",
+    "prompt": 'def one():\n    """One."""\n',
+    "canonical_solution": "    return 1\n",
+    "test": "def check(f):\n    assert f() == 1\n",
+    "entry_point": "one",
+}
+
+
+def test_data_are_used_also_by_what_has_problems_of_its_own(tmp_path: Path) -> None:
+    """Whatever the files are called."""
+    write(tmp_path / "a" / "problems.jsonl", [HUMAN_EVAL_ROW])
+    write(tmp_path / "b" / "Human-Eval" / "test.jsonl", [HUMAN_EVAL_ROW])
+    for data in (tmp_path / "a", tmp_path / "a" / "problems.jsonl", tmp_path / "b"):
+        for task in (load_task("humaneval", str(data), True), HumanEval(str(data), allow_code_execution=True)):
+            assert isinstance(task, HumanEval)
+            assert task.size("test") == 1
+            assert task.problem(0, "test").answer[2] == "one"
+            assert task.name == f"humaneval:data={data}"
+    grids = [{"Puzzle": "1234341221434320", "Solution": "1234341221434321"}]
+    sudoku = load_task("sudoku4", str(write(tmp_path / "c" / "grids_test.jsonl", grids).parent))
+    assert count_problems(sudoku, "test") == 1
+    mixed = load_task("gsm8k:data=nowhere+humaneval", str(tmp_path / "a"), True)
+    assert isinstance(mixed, Mixture)
+    assert [part.name for part in mixed.parts] == ["gsm8k:data=nowhere", f"humaneval:data={tmp_path / 'a'}"]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("trace", "makes its own problems"),
+        ("trace:chains=3", "makes its own problems"),
+        ("sudoku", "makes its own problems"),
+        ("reasoning-gym:leg_counting", "makes its own problems"),
+        ("trace+sudoku", "no part of 'trace.sudoku' takes"),
+        ("gsm8k:data=other", "has its data in its name"),
+        ("gsm8k:data=other+trace", "no part of .* takes"),
+        ("humaneval", "has no humaneval; it has gsm8k"),
+        ("sudoku4", "has no sudoku4; it has gsm8k"),
+        ("gsm8k+humaneval", "has no humaneval; it has gsm8k"),
+        ("humaneval+trace", "has no humaneval; it has gsm8k"),
+    ],
+)
+def test_data_that_are_not_played_are_refused(task: str, message: str, tmp_path: Path) -> None:
+    write(tmp_path / "gsm8k" / "test.jsonl", ROWS["gsm8k"])
+    with pytest.raises(UsageError, match=message):
+        [load_task(task, str(tmp_path), True).problem(index, "test") for index in range(2)]
+    with pytest.raises(UsageError, match=message):
+        evaluate(EvaluationConfig(task=task, data=str(tmp_path), allow_code_execution=True), ["top_k:1"])
+
+
+def test_data_for_what_has_its_own_or_needs_none_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match="made already"):
+        load_task(load_task("trace"), "somewhere")
+    for kind in (HumanEval, BENCHMARKS["sudoku4"]):
+        with pytest.raises(UsageError, match=r"no data at .*nowhere"):
+            kind(str(tmp_path / "nowhere")).problem(0, "test")
+        with pytest.raises(UsageError, match="nothing to read"):
+            kind(str(tmp_path)).problem(0, "test")
+    assert main(["generate", "--task", "gsm8k", "--data", str(tmp_path), "--prompt", "hello"]) == 2
+    assert "leaves no use for --data" in capsys.readouterr().err
+
+
+def test_a_suite_shares_its_data_and_refuses_those_that_nothing_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dllm_env.eval.suite import load_suite
+
+    data = str(write(tmp_path / "data" / "gsm8k.jsonl", ROWS["gsm8k"]).parent)
+    suite = tmp_path / "suite.yaml"
+    base = EvaluationConfig(data=data, allow_code_execution=True)
+    suite.write_text(
+        "{policies: [top_k:1], evaluations: [{task: gsm8k}, {task: humaneval}, {task: [trace, sudoku]}]}"
+    )
+    assert [config.data for config, _ in load_suite(suite, base)] == [data, "", "", ""]
+    assert "humaneval: " in capsys.readouterr().err
+    suite.write_text(f"{{policies: [top_k:1], data: {data}, evaluations: [{{task: gsm8k}}, {{task: trace}}]}}")
+    assert [config.data for config, _ in load_suite(suite)] == [data, ""]
+    for evaluations in ("{task: humaneval}", "{task: trace}", "{task: gsm8k, data: x}", "{task: 'gsm8k:data=x'}"):
+        suite.write_text(f"{{policies: [top_k:1], evaluations: [{evaluations}]}}")
+        with pytest.raises(UsageError, match="nothing here takes the data"):
+            load_suite(suite, base)
+    suite.write_text("{policies: [top_k:1], evaluations: [{task: trace, data: x}]}")
+    with pytest.raises(UsageError, match="takes no data"):
+        load_suite(suite)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +362,9 @@ def test_formats_and_names(tmp_path: Path, data: Path) -> None:
     assert task.size("test") == 60
     assert task.name == f"gsm8k:data={tmp_path}"
     assert load_task(task.name) == task
+    odd = load_task("gsm8k", str(write(tmp_path / "a+b, c=d" / "test.jsonl", ROWS["gsm8k"]).parent))
+    assert load_task(odd.name) == odd
+    assert load_task(f"{odd.name}+{task.name}") == Mixture((odd, task))
     sudoku = load_task("sudoku4", str(data))
     assert sum(sudoku.size(split) for split in SPLITS) == 80
     endless = load_task("sudoku4")
@@ -305,6 +398,131 @@ def test_bad_data_is_named(task: str, content: str | None, message: str, tmp_pat
         load_task(task, str(file), True).problem(0, "test")
 
 
+# ------------------------------------------------------------------------------------------ kinds of files
+
+
+def packed(path: Path, text: str) -> Path:
+    path.write_bytes(gzip.compress(text.encode()))
+    return path
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "jsonl.gz", "json.gz", "csv.gz", "tsv.gz"])
+def test_files_of_text_also_packed(ending: str, tmp_path: Path) -> None:
+    rows = [{"question": f"What, at {n}?", "answer": f"#### {n}"} for n in range(3)]
+    separator = "\t" if "tsv" in ending else ","
+    lines = [f'"{row["question"]}"{separator}{row["answer"]}' for row in rows]
+    text = {
+        "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "json": json.dumps(rows),
+        "csv": "\n".join(["question,answer", *lines]),
+        "tsv": "\n".join(["question\tanswer", *lines]),
+    }[ending.partition(".")[0]]
+    file = tmp_path / "gsm8k" / f"test.{ending}"
+    file.parent.mkdir()
+    if ending.endswith("gz"):
+        packed(file, text)
+    else:
+        file.write_text(text)
+    for data in (tmp_path, file.parent, file):
+        task = load_task("gsm8k", str(data))
+        assert [task.problem(n, "test").answer for n in range(task.size("test"))] == [("0",), ("1",), ("2",)]
+        assert task.problem(1, "test").prompt.startswith("What, at 1?")
+
+
+def test_what_save_to_disk_has_written(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    rows = datasets.Dataset.from_list(ROWS["gsm8k"])
+    shuffled = rows.select([7, 3, 5])
+    datasets.DatasetDict({"train": rows, "test": shuffled}).save_to_disk(tmp_path / "both" / "gsm8k")
+    for data in (tmp_path / "both", tmp_path / "both" / "gsm8k"):
+        task = load_task("gsm8k", str(data))
+        assert task.size("test") == 3
+        assert task.size("train") + task.size("validation") == 60
+        assert "2007 loaves" in task.problem(0, "test").prompt
+    numbers = datasets.Dataset.from_list(ROWS["countdown"])
+    numbers.save_to_disk(tmp_path / "shards", num_shards=3)
+    datasets.load_from_disk(tmp_path / "shards").map(lambda row: {"target": 0})  # leaves a cache beside the shards
+    parts = load_task("countdown", str(tmp_path / "shards"))
+    assert sum(parts.size(split) for split in SPLITS) == 70
+    assert not any(parts.problem(n, "train").answer[0] == "0" for n in range(parts.size("train")))
+    split = datasets.Dataset.from_list(ROWS["gsm8k"], split="test")
+    split.save_to_disk(tmp_path / "saved")
+    assert load_task("gsm8k", str(tmp_path / "saved")).size("test") == 60
+    shutil.copytree(tmp_path / "saved", tmp_path / "damaged")
+    (tmp_path / "damaged" / "state.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"state\.json says nothing of a split"):
+        load_task("gsm8k", str(tmp_path / "damaged")).size("test")
+
+
+def test_hidden_files_and_files_about_others_are_not_read(tmp_path: Path) -> None:
+    write(tmp_path / "test.jsonl", ROWS["gsm8k"])
+    write(tmp_path / ".cache" / "test.jsonl", ROWS["math"])
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    (tmp_path / "train.jsonl").mkdir()
+    assert load_task("gsm8k", str(tmp_path)).size("test") == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl.gz", b"hello", "Not a gzipped file"),
+        ("a.jsonl.gz", gzip.compress(b'{"question": "x", "answer": "#### 1"}\n' * 99)[:-20], "ended before"),
+        ("a.jsonl.gz", gzip.compress(b""), "too few problems"),
+        ("a.jsonl", '{"question": "é", "answer": "#### 1"}\n'.encode("latin-1"), "not UTF-8"),
+        ("a.jsonl", '{"question": "x", "answer": "#### 1"}\n'.encode("utf-16"), "not UTF-8"),
+        ("a.csv", "question,answer\né,#### 1\n".encode("latin-1"), "not UTF-8"),
+        ("a.tsv", b"question\tanswer\n\x00\xff\t\n", "not UTF-8"),
+        ("a.csv", b"question,answer\na,b\na,b,c\n", "Expected 2 fields"),
+        ("a.parquet", b"PAR1 hello", "cannot read the problems"),
+        ("a.arrow", b"hello", "cannot read the problems"),
+        ("a.json", b"5", "cannot read the problems"),
+        ("a.json", b'{"question": ["x", "y"], "answer": ["#### 1", "#### 2"]}', "'question' has to be text"),
+        ("a.json", b'{"data": [{"question": "x", "answer": "#### 1"}]}', "has no 'question'"),
+        ("a.xlsx", b"hello", "nothing to read"),
+        ("a.gz", gzip.compress(b"hello"), "nothing to read"),
+        ("", b"", "nothing to read"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(
+    name: str, content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name:
+        (tmp_path / name).write_bytes(content)
+    for data in (tmp_path, tmp_path / name):
+        with pytest.raises(UsageError, match=message):
+            load_task("gsm8k", str(data)).problem(0, "train")
+    assert (
+        main(["eval", "--task", "gsm8k", "--policies", "top_k:1", "--data", str(tmp_path), "--split", "train"]) == 2
+    )
+    assert len(capsys.readouterr().err.strip().split("\n")) == 1
+
+
+def test_the_sanitized_mbpp(tmp_path: Path) -> None:
+    row = {
+        "source_file": "Benchmark Questions Verification V2.ipynb",
+        "task_id": 2,
+        "prompt": "Write a function to find the root of a number.",
+        "code": "import math\ndef root(x):\n    return math.sqrt(x)",
+        "test_imports": ["import math"],
+        "test_list": ["assert math.isclose(root(4), 2)", "assert root(9) == 3"],
+    }
+    (tmp_path / "sanitized-mbpp_test.json").write_text(json.dumps([row]))
+    task = load_task("mbpp", str(tmp_path / "sanitized-mbpp_test.json"), True)
+    problem = task.problem(0, "test")
+    assert "Write a function to find the root of a number. Your code should pass" in problem.prompt
+    assert problem.answer == ("root", "import math", *row["test_list"])
+    assert task.score(problem, "```python\ndef root(x):\n    return x ** 0.5\n```") == 1.0
+    assert task.score(problem, "```python\ndef root(x):\n    return x\n```") == 0.0
+    write(tmp_path / "bad_test.jsonl", [{**row, "test_imports": "math"}])
+    with pytest.raises(UsageError, match="test_imports has to be a list"):
+        load_task("mbpp", str(tmp_path / "bad_test.jsonl"), True).problem(0, "test")
+    write(tmp_path / "none_test.jsonl", [{"code": "x", "test_list": ["assert x"]}])
+    with pytest.raises(UsageError, match="has no 'text' nor 'prompt', which mbpp needs"):
+        load_task("mbpp", str(tmp_path / "none_test.jsonl"), True).problem(0, "test")
+
+
 @pytest.mark.filterwarnings("ignore:randrange:DeprecationWarning")
 def test_other_bad_input_is_named(tmp_path: Path, data: Path) -> None:
     with pytest.raises(UsageError, match="nothing to read"):
@@ -318,7 +536,7 @@ def test_other_bad_input_is_named(tmp_path: Path, data: Path) -> None:
     with pytest.raises(UsageError, match=r"makes no problems of reasoning-gym:chain_sum,min_terms=2\.5"):
         load_task("reasoning-gym:chain_sum,min_terms=2.5")
     with pytest.raises(UsageError, match="gsm8k, math, math500, humaneval"):
-        load_task("gsm9k")
+        load_task("gsm9k", str(tmp_path))
 
 
 def test_without_the_hub_one_line_says_what_to_do(

@@ -17,12 +17,12 @@ from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransfo
 from dllm_env.random import torch_generator
 
 SMALL = [
-    *("--updates", "2", "--prompts", "2", "--group", "2", "--width", "8", "--validation-problems", "2"),
-    *("--imitation", "1", "--imitation-problems", "2", "--imitation-batch", "8"),
+    *("--updates", "2", "--prompts", "2", "--num-generations", "2", "--width", "8", "--validation-problems", "2"),
+    *("--imitation-steps", "1", "--imitation-problems", "2", "--imitation-batch-size", "8"),
 ]
 SMALL_PPO = [
-    *("--updates", "2", "--rows", "4", "--steps", "8", "--width", "8", "--validation-problems", "2"),
-    *("--imitation", "1", "--imitation-problems", "2", "--imitation-batch", "8"),
+    *("--updates", "2", "--num-envs", "4", "--n-steps", "8", "--width", "8", "--validation-problems", "2"),
+    *("--imitation-steps", "1", "--imitation-problems", "2", "--imitation-batch-size", "8"),
 ]
 REQUIRED = {
     *("policy", "learned", "task", "denoiser", "block_length", "seed", "problems", "accuracy"),
@@ -176,10 +176,87 @@ def test_train_grpo_leaves_a_run(run):
 def test_train_grpo_preset_gives_defaults_that_flags_override(toy, tmp_path):
     out = tmp_path / "x"
     arguments = ["train", "grpo", "--preset", "paper", "--denoiser", str(toy), "--out", str(out), "--block-length"]
-    assert main([*arguments, "40", "--bias", "0", *SMALL, "--imitation", "0"]) == 0
+    here = ["40", "--task", "trace", "--response-length", "40", "--max-prompt-length", "0", "--bias", "0"]
+    assert main([*arguments, *here, *SMALL, "--imitation-steps", "0"]) == 0
     settings = json.loads((out / "settings.json").read_text())
-    assert settings["rate"] == 3e-5  # the paper's
+    assert settings["learning_rate"] == 3e-5  # the paper's
     assert settings["updates"] == 2  # the flag's
+
+
+def started(module, name, monkeypatch):
+    """Instead of training, writes down the settings that it was asked for."""
+    from pathlib import Path
+
+    seen = []
+    monkeypatch.setattr(module, name, lambda settings, *_: seen.append(settings) or Path("made"))
+    return seen
+
+
+def test_settings_from_a_file(tmp_path, capsys, monkeypatch):
+    from dllm_env.train import denoiser, grpo, ppo
+    from dllm_env.train.presets import PRESETS
+
+    Path = type(tmp_path)
+    Path("run.yaml").write_text("learning_rate: 3e-4\nwidth: 32\nreward: [additive]\nallow_code_execution: true\n")
+    seen = started(grpo, "train_grpo", monkeypatch)
+    assert main(["train", "grpo", "--preset", "demo", "--config", "run.yaml", "--width", "16", "--alpha", "2"]) == 0
+    expected = {"learning_rate": 3e-4, "width": 16, "reward": ("additive",), "alpha": 2.0}
+    assert seen == [PRESETS["demo"].changed(**expected)]  # consent to run programs does not come from a file
+    Path("ppo.json").write_text('{"num_envs": 3, "optimizer": {"learning_rate": 0.5}}')
+    seen = started(ppo, "train_ppo", monkeypatch)
+    assert main(["train", "ppo", "--config=ppo.json", "--no-stop-at-eot"]) == 0
+    assert seen == [ppo.PPO().changed(num_envs=3, learning_rate=0.5)]
+    Path("denoiser.yml").write_text("layers: 1\n")
+    seen = started(denoiser, "train_denoiser", monkeypatch)
+    assert main(["train", "denoiser", "--config", "denoiser.yml"]) == 0
+    assert seen == [denoiser.DenoiserTraining(layers=1)]
+    Path("bad.yaml").write_text("width: broad\n")
+    capsys.readouterr()
+    refused(["train", "grpo", "--config", "bad.yaml"], capsys, tmp_path, "bad.yaml: width must be a whole number")
+    Path("bad.yaml").write_text("wide: 3\n")
+    refused(["train", "ppo", "--config", "bad.yaml"], capsys, tmp_path, "no setting 'wide'; did you mean width?")
+    refused(["train", "ppo", "--config", "none.yaml"], capsys, tmp_path, "no file none.yaml")
+
+
+def test_a_runs_settings_are_such_a_file(run, tmp_path, monkeypatch):
+    from dllm_env.train import grpo
+    from dllm_env.train.run import settings_of_run
+
+    seen = started(grpo, "train_grpo", monkeypatch)
+    assert main(["train", "grpo", "--config", str(run / "settings.json"), "--seed", "5"]) == 0
+    assert seen == [settings_of_run(run, grpo.GRPO()).changed(seed=5)]
+
+
+def test_old_flags_work_with_a_note(tmp_path, capsys, monkeypatch):
+    from dllm_env.train import grpo, ppo
+
+    seen = started(grpo, "train_grpo", monkeypatch)
+    old = ["--rate", "0.5", "--group=4", "--no-divide-by-deviation", "--gradient-norm", "2", "--imitation", "0"]
+    assert main(["train", "grpo", *old]) == 0
+    values = {"learning_rate": 0.5, "num_generations": 4, "scale_rewards": False, "max_grad_norm": 2.0}
+    assert seen == [grpo.GRPO().changed(**values, imitation_steps=0)]
+    notes = capsys.readouterr().err.splitlines()
+    assert notes[0] == "dllm-env: --rate is called --learning-rate now"
+    assert len(notes) == 5
+    seen = started(ppo, "train_ppo", monkeypatch)
+    assert main(["train", "ppo", "--rows", "3", "--steps", "5", "--discount", "0.9", "--trace=0.8"]) == 0
+    assert seen == [ppo.PPO().changed(num_envs=3, n_steps=5, gamma=0.9, gae_lambda=0.8)]
+
+
+def test_several_rewards(toy, tmp_path, capsys):
+    out = tmp_path / "x"
+    rewards = ["--reward", "multiplicative", "additive", "--reward-weights", "1", "0.5", "--cost", "steps"]
+    arguments = ["train", "grpo", "--denoiser", str(toy), "--block-length", "8", "--out", str(out), *SMALL]
+    assert main([*arguments, *rewards]) == 0
+    header = (out / "logs" / "progress.csv").read_text().splitlines()[0].split(",")
+    assert {"rewards/multiplicative", "rewards/additive", "rollout/reward"} <= set(header)
+    arguments = ["eval", "--policies", str(out), "leftmost:8", "--denoiser", str(toy), "--problems", "2"]
+    assert main([*arguments, *rewards, "--out", str(tmp_path / "results")]) == 0
+    entries = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert all(isinstance(entry["reward"], float) for entry in entries)
+    bad = ["train", "grpo", "--denoiser", str(toy), *SMALL, "--reward", "shaped"]
+    capsys.readouterr()
+    refused(bad, capsys, tmp_path, "unknown reward 'shaped'; choose one of multiplicative, additive")
 
 
 def test_interrupted_training_says_how_to_resume_and_does(toy, tmp_path, capsys, monkeypatch):
@@ -187,11 +264,11 @@ def test_interrupted_training_says_how_to_resume_and_does(toy, tmp_path, capsys,
 
     once = grpo.train_once
 
-    def stop(setting, learner, settings, log):
+    def stop(setup, learner, settings, callbacks):
         if learner.update == 1:
-            log.close()  # as the end of the process would
+            learner.logger.close()  # as the end of the process would
             raise KeyboardInterrupt
-        return once(setting, learner, settings, log)
+        return once(setup, learner, settings, callbacks)
 
     arguments = ["train", "grpo", "--denoiser", str(toy), "--bias", "0", *SMALL, "--save-every", "1"]
     with monkeypatch.context() as patched:
@@ -262,13 +339,13 @@ def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys):
     small = {
         "updates": 2,
         "prompts": 2,
-        "group": 2,
+        "num_generations": 2,
         "width": 8,
         "bias": 0.0,
         "validation_problems": 2,
-        "imitation": 0,
+        "imitation_steps": 0,
     }
-    training = GRPO(denoiser=str(toy), **small)
+    training = GRPO().changed(denoiser=str(toy), **small)
     out = tmp_path / "demo"
     run_demo(DemoConfig(training, problems=4, slow_problems=2), out)
     printed = capsys.readouterr().out
@@ -333,7 +410,7 @@ def spoiled(toy, folder, data):
 BAD = {
     "task": (["--task", "chess"], "choose one of trace, sudoku"),
     "task setting": (["--task", "trace:chains=9"], "1 to 4 chains"),
-    "denoiser": (["--denoiser", "nothing-there"], "give the path of a folder"),
+    "denoiser": (["--denoiser", "nothing-there"], "or give a folder"),
     "block length": (["--block-length", "7"], "use 1, 2, 4, 5, 8, 10, 20, 40"),
     "context": (["--task", "trace:chains=4"], "shorten the prompt or the response"),
 }
@@ -382,7 +459,7 @@ def test_spoiled_weights_are_refused_with_one_line(command, kind, toy, tmp_path,
         ("top_k:0", "at least 1"),
         ("threshold:1.5", "between 0 and 1"),
         ("threshold:x", "must be a number"),
-        ("threshold:k=2", "has no parameter 'k'"),
+        ("threshold:k=2", "has no setting 'k'"),
     ],
 )
 def test_bad_policies_are_refused_with_one_line(policy, says, toy, tmp_path, capsys):
@@ -403,8 +480,8 @@ def test_spoiled_policies_are_refused_with_one_line(data, toy, run, tmp_path, ca
     [
         (["--alpha", "-0.1"], "alpha must be"),
         (["--alpha=nan"], "alpha must be"),
-        (["--group", "1"], "group must be"),
-        (["--preset", "mine"], "choose one of bundled, demo, paper"),
+        (["--num-generations", "1"], "num_generations must be"),
+        (["--preset", "mine"], "choose one of bundled, demo, paper, paper-32, paper-steered"),
         (["--resume"], "--out"),
         (["--resume", "--out", "nowhere"], "nothing to resume"),
         (["--out", __file__], "is a file"),

@@ -362,3 +362,85 @@ def test_extras_reach_the_observation(toy: TinyDenoiser) -> None:
     plain.predict(other)
     assert plain.observe(other).hidden is None
     assert torch.equal(plain.observe(other).confidence, seen.confidence)
+
+
+# ------------------------------------------------------------------------------------------- blocks that end
+
+
+def test_a_block_ends_after_its_steps_with_what_is_masked_in_it() -> None:
+    """L = 6, BL = 2: row 0 leaves a mask in block 0 and all of block 2; row 1 is done with block 0 in one step."""
+    dynamics, _ = process([3, 4, 5, 3, 4, 5], block=2, limit_block_steps=True)
+    state = dynamics.reset([[], []], [0, 1])
+    act(dynamics, state, "100000", "110000")
+    assert bits(dynamics.selectable(state)) == ["010000", "001100"]
+    act(dynamics, state, "000000", "001000")
+    assert bits(dynamics.selectable(state)) == ["001100", "000100"]  # row 1's second step in its block is to come
+    act(dynamics, state, "011100", "000100")
+    assert state.ignored.tolist() == [1, 0]  # what a block has left behind cannot be selected any more
+    assert bits(dynamics.selectable(state)) == ["000011", "000011"]
+    act(dynamics, state, "000000", "000011")
+    assert dynamics.terminated(state).tolist() == [False, True]
+    act(dynamics, state, "000000", "000000")
+    assert dynamics.terminated(state).tolist() == [True, True]
+    assert dynamics.truncated(state).tolist() == [False, False]
+    assert dynamics.responses(state).tolist() == [[3, MASK, 5, 3, MASK, MASK], [3, 4, 5, 3, 4, 5]]
+
+
+def test_a_row_that_does_nothing_ends_with_its_last_block() -> None:
+    for block in (1, 2, 4):
+        dynamics, _ = process([3, 4, 5, 3], block=block, limit_block_steps=True)
+        state = dynamics.reset([[]], [0])
+        for step in range(4):
+            assert not dynamics.terminated(state).any(), (block, step)
+            act(dynamics, state, "0000")
+        assert dynamics.terminated(state).all()
+        assert not dynamics.truncated(state).any()
+        assert state.nfe.tolist() == [1]  # nothing was written, so the first prediction held
+
+
+@pytest.mark.parametrize("limit", [False, True])
+def test_without_the_limit_a_block_waits(limit: bool) -> None:
+    dynamics, _ = process([3, 4, 5, 3], block=2, limit_block_steps=limit)
+    state = dynamics.reset([[]], [0])
+    for _ in range(3):
+        act(dynamics, state, "0000")
+    assert bits(dynamics.selectable(state)) == ["0011" if limit else "1100"]
+    act(dynamics, state, "0000")
+    assert (dynamics.terminated(state).item(), dynamics.truncated(state).item()) == (limit, not limit)
+
+
+def test_a_policy_that_sees_its_block_sees_the_next_one() -> None:
+    dynamics, _ = process([3, 4, 5, 3], block=2, limit_block_steps=True, view=View(context="block"))
+    state = dynamics.reset([[]], [0])
+    for action in ("10", "00"):
+        act(dynamics, state, action)
+    act(dynamics, state, "11")
+    assert dynamics.responses(state).tolist() == [[3, MASK, 5, 3]]
+    assert state.nfe.tolist() == [3]
+
+
+def test_an_end_of_text_ends_a_row_whose_earlier_blocks_were_ended() -> None:
+    dynamics, _ = process([3, 4, END, 3, 4, 5], block=2, limit_block_steps=True, stop_at_eot=True)
+    state = dynamics.reset([[]], [0])
+    for action in ("100000", "000000", "001000"):
+        act(dynamics, state, action)
+    assert dynamics.terminated(state).all()
+    assert dynamics.responses(state).tolist() == [[3, MASK, END, END, END, END]]
+
+
+def test_what_blocks_left_behind_does_not_depend_on_neighbours() -> None:
+    """Rows alone and together, over random actions."""
+    dynamics, _ = process([3, 4, 5, 3, 4, 5], block=3, limit_block_steps=True)
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.rand(6, 5, 6, generator=generator) < 0.2
+    together = dynamics.reset([[]] * 5, list(range(5)))
+    for action in actions:
+        dynamics.predict(together)
+        dynamics.apply(together, action)
+    for row in range(5):
+        alone = dynamics.reset([[]], [row])
+        for action in actions:
+            dynamics.predict(alone)
+            dynamics.apply(alone, action[row : row + 1])
+        assert torch.equal(alone.tokens[0], together.tokens[row])
+        assert torch.equal(dynamics.block_start(alone)[0], dynamics.block_start(together)[row])

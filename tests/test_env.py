@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
 import warnings
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ import dllm_env
 from dllm_env.denoisers.tiny import TinyDenoiser
 from dllm_env.env import EnvConfig, Game, UnmaskEnv
 from dllm_env.errors import UsageError
+from dllm_env.rendering import ACTIVE, BACKGROUND, WAITING, WRITTEN, Drawing, as_picture, as_text
 from dllm_env.tasks.base import Problem
 from dllm_env.tasks.trace import Trace
 from dllm_env.vector_env import UnmaskVectorEnv
@@ -261,6 +265,125 @@ def test_rendering(toy: TinyDenoiser) -> None:
     assert [text.count("▁") for text in texts] == [40, 40]
 
 
+def frames(env: UnmaskEnv, episodes: int) -> list[np.ndarray]:
+    """Pictures of whole episodes in which one position after the other is unmasked."""
+    out = []
+    for seed in range(episodes):
+        env.reset(seed=seed)
+        out.append(env.render())
+        for position in range(env.game.rules.width):
+            env.step(np.eye(env.game.rules.width, dtype=np.int8)[position])
+            out.append(env.render())
+    assert all(isinstance(frame, np.ndarray) for frame in out)
+    return out  # type: ignore[return-value]
+
+
+def test_pictures_are_of_one_size_and_show_each_step() -> None:
+    class Growing(Copying):
+        """Prompts of one word, two words, …: a denoiser's prompts have a length, a picture has to fit them all."""
+
+        prompt_length = 400
+
+        def problem(self, index: int, split: str = "train", seed: int = 0) -> Problem:
+            return Problem(self.name, "train", seed, index, " ".join(["3"] * (1 + index % 400)), ("3 4 5 3",))
+
+    denoiser = Scripted(favouring([3, 4, 5, 3]), prompt_length=400)
+    env = UnmaskEnv(denoiser=denoiser, task=Growing(), block_length=2, render_mode="rgb_array")
+    shown = frames(env, 6)
+    assert len({frame.shape for frame in shown}) == 1
+    height, width, channels = shown[0].shape
+    assert (height % 16, width % 16, channels) == (0, 0, 3)
+    assert {frame.dtype for frame in shown} == {np.dtype(np.uint8)}
+    assert all(not np.array_equal(a, b) for a, b in pairwise(shown))
+
+
+def test_a_picture_by_hand() -> None:
+    """Cells are 80 by 16 pixels below six lines of prompt; their top edge shows their colour."""
+    drawing = Drawing("p", ["a", "", "", ""], [False, True, True, True], range(0, 2), "step 1")
+    picture = as_picture(drawing)
+    assert picture.shape == (6 * 16 + 16 + 32, 640, 3)
+    assert [tuple(picture[96, 80 * cell + 40].tolist()) for cell in range(5)] == [
+        WRITTEN,
+        ACTIVE,
+        WAITING,
+        WAITING,
+        BACKGROUND,
+    ]
+    assert as_text(drawing) == "p\n[a ▁] ▁ ▁\nstep 1\n"
+
+
+@pytest.mark.parametrize("text", ["\n", "\t\x00\x1b[31m", "x" * 10_000, "漢字", "🙂", "\u202e", ""])
+def test_any_text_can_be_drawn(text: str) -> None:
+    plain = as_picture(Drawing("p", ["a"] * 9, [False] * 9, range(0), "step"))
+    drawn = as_picture(Drawing(text, [text] * 9, [False] * 9, range(0), text[:200]))
+    assert drawn.shape == plain.shape
+    # Nothing leaves its cell: the gaps between cells, one pixel wide, stay white.
+    assert (drawn[96:112, 79] == 255).all()
+
+
+def test_rows_are_drawn_as_alone(toy: TinyDenoiser) -> None:
+    arguments = {"denoiser": toy, "response_length": 8, "render_mode": "rgb_array"}
+    envs = UnmaskVectorEnv(2, **arguments)
+    envs.reset(seed=5)
+    drawn = envs.render()
+    assert isinstance(drawn, tuple)
+    for row, picture in enumerate(drawn):
+        env = UnmaskEnv(**arguments)
+        env.reset(seed=5 + row)
+        assert np.array_equal(picture, env.render())
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_human_rendering_prints_every_step(vector: bool, toy: TinyDenoiser, capsys: Any) -> None:
+    make = partial(UnmaskVectorEnv, 2) if vector else UnmaskEnv
+    env = make(denoiser=toy, response_length=8, render_mode="human")
+    rows = 2 if vector else 1
+    env.reset(seed=0)
+    assert capsys.readouterr().out.count("step 0") == rows
+    env.step(np.eye(rows, 8, dtype=np.int8))
+    assert capsys.readouterr().out.count("step 1") == rows
+    assert env.render() is None
+    assert capsys.readouterr().out.count("step 1") == rows
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_gymnasium_vectorizes_it_with_pictures(mode: str, toy_folder: Any) -> None:
+    given = {"denoiser": str(toy_folder), "response_length": 8, "render_mode": "rgb_array"}
+    envs = gymnasium.make_vec(dllm_env.ENVIRONMENT, 2, vectorization_mode=mode, **given)
+    envs.reset(seed=0)
+    envs.step(envs.action_space.sample())
+    assert [picture.shape for picture in envs.render()] == [(144, 640, 3)] * 2  # type: ignore[union-attr]
+    envs.close()
+
+
+def test_forked_environments_do_not_wait_for_their_parents_threads(toy_folder: Any) -> None:
+    code = f"""if True:
+        import dllm_env, gymnasium, torch
+        torch.set_num_threads(4)
+        torch.rand(2000, 200) @ torch.rand(200, 2000)
+        torch.rand(1000, 1000).softmax(-1)
+        envs = gymnasium.make_vec({dllm_env.ENVIRONMENT!r}, 2, vectorization_mode="async",
+                                  vector_kwargs={{"context": "fork"}}, denoiser={str(toy_folder)!r})
+        envs.reset(seed=0)
+        envs.step(envs.action_space.sample())
+        envs.close()"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment)
+
+
+@pytest.mark.parametrize("mode", [None, "ansi", "rgb_array", "rgb_array_list"])
+def test_made_environments_are_made_again_from_their_spec(mode: str | None, toy: TinyDenoiser) -> None:
+    env = gymnasium.make(dllm_env.ENVIRONMENT, denoiser=toy, response_length=8, render_mode=mode)
+    assert env.spec is not None
+    again = gymnasium.make(env.spec)
+    copy = cloudpickle.loads(cloudpickle.dumps(env))
+    assert same(env.reset(seed=1), again.reset(seed=1))
+    assert same(again.reset(), (copy.reset(seed=1), copy.reset())[1])
+    if mode is not None:
+        assert same(again.render(), copy.render()) or mode == "rgb_array_list"
+        assert again.render_mode == copy.render_mode == mode
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -284,7 +407,7 @@ def test_rendering(toy: TinyDenoiser) -> None:
         {"extras": ("colour",)},
         {"extras": "entropy"},
         {"seed": None},
-        {"render_mode": "human"},
+        {"render_mode": "depth_array"},
         {"blok_length": 8},
     ],
     ids=str,

@@ -178,3 +178,40 @@ def test_only_bundled_denoisers_are_loaded_once_for_each_process(config: Evaluat
     assert default_workers([evaluation]) == max(1, (os.cpu_count() or 1) // 2)
     evaluation.denoiser = Scripted(favouring([3]))
     assert default_workers([evaluation]) == 1
+
+
+def brief(*, text, steps, length, **_):  # type: ignore[no-untyped-def]
+    return [-len(one) / 100 for one in text]
+
+
+def test_rewards_in_an_evaluation() -> None:
+    rewards = {"reward": (brief, "additive"), "reward_weights": (2.0, 1.0), "alpha": 1.0, "cost": "steps"}
+    config = EvaluationConfig(problems=4, **rewards)
+    (result,) = evaluate(config, ["leftmost:8"])
+    for outcome in result.outcomes:
+        additive = outcome.correct - outcome.steps / 40
+        assert outcome.rewards["brief"] == pytest.approx(-len(outcome.response) / 100)
+        assert outcome.rewards["additive"] == pytest.approx(additive, abs=1e-6)
+        assert outcome.rewards["total"] == pytest.approx(additive - len(outcome.response) / 50, abs=1e-6)
+    mean = sum(outcome.rewards["total"] for outcome in result.outcomes) / 4
+    assert result.entry()["reward"] == pytest.approx(mean)
+    plain = evaluate(EvaluationConfig(problems=4), ["leftmost:8"])[0]
+    assert plain.entry()["reward"] is None
+    assert plain.setting.key == result.setting.key  # the same was played
+    evaluation = prepare([(config, ["leftmost:8"])])
+    ((_, outcomes),) = play_pieces(evaluation, pieces(evaluation[0:1], set()), workers=1)
+    assert [one.rewards for one in outcomes] == [one.rewards for one in result.outcomes]
+    with pytest.raises(UsageError, match="give at least one reward"):
+        evaluate(EvaluationConfig(problems=1, reward_weights=(1.0,)), ["leftmost:8"])
+    with pytest.raises(UsageError, match="asks for 'gold'"):
+        evaluate(EvaluationConfig(problems=1, reward=(lambda gold: gold,)), ["leftmost:8"])
+
+
+def test_a_task_and_a_denoiser_as_objects() -> None:
+    task, denoiser = (
+        load_task("trace:chains=1"),
+        TinyDenoiser(TinyTransformer(TinyConfig(width=16, layers=1), len(WORDS))),
+    )
+    (result,) = evaluate(EvaluationConfig(task=task, denoiser=denoiser, problems=2), ["leftmost:8"])
+    assert result.setting.task == task.name
+    assert len(result.outcomes) == 2

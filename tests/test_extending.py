@@ -25,7 +25,7 @@ from dllm_env.vector_env import UnmaskVectorEnv
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHORT = (
-    *("--updates", "1", "--num-prompts", "2", "--num-generations", "2", "--validation-problems", "2"),
+    *("--updates", "1", "--prompts", "2", "--num-generations", "2", "--validation-problems", "2"),
     *("--imitation-steps", "0", "--validation-rules", "--width", "8", "--response-length", "40"),
 )
 

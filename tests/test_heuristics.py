@@ -32,7 +32,7 @@ from dllm_env.policies.heuristics import (
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.registry import HEURISTICS, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
-from dllm_env.train.expert import Recorded
+from dllm_env.train.imitation import Recorded
 
 
 def observe(confidence: list[list[float]], selectable: list[list[int]]) -> Observation:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from dllm_env.train.losses import approximate_kl, clipped_loss, group_advantages
+from dllm_env.train.losses import approximate_kl, clipped_loss, group_advantages, step_weights
 
 
 def test_advantages_by_hand() -> None:
@@ -22,10 +23,30 @@ def test_advantages_by_hand() -> None:
     assert floored[0, 0].item() == pytest.approx(0.5)
 
 
-def test_equal_rewards_give_exactly_no_signal() -> None:
-    # The mean of three times 0.1 is not 0.1 in floating point.
-    rewards = torch.full((1, 3), 0.1)
-    assert not group_advantages(rewards, divide=True).any()
+def test_a_pair_is_the_smallest_group() -> None:
+    assert group_advantages(torch.tensor([[1.0, 0.0]]), divide=False).tolist() == [[0.5, -0.5]]
+
+
+@pytest.mark.parametrize("divide", [False, True])
+def test_equal_rewards_give_exactly_no_signal_whatever_the_other_groups(divide: bool) -> None:
+    inexact = 0
+    for size, reward in itertools.product(range(2, 14), (0.1, 0.3, 0.7, 1.1)):
+        rewards = torch.full((2, size), reward)
+        rewards[1, 0] += 1.0
+        advantages = group_advantages(rewards, divide)
+        assert advantages[0].tolist() == [0.0] * size
+        assert advantages[1].all()
+        inexact += rewards[0].mean().item() != rewards[0, 0].item()
+    assert inexact, "means that are all exact would prove nothing"
+
+
+def test_steps_weigh_so_that_trajectories_count_alike() -> None:
+    """N = 8; trajectories of 1, 2 and 4 steps, their steps in any order."""
+    steps, row = torch.tensor([1, 2, 4]), torch.tensor([2, 0, 1, 2, 2, 1, 2])
+    weight = step_weights(steps, row, 8)
+    assert weight.tolist() == [1 / 32, 1 / 8, 1 / 16, 1 / 32, 1 / 32, 1 / 16, 1 / 32]
+    assert weight.dtype == torch.float32
+    assert torch.zeros(3).index_add(0, row, weight).tolist() == [1 / 8] * 3
 
 
 def test_advantages_refuse_other_shapes() -> None:

@@ -15,24 +15,25 @@ from dllm_env.errors import UsageError
 from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.train.ppo import PPO, train_ppo
-from dllm_env.train.setting import Setting, validate
+from dllm_env.train.setup import make_setup
+from dllm_env.train.validation import validate
 
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> PPO:
     enter(monkeypatch)
-    return PPO(
+    return PPO().changed(
         task="all-a",
         denoiser="pairs",
         updates=40,
-        rows=32,
-        steps=8,
-        minibatch=64,
+        num_envs=32,
+        n_steps=8,
+        minibatch_size=64,
         warmup=2,
-        rate=3e-3,
+        learning_rate=3e-3,
         width=16,
         bias=-1.0,
-        imitation=0,
+        imitation_steps=0,
         validation_problems=64,
         evaluate_every=20,
         save_every=2,
@@ -42,12 +43,12 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> PPO:
 @pytest.mark.parametrize("network", ["confidence", "hidden"])
 @pytest.mark.parametrize("head", ["bernoulli", "dynamic_plackett_luce", "plackett_luce:k=2"])
 def test_learns_the_best_policy(toy: PPO, tmp_path: Path, head: str, network: str) -> None:
-    settings = replace(toy, head=head, network=network)
+    settings = toy.changed(head=head, network=network)
     train_ppo(settings, tmp_path / "run")
     policy = load_policy(str(tmp_path / "run"))
     assert isinstance(policy, LearnedPolicy)
     assert policy.head in [replace(load_head(head), temperature=t) for t in (1.0, 0.6)]  # type: ignore[type-var]
-    after = validate(Setting(settings), policy, settings)[0]
+    after = validate(make_setup(settings), policy, settings)[0]
     assert after.accuracy > 0.9
     # Two positions at a time are two evaluations; steps that reveal one of a pair cost more.
     assert after.nfe < 3.0
@@ -56,7 +57,7 @@ def test_learns_the_best_policy(toy: PPO, tmp_path: Path, head: str, network: st
 
 @pytest.mark.parametrize("stop", [3, 4])
 def test_kill_and_resume_give_the_same_weights(toy: PPO, tmp_path: Path, stop: int) -> None:
-    settings = replace(toy, updates=6, evaluate_every=2)
+    settings = toy.changed(updates=6, evaluate_every=2)
     train_ppo(settings, tmp_path / "whole")
     train_ppo(settings, tmp_path / "halves", stop_after=stop)
     train_ppo(settings, tmp_path / "halves", resume=True)
@@ -65,16 +66,16 @@ def test_kill_and_resume_give_the_same_weights(toy: PPO, tmp_path: Path, stop: i
 
 
 def test_another_seed_is_another_run(toy: PPO, tmp_path: Path) -> None:
-    settings = replace(toy, updates=2)
+    settings = toy.changed(updates=2)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train_ppo(replace(settings, seed=seed), tmp_path / name)
+        train_ppo(settings.changed(seed=seed), tmp_path / name)
     a, b, c = (weights(tmp_path / name)["policy.network.score.weight"] for name in "abc")
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
 
 def test_logs_what_a_researcher_looks_at(toy: PPO, tmp_path: Path) -> None:
-    train_ppo(replace(toy, updates=4, evaluate_every=2), tmp_path / "run")
+    train_ppo(toy.changed(updates=4, evaluate_every=2), tmp_path / "run")
     rows = list(csv.DictReader((tmp_path / "run/logs/progress.csv").read_text().splitlines()))
     assert [int(row["time/update"]) for row in rows] == [1, 2, 3, 4]
     for name in ("rollout/reward", "rollout/accuracy", "rollout/nfe", "train/clip_fraction", "train/learning_rate"):
@@ -90,19 +91,32 @@ def test_logs_what_a_researcher_looks_at(toy: PPO, tmp_path: Path) -> None:
         ({"head": "softmax"}, "unknown head 'softmax'; choose one of bernoulli, plackett_luce"),
         ({"head": "bernoulli:k=2"}, "bernoulli has no setting 'k'"),
         ({"network": "mamba"}, "unknown network 'mamba'"),
-        ({"rows": 0}, "rows"),
-        ({"discount": 0.0}, "discount"),
+        ({"num_envs": 0}, "num_envs"),
+        ({"gamma": 0.0}, "gamma"),
         ({"updates": 0}, "updates"),
-        ({"trust_region": -0.1}, "trust_region"),
+        ({"target_kl": -0.1}, "target_kl"),
     ],
 )
 def test_bad_settings_leave_nothing_behind(toy: PPO, tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        train_ppo(replace(toy, **changes), tmp_path / "run")
+        train_ppo(toy.changed(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_of_another_head_is_refused(toy: PPO, tmp_path: Path) -> None:
-    train_ppo(replace(toy, updates=1), tmp_path / "run")
+    train_ppo(toy.changed(updates=1), tmp_path / "run")
     with pytest.raises(UsageError, match="another head: the run has 'dynamic_plackett_luce'"):
-        train_ppo(replace(toy, updates=1, head="bernoulli"), tmp_path / "run", resume=True)
+        train_ppo(toy.changed(updates=1, head="bernoulli"), tmp_path / "run", resume=True)
+
+
+def test_weights_that_become_infinite_are_taken_back(toy: PPO, tmp_path: Path) -> None:
+    settings = toy.changed(updates=2, learning_rate=1e30, warmup=0)
+    train_ppo(settings, tmp_path / "run")
+    start = make_setup(settings).policy.network.state_dict()
+    saved = weights(tmp_path / "run")
+    assert all(torch.equal(saved[f"policy.network.{name}"], value) for name, value in start.items())
+    rows = list(csv.DictReader((tmp_path / "run/logs/progress.csv").read_text().splitlines()))
+    assert rows[0]["train/skipped"] == "1"
+    train_ppo(toy.changed(updates=1), tmp_path / "usual")
+    (row,) = csv.DictReader((tmp_path / "usual/logs/progress.csv").read_text().splitlines())
+    assert row["train/skipped"] == "0"

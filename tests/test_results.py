@@ -252,4 +252,4 @@ def test_tables_hold_the_figures(tmp_path: Path) -> None:
     assert (entry["policy"], entry["accuracy"], entry["problems"]) == ("threshold:0.9", 0.5, 4)
     with (tmp_path / "results.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert {name: str(value) for name, value in entry.items()} == row
+    assert {name: "" if value is None else str(value) for name, value in entry.items()} == row

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from dllm_env.grading import sandbox_child as sandboxed
-from dllm_env.grading.sandbox import PROBE, Bare, Bubblewrap, Limits, Sandbox, run
+from dllm_env.grading.sandbox import PROBE, Bare, Bubblewrap, Limits, Sandbox, _read, run
 
 QUICK = Limits(seconds=1, wall_seconds=2.5)
 # Other users have to be able to read Python's library, which they cannot where it is in root's home.
@@ -71,8 +73,110 @@ LEAVING = {
     "wrong": "assert 1 == 2",
     "no Python": "def",
     "null bytes": "x = '\0'",
-    "reads its own source": "import os\nos.lseek(0, 0, 0)\nassert os.read(0, 100)",
+    "reads what the sandbox was given": "import os\nos.lseek(0, 0, 0)\nassert os.read(0, 100)",
+    "exit with a status of success": "import sys; sys.exit(0)",
+    "the builtin exit": "try:\n    exit()\nexcept Exception:\n    pass",
+    "leaves in an exit handler": "import atexit, os; atexit.register(os._exit, 0)",
+    "a fork that speaks for it": "import os\nif os.fork():\n    os.wait()\n    os._exit(1)",
+    "an exception of no ordinary kind": "raise GeneratorExit",
+    "an own hook for exceptions": "import sys; sys.excepthook = lambda *_: None; 1 / 0",
 }
+
+
+AS_A_FILE = {
+    "annotations are evaluated": (
+        "import dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\n"
+        "assert dataclasses.fields(A)[0].type is int"
+    ),
+    "a future import of its own": (
+        "'words'\nfrom __future__ import annotations\ndef f(x: Undefined): pass\n"
+        "assert __doc__ == 'words' and f.__annotations__ == {'x': 'Undefined'}"
+    ),
+    "what it compiles has no flags either": (
+        "try:\n    exec('def f(x: Undefined): pass')\nexcept NameError:\n    fine = True\nassert fine"
+    ),
+    "it is the main module": (
+        "import sys\nassert vars(sys.modules['__main__']) is globals()\n"
+        "if __name__ == '__main__':\n    ran = True\nassert ran"
+    ),
+    "its classes can be pickled": "import pickle\nclass A: pass\nassert type(pickle.loads(pickle.dumps(A()))) is A",
+    "type hints by name": (
+        "import typing\nclass A:\n    x: 'B'\nclass B: pass\nassert typing.get_type_hints(A) == {'x': B}"
+    ),
+    "its source can be read": (
+        "import inspect\ndef f():\n    return 1\nassert inspect.getsource(f) == 'def f():\\n    return 1\\n'"
+    ),
+    "files beside it are modules": "open('other.py', 'w').write('x = 3')\nimport other\nassert other.x == 3",
+    "its own name is a module": "import program\nassert program.__name__ == 'program'",
+    "Windows line ends": "x = '''a\r\nb'''\r\nassert x == 'a\\nb'\r\n",
+    "output goes elsewhere": "import io, sys\nsys.stdout = io.StringIO()\nprint('x')",
+    "recursion": "def f(n): return n and 1 + f(n - 1)\nassert f(990) == 990",
+    "nothing below": "import inspect\nassert len(inspect.stack()) <= 2",
+    "only what Python loads is loaded": (
+        "import sys\nassert not {'atexit', 'ctypes', 'json', 'resource', 'struct', 'types'} & {*sys.modules}"
+    ),
+    "what the sandbox needs can be imported": (
+        "import ctypes, resource, struct\nassert ctypes.CDLL(None).getpid() > 0\n"
+        "assert ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda x: x + 1)(3) == 4"
+    ),
+    "processes of both kinds": (
+        "import multiprocessing\ndef f(): print('here')\nif __name__ == '__main__':\n"
+        "    for way in ('fork', 'spawn'):\n        p = multiprocessing.get_context(way).Process(target=f)\n"
+        "        p.start()\n        p.join()\n        assert p.exitcode == 0"
+    ),
+    "no input": "import sys\nassert sys.stdin.read() == ''",
+}
+NOT_IN_A_FILE = {
+    "an annotation that is not defined": "def f(x: Undefined): pass",
+    "a future import too late": "x = 1\nfrom __future__ import annotations",
+    "an encoding that does not exist": "# -*- coding: nonsense -*-",
+    **{f"the name {name}": name for name in ("os", "sys", "json", "ctypes", "annotations", "limit", "SOURCE")},
+}
+
+
+@pytest.mark.parametrize("name", AS_A_FILE)
+def test_a_program_runs_as_python_runs_a_file(name: str, sandbox: Sandbox) -> None:
+    verdict = run(AS_A_FILE[name], sandbox=sandbox)
+    assert verdict.passed, verdict.output
+
+
+@pytest.mark.parametrize("name", NOT_IN_A_FILE)
+def test_what_python_refuses_in_a_file_fails(name: str, sandbox: Sandbox) -> None:
+    assert not run(NOT_IN_A_FILE[name], sandbox=sandbox).passed
+
+
+FACTS = """\
+import sys
+import os
+assert sys.path[0] == os.path.dirname(__file__) == os.getcwd()
+print(sys.argv, sys.orig_argv[-1:], os.path.basename(__file__), sorted(globals()), sys.getrecursionlimit())
+print(__name__, __doc__, __package__, __spec__, type(__builtins__), type(__loader__), os.open("/dev/null", 0))
+print(*(hasattr(__builtins__, name) for name in ("exit", "quit", "help", "copyright", "credits", "license")))
+def fails():
+    assert 1 == 2, "wrong"
+fails()
+"""
+
+
+def test_what_a_program_finds_is_what_python_gives_a_file(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Also what is said of a failure."""
+    (tmp_path / "program.py").write_text(FACTS)
+    command = [sandbox.python, "-E", "-s", "-B", "program.py"]
+    real = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    found = run(FACTS, sandbox=sandbox).output
+    assert real.count("\n") > 6
+    folder = re.compile(r'"/\S*/program')
+    assert folder.sub('"program', found) == folder.sub('"program', real.strip())
+
+
+def test_exit_handlers_and_threads_come_before_the_end(sandbox: Sandbox) -> None:
+    program = (
+        "import atexit, threading, time\natexit.register(print, 'handler')\n"
+        "threading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start()\nprint('program')"
+    )
+    verdict = run(program, sandbox=sandbox)
+    assert verdict.passed
+    assert verdict.output.split() == ["program", "thread", "handler"]
 
 
 @pytest.mark.parametrize("name", EXHAUSTION | LEAVING)
@@ -209,19 +313,22 @@ def test_folders_of_any_depth_are_removed(sandbox: Sandbox) -> None:
     assert set(Path(tempfile.gettempdir()).glob("dllm-env-*")) == before
 
 
-def test_nothing_is_left_behind(sandbox: Sandbox) -> None:
+def test_nothing_is_left_behind(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even a process that has left its session and closed its output."""
     program = (
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    print(os.getpid(), flush=True)\n"
         "    os.close(1)\n    os.close(2)\n    time.sleep(1000)\ntime.sleep(0.5)\nos._exit(0)"
     )
+    marked = tmp_path / "sandboxed.py"  # its text is in the command line of what it runs
+    marked.write_text(Path(sandboxed.__file__).read_text() + f"# {tmp_path}")
+    monkeypatch.setattr(sandboxed, "__file__", str(marked))
     assert not run(program, QUICK, sandbox).passed
     other = (
         "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(77.5)'],"
         "env={}, start_new_session=True, stdin=-3, stdout=-3, stderr=-3)\ntime.sleep(0.5)"
     )
     run(other, QUICK, sandbox)
-    traces = (b"come to its end, which is", b"time.sleep(77.5)")
+    traces = (str(tmp_path).encode(), b"time.sleep(77.5)")
     running = [_bytes(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
     found = [command for command in running if any(trace in command for trace in traces[: 1 + (os.getuid() == 0)])]
     assert not found
@@ -243,6 +350,28 @@ def test_a_program_gets_what_it_needs(sandbox: Sandbox) -> None:
     verdict = run(program, sandbox=sandbox)
     assert verdict.passed
     assert verdict.output == "héllo"
+
+
+def test_last_words_are_read_however_late_they_come() -> None:
+    """A process says something and ends, just after one has waited for its words in vain."""
+    reading, writing = os.pipe()
+
+    class Late:
+        stdout = os.fdopen(reading, "rb")
+        ended = False
+
+        def poll(self) -> int:
+            if not self.ended:
+                os.write(writing, b"word")
+            self.ended = True
+            return 0
+
+    late = Late()
+    try:
+        assert _read(late, QUICK) == (b"word", "")  # type: ignore[arg-type]
+    finally:
+        late.stdout.close()
+        os.close(writing)
 
 
 def test_programs_beside_one_another_do_not_meet(sandbox: Sandbox) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import CountingDenoiser, toy_denoiser
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
+import dllm_env
 from dllm_env.env import UnmaskEnv
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
@@ -24,6 +25,7 @@ from dllm_env.vector_env import UnmaskVectorEnv
 
 HEADS = ["bernoulli", "plackett_luce:k=2", "dynamic_plackett_luce"]
 SMALL = {"width": 16, "bias": 0.0}
+BATCH: dict[type, dict[str, int]] = {PPO: {"batch_size": 8, "n_epochs": 1}, A2C: {}}
 
 
 def rows(count: int = 4, **settings: object) -> UnmaskVecEnv:
@@ -127,6 +129,47 @@ def test_on_single_environments(tmp_path: Path) -> None:
     kwargs = {**SMALL, "head": "dynamic_plackett_luce"}
     model = PPO("UnmaskPolicy", environment, n_steps=8, batch_size=8, n_epochs=1, policy_kwargs=kwargs)
     model.learn(32)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+@pytest.mark.parametrize("policy", ["UnmaskPolicy", "MultiInputPolicy"])
+def test_by_name_alone(algorithm: type[PPO | A2C], policy: str) -> None:
+    model = algorithm(policy, dllm_env.ENVIRONMENT, n_steps=8, device="cpu", **BATCH[algorithm])
+    model.learn(8)
+    picture = model.get_env().render()
+    assert isinstance(picture, np.ndarray)
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_environments_made_by_name(processes: bool, toy_folder: Path) -> None:
+    given = {"denoiser": str(toy_folder), "task": "trace:chains=1"}
+    # Processes that start afresh know the environment only if its name says where it is from.
+    name = f"dllm_env:{dllm_env.ENVIRONMENT}" if processes else dllm_env.ENVIRONMENT
+    kind = SubprocVecEnv if processes else DummyVecEnv
+    environment = make_vec_env(name, n_envs=2, seed=0, env_kwargs=given, vec_env_cls=kind)
+    environment = VecNormalize(environment, norm_obs=False)
+    environment.reset()
+    assert [picture.shape for picture in environment.get_images()] == [(176, 640, 3)] * 2  # type: ignore[union-attr]
+    PPO("UnmaskPolicy", environment, n_steps=8, batch_size=8, n_epochs=1, policy_kwargs=SMALL).learn(16)
+    environment.close()
+
+
+def test_pictures_of_all_rows() -> None:
+    environment = VecMonitor(rows(4, render_mode="rgb_array"))
+    environment.reset()
+    images = environment.get_images()
+    assert [image.shape for image in images] == [(176, 640, 3)] * 4  # type: ignore[union-attr]
+    tiled = environment.render("rgb_array")
+    assert tiled is not None
+    assert tiled.shape == (2 * 176, 2 * 640, 3)
+    assert environment.unwrapped.metadata["render_fps"] == 4
+    assert len(rows(4, render_mode="ansi").envs.metadata["render_modes"]) == 3
+
+
+def test_texts_of_all_rows() -> None:
+    environment = rows(3, render_mode="ansi")
+    environment.reset()
+    assert [text.count("▁") for text in environment.render()] == [20, 20, 20]
 
 
 def test_a_trained_policy_works_without_stable_baselines(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class DenoiserTraining:
     """Warm-up updates of each stage."""
     examples: int = 300_000
     """Two-chain examples made beforehand for each stage; the other tasks get a fifth of it."""
-    gradient_norm: float = 1.0
+    max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     evaluate_every: int = 200
     """Updates between evaluations on validation problems."""
@@ -279,7 +279,7 @@ def train_denoiser(
                     bar.update(shown, figures="making examples")
                     data, made_for = _training_data(settings, stage), stage
                 _set_rates(muon, adam, stage, stage.factor(place, settings.warmup))
-                _train_once(network, (muon, adam), data, (settings.seed, update), settings.gradient_norm, logger)
+                _train_once(network, (muon, adam), data, (settings.seed, update), settings.max_grad_norm, logger)
                 update += 1
                 if is_due(update, settings.evaluate_every, total):
                     bar.update(shown, figures=_evaluate(network, checks, settings.seed, update, logger))

@@ -1,11 +1,12 @@
-"""Losses of the trainers, as pure functions."""
+"""Losses of the trainers as pure functions, and the step that follows from one."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def group_advantages(rewards: Tensor, divide: bool, floor: float = 1e-4) -> Tensor:
@@ -33,6 +34,20 @@ def group_advantages(rewards: Tensor, divide: bool, floor: float = 1e-4) -> Tens
     return advantages.masked_fill(equal, 0.0)
 
 
+def step_weights(steps: Tensor, row: Tensor, trajectories: int) -> Tensor:
+    """1/(N·T_i) of each step of trajectory i: trajectories count alike, whatever their length (arXiv 2512.09106).
+
+    Args:
+        steps: (R,) T_i, the steps of each trajectory of a rollout.
+        row: (M,) int64, the trajectory that a step belongs to.
+        trajectories: N of the whole update, which may be more than R.
+
+    Returns:
+        (M,) float32. The weights of a trajectory's steps add up to 1/N.
+    """
+    return 1.0 / (trajectories * steps[row].float())
+
+
 @dataclass
 class ClippedLoss:
     """Result of ``clipped_loss``.
@@ -53,13 +68,11 @@ def clipped_loss(
 ) -> ClippedLoss:
     """−Σ weight · min(ρA, clip(ρ, 1−ε, 1+ε)A) with ρ = exp(log_prob − old_log_prob) (arXiv 1707.06347).
 
-    GRPO's weight of step t of trajectory i is 1/(N·T_i): trajectories count alike, whatever their length.
-
     Args:
         log_prob: (M,) of the actions under the policy that learns.
         old_log_prob: (M,) under the policy that acted.
         advantage: (M,) of each step's trajectory.
-        weight: (M,).
+        weight: (M,), GRPO's are ``step_weights``.
         clip: ε > 0.
     """
     shapes = {tuple(x.shape) for x in (log_prob, old_log_prob, advantage, weight)}
@@ -80,3 +93,17 @@ def approximate_kl(ratio: Tensor) -> float:
         ratio: (M,) probability ratios, new to old.
     """
     return (ratio - 1 - ratio.log()).mean().item()
+
+
+def finite_step(network: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> float:
+    """Clips the gradients to a norm and takes the optimizer's step, unless the norm is infinite or no number.
+
+    Such gradients come from probability ratios that overflow; one step with them makes all weights NaN.
+
+    Returns:
+        The norm before clipping; where it is not finite, nothing was changed.
+    """
+    norm = nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm).item()
+    if math.isfinite(norm):
+        optimizer.step()
+    return norm

@@ -7,8 +7,9 @@ bit for bit.
 
 from __future__ import annotations
 
+import copy
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,27 @@ import torch
 from rich.progress import Progress, TaskID
 from stable_baselines3 import PPO as StablePPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 
-from dllm_env.env import EnvConfig
+from dllm_env.denoisers.base import Extras
+from dllm_env.env import EXTRAS, EnvConfig
 from dllm_env.errors import UsageError
 from dllm_env.random import derive_key
-from dllm_env.train.expert import check_expert, imitate
-from dllm_env.train.keeper import Keeper
+from dllm_env.train.callbacks import as_callback
+from dllm_env.train.config import (
+    ImitationConfig,
+    PolicyTraining,
+    RewardConfig,
+    ValidationConfig,
+    above_zero,
+    at_least,
+    learning_rate,
+)
+from dllm_env.train.imitation import check_expert, imitate
 from dllm_env.train.run import Run, is_due, progress_bar
 from dllm_env.train.sb3 import UnmaskPolicy, UnmaskVecEnv
-from dllm_env.train.setting import PolicyTraining, Setting, learning_rate
+from dllm_env.train.setup import Setup, make_setup
+from dllm_env.train.validation import Validator
 from dllm_env.vector_env import UnmaskVectorEnv
 
 
@@ -33,57 +46,47 @@ from dllm_env.vector_env import UnmaskVectorEnv
 class PPO(PolicyTraining):
     """Settings of ``dllm-env train ppo``; the defaults suit the bundled denoiser."""
 
-    alpha: float = 1.5
-    """Weight of speed in the reward; more than in GRPO, whose groups compare right answers with each other."""
     updates: int = 50
     """Number of policy updates."""
-    rate: float = 1e-3
-    """Peak learning rate of Adam; linear warm-up, then cosine to 0."""
-    evaluate_every: int = 10
-    """Updates between evaluations; 0 evaluates at the end only."""
-    imitation_target: float = 1.1
-    """Imitate no longer once the policy itself is right so often, as a share of the expert's accuracy."""
-    nfe_budget: float = 0.245
-    """Share of L: evaluations whose mean NFE is over it become ``best`` only while none is within it."""
-    rows: int = 128
+    num_envs: int = 128
     """Environments that play at the same time."""
-    steps: int = 32
+    n_steps: int = 32
     """Steps of each environment per update."""
-    minibatch: int = 512
+    minibatch_size: int = 512
     """Steps per gradient step."""
-    epochs: int = 2
+    n_epochs: int = 2
     """Passes over the steps of an update."""
-    clip: float = 0.2
+    clip_range: float = 0.2
     """ε of the probability ratio."""
-    trust_region: float = 0.1
+    target_kl: float = 0.1
     """Target KL divergence of an update, in nats a step: its epochs end beyond 1.5 times this; 0 for no limit."""
-    discount: float = 1.0
-    """γ; 1 because the reward itself counts evaluations."""
-    trace: float = 0.95
+    gamma: float = 1.0
+    """Discount; 1 because the reward itself counts evaluations."""
+    gae_lambda: float = 0.95
     """λ of generalised advantage estimation."""
-    entropy_weight: float = 0.0
+    ent_coef: float = 0.0
     """Weight of the entropy bonus."""
-    value_weight: float = 0.5
+    vf_coef: float = 0.5
     """Weight of the value loss."""
-    gradient_norm: float = 0.5
-    """Gradients are clipped to this norm."""
+    # More weight of speed than in GRPO, whose groups compare right answers with each other.
+    rewards: RewardConfig = field(default_factory=lambda: RewardConfig(alpha=1.5))
+    imitation: ImitationConfig = field(default_factory=lambda: ImitationConfig(imitation_target=1.1))
+    validation: ValidationConfig = field(
+        default_factory=lambda: ValidationConfig(evaluate_every=10, nfe_budget=0.245)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("rows", "steps", "minibatch", "epochs"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.rows * self.steps < 2:
-            raise UsageError("rows times steps must be at least 2")
-        if not (self.clip > 0 and self.gradient_norm > 0):
-            raise UsageError("clip and gradient_norm must be above 0")
-        if not self.trust_region >= 0:
-            raise UsageError(f"trust_region must be at least 0, got {self.trust_region}")
-        if not (0 < self.discount <= 1 and 0 <= self.trace <= 1):
-            raise UsageError("discount must be in (0, 1] and trace in [0, 1]")
+        at_least(1, self, "num_envs", "n_steps", "minibatch_size", "n_epochs")
+        at_least(0, self, "target_kl")
+        above_zero(self, "clip_range")
+        if self.num_envs * self.n_steps < 2:
+            raise UsageError("num_envs times n_steps must be at least 2")
+        if not (0 < self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
+            raise UsageError("gamma must be in (0, 1] and gae_lambda in [0, 1]")
 
 
-def make_algorithm(setting: Setting, settings: PPO) -> StablePPO:
+def make_algorithm(setup: Setup, settings: PPO) -> StablePPO:
     """Stable-Baselines3's PPO with our environment and policy."""
 
     def rate(remaining: float) -> float:
@@ -92,77 +95,109 @@ def make_algorithm(setting: Setting, settings: PPO) -> StablePPO:
 
     return StablePPO(
         UnmaskPolicy,
-        UnmaskVecEnv(UnmaskVectorEnv(settings.rows, environment(setting, settings))),
+        UnmaskVecEnv(UnmaskVectorEnv(settings.num_envs, environment(setup, settings))),
         learning_rate=rate,
-        n_steps=settings.steps,
-        batch_size=min(settings.minibatch, settings.rows * settings.steps),
-        n_epochs=settings.epochs,
-        gamma=settings.discount,
-        gae_lambda=settings.trace,
-        clip_range=settings.clip,
-        target_kl=settings.trust_region or None,
-        ent_coef=settings.entropy_weight,
-        vf_coef=settings.value_weight,
-        max_grad_norm=settings.gradient_norm,
+        n_steps=settings.n_steps,
+        batch_size=min(settings.minibatch_size, settings.num_envs * settings.n_steps),
+        n_epochs=settings.n_epochs,
+        gamma=settings.gamma,
+        gae_lambda=settings.gae_lambda,
+        clip_range=settings.clip_range,
+        target_kl=settings.target_kl or None,
+        ent_coef=settings.ent_coef,
+        vf_coef=settings.vf_coef,
+        max_grad_norm=settings.optimizer.max_grad_norm,
         policy_kwargs={
-            "network": settings.network,
-            "head": setting.policy.head,
-            "width": settings.width,
-            "attention_heads": settings.attention_heads,
-            "bias": settings.bias,
+            "network": settings.policy.network,
+            "head": setup.policy.head,
+            "width": settings.policy.width,
+            "attention_heads": settings.policy.attention_heads,
+            "bias": settings.policy.bias,
             "seed": settings.seed,
         },
-        device=setting.denoiser.device,
+        device=setup.denoiser.device,
     )
 
 
-def environment(setting: Setting, settings: PPO) -> EnvConfig:
+def environment(setup: Setup, settings: PPO) -> EnvConfig:
     """The environment that the settings describe."""
+    rewards = settings.rewards
     return EnvConfig(
-        **asdict(setting.rules),
-        denoiser=setting.denoiser,
-        task=setting.task,
+        **asdict(setup.rules),
+        denoiser=setup.denoiser,
+        task=setup.task,
         seed=settings.seed,
-        alpha=settings.alpha,
-        reward=settings.reward,
+        alpha=rewards.alpha,
+        reward=rewards.reward,
+        reward_weights=rewards.reward_weights,
+        cost=rewards.cost,
         context=settings.context,
         top=settings.top,
-        extras=("hidden",) if setting.policy.extras.hidden else (),
+        extras=_shown(setup.policy.extras),
     )
+
+
+def _shown(extras: Extras) -> list[str]:
+    """The optional features that a network reads, as the environment shows them.
+
+    Raises:
+        UsageError: one that it cannot show.
+    """
+    wanted = [feature.name for feature in fields(extras) if getattr(extras, feature.name)]
+    for name in wanted:
+        if name not in EXTRAS:
+            raise UsageError(f"an environment, and so PPO, cannot show {name}, which the network reads; use GRPO")
+    return wanted
 
 
 class Supervisor(BaseCallback):
-    """Validates, logs and saves between the updates, and makes everything random follow from (seed, update)."""
+    """Validates, logs and saves between the updates, and makes everything random follow from (seed, update).
+
+    Args:
+        run, validator, settings: of the training.
+        shown: its progress bar.
+        callback: the user's, which is told all that happens.
+        stop_after: stop after this update as a kill would.
+    """
 
     def __init__(
-        self, run: Run, keeper: Keeper, settings: PPO, shown: tuple[Progress, TaskID], stop_after: int | None
+        self,
+        run: Run,
+        validator: Validator,
+        settings: PPO,
+        shown: tuple[Progress, TaskID],
+        callback: BaseCallback,
+        stop_after: int | None = None,
     ) -> None:
         super().__init__()
-        self.run, self.keeper, self.settings = run, keeper, settings
+        self.run, self.validator, self.settings, self.callback = run, validator, settings, callback
         self.bar, self.task = shown
         self.stop_after = stop_after
         self.began = time.perf_counter()
-        self.first = 0
+        self.update, self.first, self.skipped = 0, 0, 0
+        self.drawn, self.stopped = False, False
+        self.before: dict[str, Any] = {}
         self.ended: list[dict[str, float]] = []
 
-    @property
-    def update(self) -> int:
-        """Updates made."""
-        return self.num_timesteps // (self.settings.rows * self.settings.steps)
+    def _init_callback(self) -> None:
+        self.callback.init_callback(self.model)
+
+    def update_child_locals(self, locals_: dict[str, Any]) -> None:
+        """The user's callback sees what this one does."""
+        self.callback.update_locals(locals_)
 
     def _policy(self) -> UnmaskPolicy:
         assert isinstance(self.model.policy, UnmaskPolicy)
         return self.model.policy
 
     def _on_training_start(self) -> None:
-        self.num_timesteps = self.model.num_timesteps
-        self.first = self.update
+        self.update = self.first = self.model.num_timesteps // (self.settings.num_envs * self.settings.n_steps)
         if self.update == 0:
             self.save()
+        self.callback.on_training_start(self.locals, self.globals)
 
     def _on_rollout_start(self) -> None:
-        if self.update > self.first:
-            self.look_back()
+        self.look_back()
         settings = self.settings
         seed = derive_key("ppo", settings.seed, self.update) % (1 << 31)
         torch.manual_seed(seed)
@@ -171,44 +206,74 @@ class Supervisor(BaseCallback):
             assert isinstance(self.training_env, UnmaskVecEnv)
             self.training_env.seed(seed)
             self.model._last_obs = self.training_env.reset()
-            self.model._last_episode_starts = np.ones(settings.rows, dtype=bool)
+            self.model._last_episode_starts = np.ones(settings.num_envs, dtype=bool)
+        self.callback.on_rollout_start()
+
+    def _on_step(self) -> bool:
+        for row in self.locals["dones"].nonzero()[0]:
+            info = self.locals["infos"][row]
+            figures = {
+                "rollout/reward": float(self.locals["rewards"][row]),
+                "rollout/accuracy": info["correct"],
+                "rollout/nfe": info["nfe"],
+                "rollout/steps": info["step"],
+            }
+            earned = {name: value for name, value in info.items() if name.startswith("rewards/")}
+            self.ended.append(figures | earned)
+        if not self.callback.on_step():
+            self.stopped = True
+        per_update = self.settings.num_envs * self.settings.n_steps
+        killed = self.stop_after is not None and self.num_timesteps > self.stop_after * per_update
+        return not (self.stopped or killed)
+
+    def _on_rollout_end(self) -> None:
+        self.callback.on_rollout_end()
+        self.drawn = True
+        self.before = {name: copy.deepcopy(part.state_dict()) for name, part in parts(self._policy()).items()}
 
     def look_back(self) -> None:
         """After an update: validation and checkpoint where they are due."""
+        if not self.drawn:
+            return
+        self.drawn, self.update = False, self.update + 1
+        self.keep_finite()
         settings, log, figures = self.settings, self.logger, ""
         if self.ended:
             mean = {name: sum(row[name] for row in self.ended) / len(self.ended) for name in self.ended[0]}
             for name, value in mean.items():
-                log.record(f"rollout/{name}", value)
-            figures = f"accuracy {mean['accuracy']:.0%} NFE {mean['nfe']:.1f}"
+                log.record(name, value)
+            figures = f"accuracy {mean['rollout/accuracy']:.0%} NFE {mean['rollout/nfe']:.1f}"
             self.ended = []
         log.record("time/update", self.update)
         log.record("time/update_seconds", time.perf_counter() - self.began)
-        if is_due(self.update, settings.evaluate_every, settings.updates):
-            figures += f" | validation {self.keeper(self._policy().network, self.update, log)}"
+        if is_due(self.update, settings.validation.evaluate_every, settings.updates):
+            figures += f" | validation {self.validator(self._policy().network, self.update, log)}"
         log.dump(self.update)
         if is_due(self.update, settings.save_every, settings.updates):
             self.save()
         self.bar.update(self.task, completed=self.update, figures=figures)
         self.began = time.perf_counter()
 
+    def keep_finite(self) -> None:
+        """Takes an update back that has made weights infinite or undefined, as a ratio that overflows does."""
+        skipped = not all(parameter.isfinite().all() for parameter in self._policy().parameters())
+        if skipped:
+            for name, part in parts(self._policy()).items():
+                part.load_state_dict(self.before[name])
+        self.logger.record("train/skipped", int(skipped))
+
     def save(self) -> None:
         """Writes a checkpoint."""
-        info = {"update": self.update, "epochs": self.model._n_updates, **self.keeper.state()}
+        info = {"update": self.update, "epochs": self.model._n_updates, **self.validator.state()}
         self.run.save(parts(self._policy()), info)
 
-    def _on_step(self) -> bool:
-        for row in self.locals["dones"].nonzero()[0]:
-            info = self.locals["infos"][row]
-            reward = float(self.locals["rewards"][row])
-            figures = {"reward": reward, "accuracy": info["correct"], "nfe": info["nfe"], "steps": info["step"]}
-            self.ended.append(figures)
-        per_update = self.settings.rows * self.settings.steps
-        return self.stop_after is None or self.num_timesteps <= self.stop_after * per_update
-
     def _on_training_end(self) -> None:
-        if self.stop_after is None and self.update > self.first:
+        if self.stop_after is None:
             self.look_back()
+        if self.stopped and self.validator.update != self.update:
+            self.validator(self._policy().network, self.update, self.logger)
+            self.logger.dump(self.update)
+        self.callback.on_training_end()
 
 
 def parts(policy: UnmaskPolicy) -> dict[str, Any]:
@@ -216,14 +281,22 @@ def parts(policy: UnmaskPolicy) -> dict[str, Any]:
     return {"policy": policy, "optimizer": policy.optimizer}
 
 
-def train_ppo(settings: PPO, folder: Path, resume: bool = False, stop_after: int | None = None) -> Path:
-    """Trains a policy; writes ``best`` (by ``Setting.rank``), ``last``, logs and a checkpoint into the folder.
+def train_ppo(
+    settings: PPO,
+    folder: Path,
+    resume: bool = False,
+    stop_after: int | None = None,
+    callback: MaybeCallback = None,
+) -> Path:
+    """Trains a policy; writes ``best`` (by ``validation.rank``), ``last``, logs and a checkpoint into the folder.
 
     Args:
         settings: what to train.
         folder: the run's folder.
         resume: continue the run that is there; the result is the same as if it had never stopped.
         stop_after: stop after this update as a kill would (for tests).
+        callback: of Stable-Baselines3, one, several, or a function. When one of them ends the training, the policy
+            is evaluated and saved, and ``resume`` goes on from the last checkpoint.
 
     Returns:
         The folder, which ``load_policy`` takes.
@@ -231,29 +304,28 @@ def train_ppo(settings: PPO, folder: Path, resume: bool = False, stop_after: int
     Raises:
         UsageError: settings that do not work, or nothing to resume.
     """
-    setting = Setting(settings)
-    if settings.imitation:
-        check_expert(setting, settings)
-    algorithm = make_algorithm(setting, settings)
+    setup = make_setup(settings)
+    if settings.imitation.imitation_steps:
+        check_expert(setup, settings)
+    algorithm, validator = make_algorithm(setup, settings), Validator(setup, settings, folder)
     assert isinstance(algorithm.policy, UnmaskPolicy)
-    run = Run(folder, settings, resume)
-    keeper, update = Keeper(setting, settings, folder), 0
+    run, update = Run(folder, settings, resume), 0
     if resume:
         info = run.load(parts(algorithm.policy))
         update = info["update"]
         algorithm._n_updates = info.get("epochs", 0)  # what Stable-Baselines3 logs as train/n_updates
-        keeper.restore(info)
+        validator.restore(info)
     else:
-        imitate(setting, settings)
-        algorithm.policy.network.load_state_dict(setting.policy.network.state_dict())
-    per_update = settings.rows * settings.steps
+        imitate(setup, settings)
+        algorithm.policy.network.load_state_dict(setup.policy.network.state_dict())
+    per_update = settings.num_envs * settings.n_steps
     algorithm.num_timesteps = update * per_update
     log = run.logger(update)
     algorithm.set_logger(log)
     try:
         with progress_bar() as bar:
             shown = bar.add_task("ppo", total=settings.updates, completed=update, figures="")
-            supervisor = Supervisor(run, keeper, settings, (bar, shown), stop_after)
+            supervisor = Supervisor(run, validator, settings, (bar, shown), as_callback(callback), stop_after)
             left = (settings.updates - update) * per_update
             algorithm.learn(left, supervisor, log_interval=settings.updates + 1, reset_num_timesteps=False)
     finally:

@@ -10,9 +10,8 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from rich.progress import (
@@ -33,11 +32,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dllm_env.errors import UsageError
+from dllm_env.train.settings_file import SETTINGS, Settings, flat, read_settings, write_settings
 
 CHECKPOINT = "checkpoint.safetensors"
-SETTINGS = "settings.json"
-
-Settings = TypeVar("Settings")
 
 
 def default_folder(kind: str) -> Path:
@@ -71,17 +68,17 @@ class Run:
 
     def __init__(self, folder: Path, settings: Any, resume: bool = False) -> None:
         self.folder = folder
-        described = json.loads(json.dumps(asdict(settings), default=str))
-        path = folder / SETTINGS
         if resume:
             if not (folder / CHECKPOINT).is_file():
                 raise UsageError(f"nothing to resume in {folder}: {CHECKPOINT} is missing")
-            _compare_settings(described, json.loads(path.read_text(encoding="utf-8")))
+            _compare_settings(flat(settings), flat(settings_of_run(folder, settings)))
         elif (folder / CHECKPOINT).exists():
             raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, (json.dumps(described, indent=1) + "\n").encode())
+            temporary = folder / ("new-" + SETTINGS)
+            write_settings(temporary, settings)
+            temporary.replace(folder / SETTINGS)
         self.resume = resume
 
     def logger(self, at: int) -> Logger:
@@ -141,20 +138,18 @@ def _optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> dic
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
-def read_settings(kind: type[Settings], folder: Path) -> Settings:
-    """The settings that the run in this folder was started with.
+def settings_of_run(folder: Path, base: Settings) -> Settings:
+    """The settings that the run in this folder was started with; ``base`` has the defaults of what they lack.
 
     Raises:
         UsageError: there are none, or they belong to another version or kind of run.
     """
-    path = folder / SETTINGS
+    if not (folder / SETTINGS).is_file():
+        raise UsageError(f"nothing to resume in {folder}: {SETTINGS} is missing")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-    except FileNotFoundError:
-        raise UsageError(f"nothing to resume in {folder}: {SETTINGS} is missing") from None
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"cannot resume from {path}: {str(error).splitlines()[0]}") from None
+        return read_settings(folder / SETTINGS, base)
+    except UsageError as error:
+        raise UsageError(f"cannot resume: {error}") from None
 
 
 def _compare_settings(now: dict[str, Any], before: dict[str, Any]) -> None:

@@ -50,6 +50,7 @@ class UnmaskVecEnv(VecEnv):
         super().__init__(
             envs.num_envs, envs.single_observation_space, spaces.MultiDiscrete(np.full(width, width + 1))
         )
+        self.metadata = envs.metadata
         self._actions = np.zeros((envs.num_envs, width), dtype=np.int64)
 
     def reset(self) -> Arrays:
@@ -81,8 +82,15 @@ class UnmaskVecEnv(VecEnv):
         self.envs.close()
 
     def render(self, mode: str | None = None) -> Any:
-        """The rows' texts, with ``render_mode="ansi"``."""
-        return self.envs.render()
+        """With ``render_mode="rgb_array"`` one picture of all rows, as everywhere in Stable-Baselines3; with "ansi"
+        the rows' texts; with "human" the texts are printed."""
+        if self.render_mode in ("ansi", "human") and mode in (None, self.render_mode):
+            return self.envs.render()
+        return super().render(mode)
+
+    def get_images(self) -> list[np.ndarray]:
+        """The rows' pictures, with ``render_mode="rgb_array"``."""
+        return list(self.envs.render() or ())  # type: ignore[arg-type]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         return [getattr(self.envs, attr_name)] * len(list(self._get_indices(indices)))
@@ -213,6 +221,8 @@ class UnmaskPolicy(ActorCriticPolicy):
             masked_total=masked.sum(-1),
             step=(progress * positions).round().long(),
             hidden=None if hidden is None else hidden.float().view(batch, positions, -1),
+            entropy=obs["entropy"].float() if "entropy" in obs else None,
+            margin=obs["margin"].float() if "margin" in obs else None,
         )
 
     def learned(self, head: Head | None = None, context: Context = "full") -> LearnedPolicy:

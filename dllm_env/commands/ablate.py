@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,8 @@ from dllm_env.eval.runner import finish, play
 from dllm_env.policies.heads import load_head
 from dllm_env.tasks.base import count_problems
 from dllm_env.tasks.load import load_task
-from dllm_env.train.grpo import GRPO, PRESETS, train_grpo
+from dllm_env.train.grpo import GRPO, train_grpo
+from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT
 
 TABLE, PICTURE = "ablation.csv", "ablation.png"
@@ -29,7 +30,7 @@ Training = tuple[str, Network, int, Path]
 """Head, network, seed and folder."""
 
 
-SHORT = replace(PRESETS["demo"], updates=40, imitation_target=1.1, nfe_budget=1.0, validation_rules=())
+SHORT = PRESETS["demo"].changed(updates=40, imitation_target=1.1, nfe_budget=1.0, validation_rules=())
 """The demo's training with fewer updates, because there are 30 of them, and from a longer imitation, without which
 some seeds begin with too little; no budget, because a head of few positions a step cannot be within it."""
 
@@ -105,7 +106,7 @@ def run_ablation(config: Ablation, folder: Path, resume: bool = False) -> Path:
     problems = min(config.problems, count_problems(task, "test") or config.problems)
     for i, (head, network, seed, path) in enumerate(trainings, 1):
         print(f"{i}/{len(trainings)}  {network}, {head}, seed {seed}")
-        settings = replace(config.training, head=head, network=network, seed=seed)
+        settings = config.training.changed(head=head, network=network, seed=seed)
         train_grpo(settings, path, resume and (path / CHECKPOINT).exists())
     length = training.response_length or task.response_length
     evaluation = EvaluationConfig(

@@ -12,8 +12,10 @@ from dllm_env.eval.compare import Entry, best_heuristic
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.eval.results import PROBLEMS
 from dllm_env.eval.runner import finish, play
+from dllm_env.policies.heads import Bernoulli, load_head
 from dllm_env.tasks.load import load_task
-from dllm_env.train.grpo import GRPO, PRESETS, train_grpo
+from dllm_env.train.grpo import GRPO, train_grpo
+from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT, default_folder
 
 FAST = (
@@ -83,7 +85,7 @@ def demo_evaluations(config: DemoConfig, training: GRPO, policy: str) -> list[Ev
         batch_size=training.batch_size,
     )
     length = training.response_length or load_task(training.task).response_length
-    in_blocks = f"{policy}:force_progress=1" if training.head.startswith("bernoulli") else policy
+    in_blocks = f"{policy}:force_progress=1" if isinstance(load_head(training.policy.head), Bernoulli) else policy
     return [
         Evaluation(replace(settings, block_length=(length,)), [policy, *FAST]),
         Evaluation(replace(settings, block_length=(config.block_length,)), [in_blocks, *FAST]),

@@ -128,12 +128,13 @@ class Denoiser(abc.ABC):
     Subclasses give ``features``, ``head`` and the tokenizer; everything else follows from these.
 
     Attributes:
-        name: the name or path that ``load_denoiser`` takes.
+        name: the name or path that ``load_denoiser`` takes; that of the class, where a subclass does not say.
         mask_id, eot_id, pad_id: special tokens; ``pad_id`` fills prompts on the left and is never attended to.
         vocabulary: number of token ids V.
         hidden_size: width d of the last hidden states.
         max_length: longest prompt plus response, in tokens.
         device: where tokens have to be.
+        dtype: precision of the hidden states.
     """
 
     name: str
@@ -144,6 +145,11 @@ class Denoiser(abc.ABC):
     hidden_size: int
     max_length: int
     device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    def __init_subclass__(cls) -> None:
+        if not hasattr(cls, "name"):
+            cls.name = cls.__name__
 
     @abc.abstractmethod
     def features(self, tokens: Tensor, last: int) -> Tensor:

@@ -120,6 +120,7 @@ class HuggingFaceDenoiser(Denoiser):
         self._ends = _ends(tokenizer, self.eot_id, _of(known, config, "eos_token_id"))
         weight = next(iter(model.parameters()))
         self.device = weight.device
+        self.dtype = model.dtype
         self.vocabulary = int(_of(known, config, "embedding_size") or _of(known, config, "vocab_size") or 0)
         self.hidden_size = self.parts.hidden_size
         self.caches_prefix = isinstance(self.parts, Decoder)

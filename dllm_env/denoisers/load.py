@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NewType
 
 import torch
 
@@ -20,6 +21,13 @@ ASSETS = Path(__file__).parent / "assets"
 def bundled_denoisers() -> list[str]:
     """Names of the denoisers that come with the package."""
     return sorted(path.parent.name for path in ASSETS.glob("*/model.safetensors"))
+
+
+if TYPE_CHECKING:
+    DenoiserLike = str | Denoiser
+else:
+    DenoiserLike = NewType("DenoiserLike", str)  # what a command line can say; an object is for Python
+"""A denoiser, or the text that names one."""
 
 
 def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None = None) -> Denoiser:

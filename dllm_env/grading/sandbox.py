@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import platform
 import pwd
@@ -274,7 +273,7 @@ def run(program: str, limits: Limits = Limits(), sandbox: Sandbox | None = None)
     user = next(number for number in iter(_random_user, None) if not _is_somebody(number))
     runner = Path(sandboxed.__file__).read_text(encoding="utf-8")
     python = [sandbox.python, "-I", "-S", "-B", "-c", runner, str(user)]
-    kernel = json.dumps(_kernel_limits(limits, sandbox.processes(limits)))
+    kernel = " ".join(f"{name}={value}" for name, value in _kernel_limits(limits, sandbox.processes(limits)))
     mark = secrets.token_hex(16)
     folder = tempfile.mkdtemp(prefix="dllm-env-")
     os.chmod(folder, 0o777)
@@ -343,6 +342,9 @@ def _read(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, str]
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while time.monotonic() < over:
+            ended = (
+                process.poll() is not None
+            )  # asked first, since its last words may come while one waits for them
             if selector.select(min(0.1, limits.wall_seconds)):
                 more = os.read(pipe, 65_536)
                 if not more:
@@ -350,7 +352,7 @@ def _read(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, str]
                 output += more
                 if len(output) > limits.output:
                     return output[: limits.output], "too much output"
-            elif process.poll() is not None:  # ended, though something that it started keeps the pipe open
+            elif ended:  # though something that it started keeps the pipe open
                 return output, ""
     return output, "timed out"
 

@@ -1,18 +1,17 @@
-"""What runs inside a sandbox: limits itself, gives up its rights, then runs the program.
+"""What runs inside a sandbox: limits itself, gives up its rights, then runs the program as ``python`` would.
 
 ``sandbox`` hands this file's text to a Python of its own, so it uses nothing but the standard library. On standard
 input it gets a line of limits, a line with a secret, and the program. The program has passed when it has come to
 its end, which is when the secret is the last thing that was said: one that leaves early, with whatever exit status,
 has not.
+
+The program is the module ``__main__``, in a file of its own, with nothing of this one in it: names, compiler flags
+and imported modules stay here. What this file needs beyond what Python loads anyway is imported where it is used.
 """
 
-from __future__ import annotations
-
-import ctypes
-import json
+import builtins
 import os
-import resource
-import struct
+import site
 import sys
 
 # System calls by processor: its name for the kernel, those that are needed by name, those refused. What is refused
@@ -41,26 +40,77 @@ ALLOW, KILL, NOT_PERMITTED, NOT_THERE = 0x7FFF0000, 0x80000000, 0x00050001, 0x00
 NUMBER, PROCESSOR, FIRST_ARGUMENT = 0, 4, 16  # where the filter finds them
 
 
-def main() -> None:
-    """Runs the program of standard input; see the module."""
-    limits, secret, program = sys.stdin.read().split("\n", 2)
-    limit(json.loads(limits))
+PROGRAM = "program.py"
+
+
+def prepare() -> tuple[bytes, dict[str, object]]:
+    """Takes the limits, the secret and the program of standard input; see the module.
+
+    Returns:
+        The program's source, and the names of the module ``__main__``, where it is to be run.
+    """
+    loaded = set(sys.modules)
+    with open(0, "rb", closefd=False) as given:
+        limits, secret, source = given.read().split(b"\n", 2)
+    limit(limits.decode())
     if os.getuid() == 0:
         become(int(sys.argv[1]))
     refuse_calls()
-    os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-    sys.argv = ["program.py"]
-    exec(compile(program, "program.py", "exec"), {"__name__": "__main__"})
-    sys.stdout.flush()
-    sys.stdout.write("\n" + secret)
-    sys.stdout.flush()
-    os._exit(0)
+    nothing = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    with open(PROGRAM, "wb") as file:
+        file.write(source)
+    say_at_the_end(secret)
+    for name in set(sys.modules) - loaded:
+        del sys.modules[name]
+    return source, vars(main_module())
 
 
-def limit(limits: list[tuple[str, int]]) -> None:
-    """Sets the kernel's limits."""
-    for name, value in limits:
-        kind = getattr(resource, "RLIMIT_" + name)
+def main_module() -> object:
+    """A new module ``__main__``, and the rest of what Python sets up for a file that it runs."""
+    path = os.path.abspath(PROGRAM)
+    sys.argv, sys.orig_argv = [PROGRAM], [sys.executable, PROGRAM]
+    sys.path.insert(0, os.path.dirname(path))
+    for add in (site.setquit, site.setcopyright, site.sethelper):  # exit, quit, help, … are builtins of no -S
+        add()
+    module = type(sys)("__main__")
+    if "__annotations__" in vars(sys.modules["__main__"]):  # not in every version of Python
+        vars(module)["__annotations__"] = {}
+    loader = sys.modules["_frozen_importlib_external"].SourceFileLoader("__main__", path)
+    vars(module).update(__file__=path, __cached__=None, __loader__=loader, __builtins__=builtins)
+    sys.modules["__main__"] = module
+    return module
+
+
+def say_at_the_end(secret: bytes) -> None:
+    """Makes the secret the last word of a program that has come to its end, after its threads and exit handlers."""
+    import atexit
+
+    process = os.getpid()
+
+    def say() -> None:
+        if ENDED and os.getpid() == process:  # not in a fork, which would speak for a program that has failed
+            flush()
+            os.write(1, b"\n" + secret)
+            os._exit(0)
+
+    atexit.register(say)  # the first to be registered is the last to be called
+
+
+def flush() -> None:
+    """Writes what waits to be written, also where the program has put other streams in place of its own."""
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        if stream is not None and not getattr(stream, "closed", False):
+            stream.flush()
+
+
+def limit(limits: str) -> None:
+    """Sets the kernel's limits: names and values, like ``CPU=10 CORE=0``."""
+    import resource
+
+    for name, _, said in (word.partition("=") for word in limits.split()):
+        kind, value = getattr(resource, "RLIMIT_" + name), int(said)
         hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (value, value))
@@ -68,6 +118,8 @@ def limit(limits: list[tuple[str, int]]) -> None:
 
 def become(user: int) -> None:
     """Gives up root, and the keys of root's session."""
+    import ctypes
+
     machine, join_a_new_session = os.uname().machine, 1
     if machine in CALLS:
         ctypes.CDLL(None).syscall(CALLS[machine][1]["keyctl"], join_a_new_session, None)
@@ -78,6 +130,9 @@ def become(user: int) -> None:
 
 def refuse_calls() -> None:
     """Makes the kernel refuse system calls from now on (seccomp); does nothing on a processor that is not known."""
+    import ctypes
+    import struct
+
     machine = os.uname().machine
     if machine not in CALLS:
         return
@@ -109,4 +164,13 @@ def steps(machine: str) -> list[tuple[int, int, int, int]]:
 
 
 if __name__ == "__main__":
-    main()
+    ENDED = False
+    SOURCE, NAMES = prepare()
+    try:  # here and not in a function, so that hardly a frame lies under the program's
+        exec(compile(SOURCE, str(NAMES["__file__"]), "exec", dont_inherit=True), NAMES)
+        ENDED = True
+    except Exception as error:
+        flush()
+        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # without this very frame
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.exit(1)

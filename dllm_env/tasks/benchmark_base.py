@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from dllm_env.errors import UsageError
+from dllm_env.specs import write_value
 from dllm_env.tasks.base import SPLITS, Problem, Split, split_of
-from dllm_env.tasks.data_files import Row, Source, all_files, own_place, read_rows
+from dllm_env.tasks.data_files import Columns, Row, Source, all_files, kinds_in, own_place, read_rows
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,28 @@ class Benchmark(ABC):
 
     kind: ClassVar[str]
     sources: ClassVar[Mapping[Split, Source]]
-    columns: ClassVar[tuple[str, ...]]
+    columns: ClassVar[Columns]
     """Fields that a row has to have."""
+    lists: ClassVar[tuple[str, ...]] = ()
+    """Those that may be lists."""
     response_length: ClassVar[int] = 256
     prompt_length: ClassVar[int] = 0
     runs_code: ClassVar[bool] = False
     built_in: ClassVar[bool] = False
-    """Whether there are problems without the Hub, also beside a folder of other benchmarks."""
+    """Whether there are problems without the Hub and without data."""
+
+    kinds: ClassVar[set[str]] = set()
+    """Names of all benchmarks: those that a folder of several may have an entry for."""
+
+    def __init_subclass__(cls, **settings: object) -> None:
+        super().__init_subclass__(**settings)
+        if "kind" in vars(cls):
+            Benchmark.kinds.add(cls.kind)
 
     def __post_init__(self) -> None:
         if not isinstance(self.shots, int) or self.shots < 0:
             raise UsageError(f"{self.kind}: shots has to be a whole number from 0, got {self.shots!r}")
-        data = str(self.data)
-        if data and self.built_in and own_place(self.kind, data) is None:
-            data = ""
+        data = str(self.data or "")
         if self.shots and not data and not self.sources["train" if "train" in self.sources else "test"][0]:
             raise UsageError(f"{self.kind}: without data there are no worked examples, so leave shots away")
         object.__setattr__(self, "data", data)
@@ -58,7 +68,7 @@ class Benchmark(ABC):
     def name(self) -> str:
         """Full name with its settings."""
         given = {"shots": self.shots, "data": self.data}
-        said = ",".join(f"{key}={value}" for key, value in given.items() if value)
+        said = ",".join(f"{key}={write_value(value)}" for key, value in given.items() if value)
         return f"{self.kind}:{said}" if said else self.kind
 
     def size(self, split: Split) -> int:
@@ -97,6 +107,11 @@ class Benchmark(ABC):
     @abstractmethod
     def score(self, problem: Problem, response: str) -> float:
         """1.0 when the response is right."""
+
+
+def plays_its_own(kind: type[Benchmark], data: str) -> bool:
+    """Whether a benchmark has problems of its own, and a folder of several benchmarks none for it."""
+    return kind.built_in and bool(kinds_in(data, Benchmark.kinds)) and own_place(kind.kind, data) is None
 
 
 @functools.lru_cache(maxsize=16)
@@ -138,22 +153,27 @@ def _whole(benchmark: Benchmark, split: Split) -> Sequence[Row]:
         has = ", ".join(published) or "no file with the name of a split"
         raise UsageError(f"{benchmark.name} has no {split} problems; it has {has}")
     source = benchmark.sources.get(split, ("", "", split))
-    return read_rows(benchmark.kind, published[split], source, benchmark.columns)
+    return read_rows(benchmark.kind, published[split], source, benchmark.columns, benchmark.lists)
 
 
 @functools.cache
 def _published(benchmark: Benchmark) -> dict[Split, tuple[Path, ...]]:
-    """The splits that there are as such, and their files; a single file that names none is training problems."""
+    """The splits that there are as such, and their files; a single file that names none is training problems.
+
+    So are the parts of one, as in ``data-00000-of-00003.arrow``.
+    """
     if not benchmark.data:
         return dict.fromkeys(benchmark.sources, ())
-    from dllm_env.tasks.benchmarks import BENCHMARKS
-
     configuration = next(iter(benchmark.sources.values()))[1]
-    files = all_files(benchmark.kind, benchmark.data, configuration, BENCHMARKS)
-    if len(files) == 1 and not any(files.values()):
+    files = all_files(benchmark.kind, benchmark.data, configuration, Benchmark.kinds)
+    if not any(files.values()) and (len(files) == 1 or all(map(_is_part, files))):
         return {"train" if "train" in benchmark.sources else next(iter(benchmark.sources)): tuple(files)}
     found = {split: tuple(path for path, names in files.items() if split in names) for split in SPLITS}
     return {split: paths for split, paths in found.items() if paths}
+
+
+def _is_part(path: Path) -> bool:
+    return re.search(r"\d-of-\d+\.", path.name) is not None
 
 
 def _part(prompt: str, published: Container[Split]) -> Split:

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from dllm_env.errors import UsageError
-from dllm_env.grading import answers, programs, sandbox
+from dllm_env.grading import answers, expressions, mathematics, numbers, programs, sandbox
+from dllm_env.grading.plain import SCALES
 from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.benchmark_base import Benchmark
-from dllm_env.tasks.data_files import Row, Source
+from dllm_env.tasks.data_files import Columns, Row, Source
 from dllm_env.tasks.sudoku import BLANK, Sudoku
 
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -38,14 +39,14 @@ class GSM8K(Benchmark):
         "train": ("openai/gsm8k", "main", "train"),
         "test": ("openai/gsm8k", "main", "test"),
     }
-    columns: ClassVar[tuple[str, ...]] = ("question", "answer")
+    columns: ClassVar[Columns] = ("question", "answer")
 
     def prompt(self, row: Row) -> str:
         return f"{row['question']}\n{BOXED}"
 
     def answer(self, row: Row) -> tuple[str, ...]:
         said = str(row["answer"]).rpartition("####")[2].strip()
-        if answers.number(said) is None:
+        if numbers.stated(said) is None:
             raise UsageError(f"{self.name}: the answer of a problem ends in no number: {row['answer']!r}")
         return (said,)
 
@@ -54,12 +55,18 @@ class GSM8K(Benchmark):
         return f"{said.strip()}\nThe answer is \\boxed{{{last.strip()}}}."
 
     def score(self, problem: Problem, response: str) -> float:
-        expected = answers.number(problem.answer[0])
+        expected = numbers.stated(problem.answer[0])
         if expected is None:
             raise UsageError(
                 f"{problem.task}: the answer of problem {problem.index} is no number: {problem.answer}"
             )
-        return float(answers.final_number(response) == expected)
+        return float(numbers.final_number(response, _counted(problem.prompt)) == expected)
+
+
+def _counted(prompt: str) -> list[str]:
+    """Words that a question asks for as units: of "How many dozen eggs?", dozen."""
+    found = re.findall(rf"(?:how (?:many|much)|number of) (?:\w+ )?({'|'.join(SCALES)})s?\b", prompt, re.IGNORECASE)
+    return [word.lower() for word in found]
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Math(Benchmark):
         "train": ("DigitalLearningGmbH/MATH-lighteval", "default", "train"),
         "test": ("DigitalLearningGmbH/MATH-lighteval", "default", "test"),
     }
-    columns: ClassVar[tuple[str, ...]] = ("problem", "solution")
+    columns: ClassVar[Columns] = ("problem", "solution")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,7 +99,7 @@ class Math(Benchmark):
         return str(row["solution"])
 
     def score(self, problem: Problem, response: str) -> float:
-        return float(answers.same_mathematics(problem.answer[0], response))
+        return float(mathematics.same_mathematics(problem.answer[0], response))
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ class HumanEval(CodeBenchmark):
 
     kind: ClassVar[str] = "humaneval"
     sources: ClassVar[Mapping[Split, Source]] = {"test": ("openai/openai_humaneval", "", "test")}
-    columns: ClassVar[tuple[str, ...]] = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
+    columns: ClassVar[Columns] = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
     built_in: ClassVar[bool] = True
 
     def rows(self, split: Split) -> Sequence[Row]:
@@ -183,7 +190,10 @@ def _human_eval() -> list[Row]:
 
 @dataclass(frozen=True)
 class MBPP(CodeBenchmark):
-    """Basic Python problems (arXiv 2108.07732), 500 to test on; right when the three assertions hold."""
+    """Basic Python problems (arXiv 2108.07732), 500 to test on; right when the three assertions hold.
+
+    Files may have the fields of the full or of the sanitized data set.
+    """
 
     kind: ClassVar[str] = "mbpp"
     sources: ClassVar[Mapping[Split, Source]] = {
@@ -191,12 +201,14 @@ class MBPP(CodeBenchmark):
         "validation": ("google-research-datasets/mbpp", "full", "validation"),
         "test": ("google-research-datasets/mbpp", "full", "test"),
     }
-    columns: ClassVar[tuple[str, ...]] = ("text", "code", "test_list")
+    columns: ClassVar[Columns] = (("text", "prompt"), "code", "test_list")
+    lists: ClassVar[tuple[str, ...]] = ("test_list",)
 
     def prompt(self, row: Row) -> str:
         tests = "\n".join(self._tests(row))
+        asked = row["prompt"] if row.get("text") is None else row["text"]
         return (
-            f"You are an expert Python programmer, and here is your task: {row['text']} Your code should pass "
+            f"You are an expert Python programmer, and here is your task: {asked} Your code should pass "
             f"these tests:\n\n{tests}\n\nPlease submit your final solution in the following format:\n"
             "```python\n\n```"
         )
@@ -204,7 +216,14 @@ class MBPP(CodeBenchmark):
     def answer(self, row: Row) -> tuple[str, ...]:
         defined, tests = re.findall(r"def (\w+)", row["code"]), self._tests(row)
         name = next((name for name in defined if f"{name}(" in tests[0]), "")
-        return name, row.get("test_setup_code") or "", *tests
+        return name, self._setup(row), *tests
+
+    def _setup(self, row: Row) -> str:
+        """What runs before a program: the code of the full data set, or the imports of the sanitized one."""
+        imports = _parsed(row.get("test_imports") or [])
+        if not isinstance(imports, list) or not all(isinstance(line, str) for line in imports):
+            raise UsageError(f"{self.name}: test_imports has to be a list of imports, got {row['test_imports']!r}")
+        return "\n".join(filter(None, [row.get("test_setup_code"), *imports]))
 
     def _tests(self, row: Row) -> list[str]:
         """The assertions; tables hold the list as text."""
@@ -218,7 +237,7 @@ class MBPP(CodeBenchmark):
 
     def program(self, problem: Problem, response: str) -> str:
         name, setup, *tests = problem.answer
-        return "\n\n".join([setup, programs.find_program(response, name), *tests])
+        return programs.assemble(setup, programs.find_program(response, name), *tests)
 
 
 # ------------------------------------------------------------------------------------------- puzzles
@@ -230,7 +249,8 @@ class Countdown(Benchmark):
 
     kind: ClassVar[str] = "countdown"
     sources: ClassVar[Mapping[Split, Source]] = {"train": ("Jiayi-Pan/Countdown-Tasks-3to4", "", "train")}
-    columns: ClassVar[tuple[str, ...]] = ("nums", "target")
+    columns: ClassVar[Columns] = ("nums", "target")
+    lists: ClassVar[tuple[str, ...]] = ("nums",)
 
     def prompt(self, row: Row) -> str:
         target, *numbers = self.answer(row)
@@ -260,7 +280,7 @@ class Countdown(Benchmark):
     def score(self, problem: Problem, response: str) -> float:
         target, *numbers = map(int, problem.answer)
         said = answers.final(response)
-        return float(said is not None and answers.expression_reaches(said, numbers, target))
+        return float(said is not None and expressions.expression_reaches(said, numbers, target))
 
 
 @dataclass(frozen=True)
@@ -273,7 +293,8 @@ class Sudoku4(Benchmark):
 
     kind: ClassVar[str] = "sudoku4"
     sources: ClassVar[Mapping[Split, Source]] = {"train": ("", "", "train")}
-    columns: ClassVar[tuple[str, ...]] = ("Puzzle", "Solution")
+    columns: ClassVar[Columns] = ("Puzzle", "Solution")
+    lists: ClassVar[tuple[str, ...]] = ("Puzzle", "Solution")
     built_in: ClassVar[bool] = True
 
     def size(self, split: Split) -> int | None:  # type: ignore[override]
@@ -303,7 +324,7 @@ class Sudoku4(Benchmark):
 
     def score(self, problem: Problem, response: str) -> float:
         puzzle, _ = problem.answer
-        cells = answers.cells(answers.final(response) or "")
+        cells = expressions.cells(answers.final(response) or "")
         given = " ".join(BLANK if cell == "0" else cell for cell in puzzle)
         return Sudoku().score(Problem("sudoku", problem.split, 0, 0, given, ()), " ".join(cells))
 

@@ -3,36 +3,92 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import Figure, Logger
 
+from dllm_env.errors import UsageError
 from dllm_env.intervals import wilson_interval
 from dllm_env.pareto import Point, plot_pareto
+from dllm_env.policies.base import Policy
+from dllm_env.policies.heads import Bernoulli, Head
+from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import PolicyNetwork
 from dllm_env.policies.registry import load_heuristic
-from dllm_env.policies.rollout import Attempt
+from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.train.config import PolicyTraining, ValidationConfig
 from dllm_env.train.run import machine
-from dllm_env.train.setting import PolicyTraining, Score, Setting, validate
+from dllm_env.train.settings_file import flat
+from dllm_env.train.setup import Setup
 
 NOT_TENSORBOARD = ("stdout", "log", "json", "csv")
 """SB3's outputs that take numbers only."""
 
 
-class Keeper:
+@dataclass(frozen=True)
+class Score:
+    """What a policy does on the validation problems."""
+
+    reward: float
+    accuracy: float
+    nfe: float
+
+
+def validate(setup: Setup, policy: Policy, settings: PolicyTraining) -> tuple[Score, Attempt]:
+    """Plays the fixed validation problems with fixed random streams; a rule sees what rules do."""
+    tried = attempt(
+        setup.denoiser,
+        policy,
+        setup.rules,
+        setup.task,
+        setup.validation,
+        row_seeds(len(setup.validation), "validation", settings.seed),
+        batch_size=settings.batch_size,
+    )
+    reward = setup.rewards(tried.outcomes(setup.validation)).total
+    score = Score(reward.mean().item(), tried.correct.mean().item(), tried.rollout.nfe.float().mean().item())
+    return score, tried
+
+
+def heads_at_test(head: Head, settings: ValidationConfig) -> list[Head]:
+    """The head as it may be used: at each of the temperatures to try, which multiply its own.
+
+    Raises:
+        UsageError: forced progress, and a head that has no such thing.
+    """
+    changes: dict[str, Any] = {}
+    if settings.test_force_progress:
+        if not isinstance(head, Bernoulli):
+            raise UsageError("test_force_progress is for head bernoulli; the others always make progress")
+        changes["force_progress"] = True
+    return [
+        replace(head, temperature=head.temperature * factor, **changes)  # type: ignore[type-var]
+        for factor in settings.test_temperatures
+    ]
+
+
+def rank(score: Score, setup: Setup, settings: PolicyTraining) -> tuple[bool, float]:
+    """What ``best`` has most of: within the NFE budget first, then reward."""
+    return score.nfe <= settings.validation.nfe_budget * setup.rules.response_length, score.reward
+
+
+class Validator:
     """Evaluates a policy while it is trained, and keeps it on the disk: as ``last``, and as ``best`` where it is.
 
     Args:
-        setting, settings: of the run.
+        setup, settings: of the run.
         folder: the run's.
     """
 
-    def __init__(self, setting: Setting, settings: PolicyTraining, folder: Path) -> None:
-        self.setting, self.settings, self.folder = setting, settings, folder
+    def __init__(self, setup: Setup, settings: PolicyTraining, folder: Path) -> None:
+        self.setup, self.settings, self.folder = setup, settings, folder
+        self.heads = heads_at_test(setup.policy.head, settings.validation)
         self.best: tuple[bool, float] = (False, -math.inf)
         """Rank of the best evaluation so far."""
+        self.update = -1
+        """Of the last evaluation."""
         self.points: list[Point] = []
         """The heuristics, then the policy at each evaluation."""
 
@@ -47,44 +103,45 @@ class Keeper:
 
     def __call__(self, network: PolicyNetwork, update: int, log: Logger) -> str:
         """Evaluates, logs and saves; returns the figures for the progress bar."""
-        setting, settings = self.setting, self.settings
-        tried = [(*validate(setting, p, settings), p) for p in setting.test_policies(network, settings)]
-        score, played, policy = max(tried, key=lambda one: setting.rank(one[0], settings))
+        setup, settings, self.update = self.setup, self.settings, update
+        policies = [LearnedPolicy(network.eval(), head, setup.policy.context) for head in self.heads]
+        tried = [(*validate(setup, policy, settings), policy) for policy in policies]
+        score, played, policy = max(tried, key=lambda one: rank(one[0], setup, settings))
         for name, value in asdict(score).items():
             log.record(f"validation/{name}", value)
         log.record("validation/temperature", policy.head.temperature)
         self.show(score, played, update, log)
-        policy.training = {**asdict(settings), "update": update, "validation": asdict(score), **machine()}
+        policy.training = {**flat(settings), "update": update, "validation": asdict(score), **machine()}
         policy.save_pretrained(self.folder / "last")
-        if (rank := setting.rank(score, settings)) > self.best:
-            self.best = rank
+        if (now := rank(score, setup, settings)) > self.best:
+            self.best = now
             policy.save_pretrained(self.folder / "best")
         return f"accuracy {score.accuracy:.0%} NFE {score.nfe:.1f}"
 
     def show(self, score: Score, played: Attempt, update: int, log: Logger) -> None:
         """For TensorBoard: the policy so far among the heuristics, and how it writes one response."""
         if not self.points:
-            rules = [load_heuristic(rule) for rule in self.settings.validation_rules]
-            self.points = [self._point(rule.name, validate(self.setting, rule, self.settings)[0]) for rule in rules]
+            rules = [load_heuristic(rule) for rule in self.settings.validation.validation_rules]
+            self.points = [self._point(rule.name, validate(self.setup, rule, self.settings)[0]) for rule in rules]
         self.points.append(self._point(str(update), score, learned=True))
-        title = f"update {update}, block length {self.setting.rules.block_length}, validation problems"
+        title = f"update {update}, block length {self.setup.rules.block_length}, validation problems"
         figure = plot_pareto({title: self.points}, dpi=90)
         log.record("validation/front", Figure(figure, close=False), exclude=NOT_TENSORBOARD)
         log.record("validation/sample", self._sample(played), exclude=NOT_TENSORBOARD)
 
     def _point(self, label: str, score: Score, learned: bool = False) -> Point:
         """With Wilson's 95% interval of the accuracy."""
-        count = len(self.setting.validation)
+        count = len(self.setup.validation)
         low, high = wilson_interval(score.accuracy * count, count)
         return Point(label, learned, score.nfe, score.accuracy, low, high)
 
     def _sample(self, played: Attempt) -> str:
         """The first validation problem as a text, a line for each step that wrote something; code in Markdown."""
-        denoiser, rollout = self.setting.denoiser, played.rollout
+        denoiser, rollout = self.setup.denoiser, played.rollout
         words = [denoiser.decode([token]) for token in rollout.responses[0].tolist()]
         lines = unmasking_lines(words, rollout.revealed_at[0].tolist())
         verdict = f"{'right' if played.correct[0] == 1 else 'wrong'}, {int(rollout.nfe[0])} NFE"
-        about = [f"prompt    {self.setting.validation[0].prompt}", *lines, f"answer    {played.texts[0]}", verdict]
+        about = [f"prompt    {self.setup.validation[0].prompt}", *lines, f"answer    {played.texts[0]}", verdict]
         return "\n".join("    " + line for line in about)
 
 

@@ -8,6 +8,7 @@ start for any trainer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -22,11 +23,13 @@ from dllm_env.policies.heads import Head, PlackettLuce
 from dllm_env.policies.heuristics import Heuristic
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.registry import load_heuristic
-from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.policies.rollout import Attempt, Recording, attempt, row_seeds
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.tasks.base import Problem
+from dllm_env.train.config import PolicyTraining
+from dllm_env.train.losses import finite_step
 from dllm_env.train.run import progress_bar
-from dllm_env.train.setting import PolicyTraining, Setting
+from dllm_env.train.setup import Setup
 
 CHECK_EVERY = 20
 """Gradient steps between two looks at the policy's own accuracy."""
@@ -81,7 +84,8 @@ class Recorded:
         def inside(values: Tensor) -> Tensor:
             return values[rows, places] if values.ndim > 1 else values
 
-        seen = Observation(**{**vars(observation.map(inside)), "memory": observation.memory})
+        # Its memory is the block's already: it is what the rule itself has left there.
+        seen = replace(replace(observation, memory={}).map(inside), memory=observation.memory)
         decision = self.rule.act(seen, random)
         unmask = torch.zeros_like(observation.selectable).scatter_(1, places, decision.unmask)
         return Decision(unmask, memory=decision.memory)
@@ -90,7 +94,7 @@ class Recorded:
 def expert_rule(head: Head, settings: PolicyTraining) -> Heuristic:
     """The rule that the expert follows."""
     usual = f"top_k:{head.k}" if isinstance(head, PlackettLuce) else "threshold:0.7"
-    return load_heuristic(settings.expert or usual)
+    return load_heuristic(settings.imitation.expert or usual)
 
 
 def expert_rules(rules: Rules, settings: PolicyTraining) -> Rules:
@@ -98,37 +102,38 @@ def expert_rules(rules: Rules, settings: PolicyTraining) -> Rules:
     if settings.context == "block":
         return rules
     try:
-        return replace(rules, block_length=settings.expert_block_length)
+        return replace(rules, block_length=settings.imitation.expert_block_length)
     except UsageError as error:
-        without = "give --expert-block-length, or train without an expert (--imitation 0 --experts 0)"
+        without = "give --expert-block-length, or train without an expert (--imitation-steps 0 --experts 0)"
         raise UsageError(f"the expert's {error}; {without}") from None
 
 
-def check_expert(setting: Setting, settings: PolicyTraining) -> None:
+def check_expert(setup: Setup, settings: PolicyTraining) -> None:
     """Before any work.
 
     Raises:
         UsageError: an expert that cannot work.
     """
-    expert_rules(setting.rules, settings)
-    rule = expert_rule(setting.policy.head, settings)
+    expert_rules(setup.rules, settings)
+    rule = expert_rule(setup.policy.head, settings)
     if rule.remasks:
         raise UsageError(f"the expert {rule.name} puts tokens back to mask, which a policy cannot imitate")
 
 
-def play_expert(setting: Setting, settings: PolicyTraining, problems: list[Problem], *key: object) -> Attempt:
+def play_expert(setup: Setup, settings: PolicyTraining, problems: Sequence[Problem], *key: object) -> Attempt:
     """The expert on these problems, recorded with what the policy would see; ``key`` tells its random streams."""
-    policy, rules = setting.policy, expert_rules(setting.rules, settings)
+    policy, rules = setup.policy, expert_rules(setup.rules, settings)
     expert = expert_rule(policy.head, settings)
-    rule = Recorded(expert, policy.context, policy.top, policy.extras, rules.block_length)
-    seeds = row_seeds(len(problems), "expert", settings.seed, *key)
-    played = attempt(
-        setting.denoiser, rule, rules, setting.task, problems, seeds, batch_size=settings.batch_size, record=True
+    return attempt(
+        setup.denoiser,
+        Recorded(expert, policy.context, policy.top, policy.extras, rules.block_length),
+        rules,
+        setup.task,
+        problems,
+        row_seeds(len(problems), "expert", settings.seed, *key),
+        batch_size=settings.batch_size,
+        record=Recording(policy.top, policy.extras),
     )
-    assert played.rollout.trajectories is not None
-    seen = played.rollout.trajectories.observation
-    seen.confidence = seen.confidence[..., : policy.top]
-    return played
 
 
 def expert_draws(seen: Observation, draw: Tensor, head: Head) -> Tensor:
@@ -141,35 +146,36 @@ def expert_draws(seen: Observation, draw: Tensor, head: Head) -> Tensor:
     return head.as_draw(chosen, seen.confidence[..., 0])
 
 
-def imitate(setting: Setting, settings: PolicyTraining) -> None:
-    """At most ``imitation`` steps of maximum likelihood on what the expert got right on some problems.
+def imitate(setup: Setup, settings: PolicyTraining) -> None:
+    """At most ``imitation_steps`` steps of maximum likelihood on what the expert got right on some problems.
 
     What remains is the running average of the weights: as right as the weights after a slow end, and earlier.
     """
-    if not settings.imitation:
+    config = settings.imitation
+    if not config.imitation_steps:
         return
-    problems = [setting.task.problem(index, "train", settings.seed) for index in range(settings.imitation_problems)]
-    played = play_expert(setting, settings, problems, "imitation")
-    seen, draw = right_decisions(setting.policy, played)
-    network = setting.policy.network
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.imitation_rate)
+    played = play_expert(setup, settings, setup.problems(0, config.imitation_problems), "imitation")
+    seen, draw = right_decisions(setup.policy, played)
+    network = setup.policy.network
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.imitation_learning_rate)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     network.train()
     generator, accuracy = torch_generator("imitation", settings.seed), 0.0
     with progress_bar() as bar:
-        shown = bar.add_task("imitation", total=settings.imitation, figures="")
+        shown = bar.add_task("imitation", total=config.imitation_steps, figures="")
         if not len(draw):
-            bar.update(shown, figures=f"nothing to imitate: the expert solves none of {len(problems)} problems")
+            none = f"nothing to imitate: the expert solves none of {config.imitation_problems} problems"
+            bar.update(shown, figures=none)
             return
-        for update in range(settings.imitation):
-            rows = torch.randint(len(draw), (settings.imitation_batch,), generator=generator).to(draw.device)
-            likelihood = _imitate_once(setting.policy, optimizer, seen, draw, rows)
+        for update in range(config.imitation_steps):
+            rows = torch.randint(len(draw), (config.imitation_batch_size,), generator=generator).to(draw.device)
+            likelihood = _imitate_once(setup.policy, optimizer, seen, draw, rows)
             average.update_parameters(network)
             if update % CHECK_EVERY == CHECK_EVERY - 1:
-                accuracy = own_accuracy(setting, average.module, settings, update)
+                accuracy = own_accuracy(setup, average.module, settings, update)
             figures = f"accuracy {accuracy:.0%} expert {played.correct.mean():.0%} log-likelihood {likelihood:.2f}"
             bar.update(shown, advance=1, figures=figures)
-            if accuracy >= settings.imitation_target * played.correct.mean():
+            if accuracy >= config.imitation_target * played.correct.mean():
                 break
     network.load_state_dict(average.module.state_dict())
 
@@ -183,14 +189,13 @@ def right_decisions(policy: LearnedPolicy, played: Attempt) -> tuple[Observation
     return seen, expert_draws(seen, steps.draw[right], policy.head)
 
 
-def own_accuracy(setting: Setting, network: nn.Module, settings: PolicyTraining, update: int) -> float:
+def own_accuracy(setup: Setup, network: nn.Module, settings: PolicyTraining, update: int) -> float:
     """How often the policy itself, as it trains, is right on new problems."""
-    first = settings.imitation_problems + update * OWN_PROBLEMS
-    problems = [setting.task.problem(index, "train", settings.seed) for index in range(first, first + OWN_PROBLEMS)]
-    policy = LearnedPolicy(network.eval(), setting.policy.head, setting.policy.context)  # type: ignore[arg-type]
+    problems = setup.problems(settings.imitation.imitation_problems + update * OWN_PROBLEMS, OWN_PROBLEMS)
+    policy = LearnedPolicy(network.eval(), setup.policy.head, setup.policy.context)  # type: ignore[arg-type]
     seeds = row_seeds(OWN_PROBLEMS, "imitation", settings.seed, update)
     size = settings.batch_size
-    tried = attempt(setting.denoiser, policy, setting.rules, setting.task, problems, seeds, batch_size=size)
+    tried = attempt(setup.denoiser, policy, setup.rules, setup.task, problems, seeds, batch_size=size)
     return tried.correct.mean().item()
 
 
@@ -206,6 +211,5 @@ def _imitate_once(
         likelihood = log_prob[possible].sum() / len(rows)
         (-likelihood).backward()
         total += likelihood.item()
-    nn.utils.clip_grad_norm_(policy.network.parameters(), 1.0)
-    optimizer.step()
+    finite_step(policy.network, optimizer, 1.0)
     return total

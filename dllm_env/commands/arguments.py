@@ -1,0 +1,155 @@
+"""What commands have in common: reading arguments, folders to write to, and how an interrupted one goes on."""
+
+# No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
+
+import contextlib
+import io
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import make_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dllm_env.errors import UsageError
+
+Settings = TypeVar("Settings")
+
+SUMMARIES = {
+    "": "Train and compare unmasking policies for diffusion language models.",
+    "demo": "Train a policy and compare it with the heuristics, in about ten minutes.",
+    "train grpo": "Train an unmasking policy with GRPO.",
+    "train ppo": "Train an unmasking policy with PPO, by Stable-Baselines3.",
+    "train denoiser": "Train the bundled denoiser.",
+    "ablate heads": "Train every head on every network, and compare them.",
+    "eval": "Compare policies: tables, files, and accuracy against speed as a picture.",
+    "report": "Make one HTML page of results: fronts, tables, and a viewer of how responses came about.",
+    "lm-eval": "Run the lm-evaluation-harness on any of its tasks, with any policy.",
+    "tasks": "List the tasks and benchmarks with their settings.",
+    "policies": "List the unmasking rules with their parameters.",
+    "generate": "Show in the terminal how a response is unmasked, step by step.",
+    "push": "Upload a learned policy to the Hugging Face Hub, with a model card.",
+    "train": "Train policies and denoisers.",
+    "ablate": "Compare what policies are made of.",
+}
+"""One line about each command, and about those that have several beneath them."""
+
+
+class Interrupted(Exception):
+    """The user stopped a command; the message says how to go on."""
+
+
+def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
+    """The settings of a command; ``kind`` is a class or a union of some, ``more`` are tyro's own arguments."""
+    import tyro
+
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(
+                kind, args=arguments, prog=f"dllm-env {name}".strip(), description=SUMMARIES[name], **more
+            )
+    except SystemExit as stop:
+        # Settings check themselves when tyro makes them; it frames their one line as its own error.
+        cause: BaseException | None = stop
+        while cause is not None:
+            if isinstance(cause, UsageError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        print(shown.getvalue(), end="", file=sys.stderr)
+        raise
+
+
+def without_arguments(name: str, arguments: list[str]) -> None:
+    parse(make_dataclass("_Nothing", []), arguments, name)
+
+
+def renamed(arguments: Sequence[str], kind: type) -> list[str]:
+    """The arguments with flags of older versions under their new names, with a note on the standard error."""
+    from dllm_env.train.settings_file import renamed_flags
+
+    return renamed_flags(arguments, kind, lambda note: print(f"dllm-env: {note}", file=sys.stderr))
+
+
+def started_with(base: Settings, arguments: Sequence[str]) -> Settings:
+    """What flags override: the defaults, over them the settings of a run to resume, over these ``--config``'s."""
+    from dllm_env.train.run import settings_of_run
+    from dllm_env.train.settings_file import read_settings
+
+    settings, out, file = base, peek(arguments, "--out", ""), peek(arguments, "--config", "")
+    if "--resume" in arguments and out:
+        settings = settings_of_run(Path(out), settings)
+    if file:
+        settings = read_settings(Path(file), settings)
+    # Consent to run programs is the user's, never that of a folder or file.
+    return replace(settings, allow_code_execution=False) if hasattr(settings, "allow_code_execution") else settings  # type: ignore[type-var]
+
+
+def peek(arguments: Sequence[str], flag: str, default: str) -> str:
+    """A flag's value before parsing: presets have to be known when the defaults are set."""
+    value = default
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == flag:
+            value = following
+        elif argument.startswith(flag + "="):
+            value = argument.partition("=")[2]
+    return value
+
+
+def run_folder(out: Path | None, resume: bool, default: Path) -> Path:
+    if resume and out is None:
+        raise UsageError("--resume needs --out, the folder of the run to continue")
+    return check_folder(out or default)
+
+
+def check_folder(folder: Path) -> Path:
+    """The folder, if it can be written to.
+
+    Raises:
+        UsageError: it is a file, or what it would be made in cannot be written to.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UsageError(f"{existing} is a file; give another folder with --out")
+    if not os.access(existing, os.W_OK):
+        raise UsageError(f"cannot write to {existing}; give another folder with --out")
+    return folder
+
+
+def resumable(name: str, arguments: list[str], folder: Path, work: Callable[[], Path]) -> Path:
+    """Runs a training command; an interrupted one says how to go on."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        from dllm_env.train.run import CHECKPOINT
+
+        if not (folder / CHECKPOINT).is_file():
+            raise Interrupted(f"interrupted before the first checkpoint; remove {folder} to start again") from None
+        command = shlex.join(["dllm-env", *name.split(), *with_out(arguments, folder), "--resume"])
+        raise Interrupted(f"interrupted; continue with: {command}") from None
+
+
+def with_out(arguments: list[str], folder: Path) -> list[str]:
+    """The arguments to continue with, but for ``--resume``."""
+    rest = [argument for argument in arguments if argument != "--resume"]
+    given = any(argument.split("=")[0] == "--out" for argument in rest)
+    return rest if given else [*rest, "--out", str(folder)]
+
+
+def results_folder(out: Path | None, resume: bool = False) -> Path:
+    """Where results go: ``out``, or a folder named by date.
+
+    Raises:
+        UsageError: it cannot be written to, has results already, or has none to go on with.
+    """
+    import datetime
+
+    from dllm_env.eval.results import PROBLEMS
+
+    if resume and out is None:
+        raise UsageError("--resume needs --out, the folder of the results to go on with")
+    folder = check_folder(out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}-eval")
+    if (folder / PROBLEMS).exists() and not resume:
+        raise UsageError(f"{folder} holds results already; give --resume to add what is missing, or another --out")
+    return folder

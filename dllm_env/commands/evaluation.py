@@ -1,0 +1,176 @@
+"""The commands that compare and show: ``eval``, ``report``, ``lm-eval``, ``generate``, ``push`` and the lists."""
+
+# No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dllm_env.commands.arguments import (
+    Interrupted,
+    check_folder,
+    parse,
+    results_folder,
+    with_out,
+    without_arguments,
+)
+from dllm_env.errors import UsageError
+
+
+def evaluate(arguments: list[str]) -> None:
+    """``dllm-env eval``."""
+    import tyro
+
+    from dllm_env.eval.evaluate import EvaluationConfig, prepare
+    from dllm_env.eval.parallel import default_workers
+    from dllm_env.eval.runner import finish, play
+    from dllm_env.eval.suite import load_suite
+
+    @dataclass(frozen=True)
+    class Arguments:
+        policies: tuple[str, ...] = ()
+        """Heuristics with their parameters (threshold:0.9, klass:tau=0.6; see dllm-env policies), classes in files
+        (my_rules.py:MyRule(k=2)), and folders of learned policies, with settings too: runs/x:temperature=0.5."""
+        suite: Path | None = None
+        """A YAML file that says what to evaluate, instead of --policies; flags below are for what it leaves out."""
+        config: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
+        out: Path | None = None
+        """Folder for the results; by default one named by date under runs/."""
+        resume: bool = False
+        """Go on in --out: only what is missing is evaluated. Another policy, task, … is added to what is there."""
+        baseline: str = ""
+        """Compare all policies with this one, problem by problem, instead of each learned one with its rivals."""
+        workers: int = 0
+        """Processes, of two threads each where there are several; 0 takes half as many as there are cores for the
+        bundled denoisers, and one for others, of which every process would have its own."""
+
+    given = parse(Arguments, arguments, "eval")
+    if given.suite and given.policies:
+        raise UsageError("give --suite or --policies, not both")
+    folder = results_folder(given.out, given.resume)
+    plans = load_suite(given.suite, given.config) if given.suite else [(given.config, given.policies)]
+    evaluations = prepare(plans)
+    try:
+        play(evaluations, folder, given.workers or default_workers(evaluations))
+    except KeyboardInterrupt:
+        rest = shlex.join(["dllm-env", "eval", *with_out(arguments, folder), "--resume"])
+        raise Interrupted(f"interrupted; continue with: {rest}") from None
+    finish(folder, given.baseline)
+
+
+def report(arguments: list[str]) -> None:
+    """``dllm-env report``."""
+    import tyro
+
+    from dllm_env.eval.compare import comparisons, pool
+    from dllm_env.eval.report import REPORT, write_report
+    from dllm_env.eval.results import read
+    from dllm_env.eval.runner import title
+
+    @dataclass(frozen=True)
+    class Arguments:
+        folders: tyro.conf.Positional[tuple[Path, ...]]
+        """Folders of results; those of several are merged."""
+        out: Path | None = None
+        """The page to write; by default report.html in the first folder."""
+        baseline: str = ""
+        """Compare all policies with this one, instead of each learned one with its rivals."""
+        skip_broken: bool = False
+        """Go on without lines that cannot be read."""
+        mix_versions: bool = False
+        """Show results of different versions of policies, denoisers or code side by side."""
+
+    given = parse(Arguments, arguments, "report")
+    if not given.folders:
+        raise UsageError("give one or more folders of results")
+    rows = pool(read(given.folders, given.skip_broken, given.mix_versions))
+    page = given.out or given.folders[0] / REPORT
+    check_folder(page.parent)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_report(rows, comparisons(rows, given.baseline), page, title(rows))
+    print(f"report: {page}")
+
+
+def lm_eval(arguments: list[str]) -> None:
+    """``dllm-env lm-eval``; the harness itself reads the arguments."""
+    from dllm_env.eval.harness import main as run
+
+    raise SystemExit(run(arguments))
+
+
+def list_tasks(arguments: list[str]) -> None:
+    """``dllm-env tasks``."""
+    without_arguments("tasks", arguments)
+    from dllm_env.commands.list_names import show_tasks
+
+    show_tasks()
+
+
+def list_policies(arguments: list[str]) -> None:
+    """``dllm-env policies``."""
+    without_arguments("policies", arguments)
+    from dllm_env.commands.list_names import show_policies
+
+    show_policies()
+
+
+def generate(arguments: list[str]) -> None:
+    """``dllm-env generate``."""
+    import tyro
+    from rich.console import Console
+
+    from dllm_env.eval.show import GenerationConfig, make_generation, show
+
+    @dataclass(frozen=True)
+    class Arguments:
+        config: tyro.conf.OmitArgPrefixes[GenerationConfig] = field(default_factory=GenerationConfig)
+        animate: bool = True
+        """Show one picture that changes instead of a line for each step; never where the output is no terminal."""
+
+    given = parse(Arguments, arguments, "generate")
+    show(make_generation(given.config), Console(highlight=False), given.animate)
+
+
+def push(arguments: list[str]) -> None:
+    """``dllm-env push``."""
+    import json
+
+    import tyro
+
+    from dllm_env.eval.results import RESULTS_JSON
+    from dllm_env.policies.learned import CARD, LearnedPolicy
+
+    @dataclass(frozen=True)
+    class Arguments:
+        policy: tyro.conf.Positional[Path]
+        """Run or folder of a learned policy."""
+        to: tyro.conf.Positional[str]
+        """Name on the Hugging Face Hub, owner/name; you have to be logged in (hf auth login)."""
+        results: tuple[Path, ...] = ()
+        """Folders of results that the model card shows."""
+        private: bool = False
+        """Make a private repository."""
+        dry_run: Path | None = None
+        """Write the files into this folder, and upload nothing."""
+
+    given = parse(Arguments, arguments, "push")
+    if given.to.count("/") != 1:
+        raise UsageError(f"a name on the Hub is owner/name, got {given.to!r}")
+    policy = LearnedPolicy.from_pretrained(given.policy)
+    shown: list[Any] = []
+    for folder in given.results:
+        try:
+            shown += json.loads((folder / RESULTS_JSON).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged") from None
+    card = {"name": given.to, "results": shown}
+    if given.dry_run:
+        policy.save_pretrained(check_folder(given.dry_run), model_card_kwargs=card)
+        print(f"written, not uploaded: {given.dry_run} (read {CARD})")
+        return
+    try:
+        url = policy.push_to_hub(given.to, private=given.private or None, model_card_kwargs=card)
+    except Exception as error:
+        raise UsageError(f"the Hub did not take it: {(str(error) or repr(error)).splitlines()[0]}") from None
+    print(f"uploaded: {url}")

@@ -1,0 +1,156 @@
+"""The commands that train: ``train grpo``, ``train ppo``, ``train denoiser``, ``demo``, ``ablate heads``."""
+
+# No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
+
+import shlex
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dllm_env.commands.arguments import parse, peek, renamed, resumable, run_folder, started_with
+from dllm_env.errors import UsageError
+
+if TYPE_CHECKING:
+    from dllm_env.train.config import PolicyTraining
+
+
+def train_denoiser(arguments: list[str]) -> None:
+    """``dllm-env train denoiser``."""
+    import tyro
+
+    from dllm_env.train.denoiser import DenoiserTraining, train_denoiser
+    from dllm_env.train.run import default_folder
+
+    @dataclass(frozen=True)
+    class Arguments:
+        settings: tyro.conf.OmitArgPrefixes[DenoiserTraining] = field(default_factory=DenoiserTraining)
+        config: Path | None = None
+        """YAML or JSON file with settings, under the names of the flags; flags override it."""
+        out: Path | None = None
+        """Folder of the run; by default one named by date under runs/."""
+        resume: bool = False
+        """Continue the run in --out."""
+
+    name = "train denoiser"
+    arguments = renamed(arguments, DenoiserTraining)
+    default = Arguments(started_with(DenoiserTraining(), arguments))
+    given = parse(Arguments, arguments, name, default=default)
+    folder = run_folder(given.out, given.resume, default_folder("denoiser"))
+    made = resumable(name, arguments, folder, lambda: train_denoiser(given.settings, folder, given.resume))
+    print(f"denoiser: {made}\nlogs:     tensorboard --logdir {shlex.quote(str(folder))}")
+
+
+def train_grpo(arguments: list[str]) -> None:
+    """``dllm-env train grpo``."""
+    import tyro
+
+    from dllm_env.train.grpo import GRPO, train_grpo
+    from dllm_env.train.presets import PRESETS
+    from dllm_env.train.run import default_folder
+
+    @dataclass(frozen=True)
+    class Arguments:
+        settings: tyro.conf.OmitArgPrefixes[GRPO]
+        preset: str = "bundled"
+        """Where the defaults come from: bundled suits the bundled denoiser, demo is the demo's training; paper,
+        paper-32 and paper-steered have arXiv 2512.09106's values for full diffusion, for blocks of 32, and for full
+        diffusion with expert steering."""
+        config: Path | None = None
+        """YAML or JSON file with settings, under the names of the flags; a run's settings.json is one. It overrides
+        the preset, and flags override it."""
+        out: Path | None = None
+        """Folder of the run; by default one named by date under runs/."""
+        resume: bool = False
+        """Continue the run in --out, with the settings that it was started with."""
+
+    name, preset = "train grpo", peek(arguments, "--preset", "bundled")
+    if preset not in PRESETS:
+        raise UsageError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    arguments = renamed(arguments, GRPO)
+    default = Arguments(started_with(PRESETS[preset], arguments), preset)
+    given = parse(Arguments, arguments, name, default=default)
+    folder = run_folder(given.out, given.resume, default_folder("grpo"))
+    made = resumable(name, arguments, folder, lambda: train_grpo(given.settings, folder, given.resume))
+    _what_next(made, given.settings)
+
+
+def train_ppo(arguments: list[str]) -> None:
+    """``dllm-env train ppo``."""
+    import tyro
+
+    from dllm_env.train.ppo import PPO, train_ppo
+    from dllm_env.train.run import default_folder
+
+    @dataclass(frozen=True)
+    class Arguments:
+        settings: tyro.conf.OmitArgPrefixes[PPO] = field(default_factory=PPO)
+        config: Path | None = None
+        """YAML or JSON file with settings, under the names of the flags; a run's settings.json is one. Flags
+        override it."""
+        out: Path | None = None
+        """Folder of the run; by default one named by date under runs/."""
+        resume: bool = False
+        """Continue the run in --out, with the settings that it was started with."""
+
+    name, arguments = "train ppo", renamed(arguments, PPO)
+    default = Arguments(started_with(PPO(), arguments))
+    given = parse(Arguments, arguments, name, default=default)
+    folder = run_folder(given.out, given.resume, default_folder("ppo"))
+    made = resumable(name, arguments, folder, lambda: train_ppo(given.settings, folder, given.resume))
+    _what_next(made, given.settings)
+
+
+def _what_next(made: Path, settings: "PolicyTraining") -> None:
+    """Where a trained policy is, and how to compare it."""
+    more = f" --block-length {settings.block_length}" if settings.block_length else ""
+    more += f" --response-length {settings.response_length}" if settings.response_length else ""
+    more += " --limit-block-steps" if settings.limit_block_steps else ""
+    more += f" --data {shlex.quote(settings.data)}" if settings.data else ""
+    more += " --allow-code-execution" if settings.allow_code_execution else ""
+    folder = shlex.quote(str(made))
+    print(f"policy:   {folder}\nlogs:     tensorboard --logdir {folder}")
+    print(
+        f"compare:  dllm-env eval --policies threshold:0.9 top_k:1 {folder} "
+        f"--task {shlex.quote(str(settings.task))} --denoiser {shlex.quote(str(settings.denoiser))}{more}"
+    )
+
+
+def demo(arguments: list[str]) -> None:
+    """``dllm-env demo``."""
+    from dllm_env.commands.demo import DemoConfig, default_demo_folder, run_demo
+    from dllm_env.train.presets import PRESETS
+
+    @dataclass(frozen=True)
+    class Arguments:
+        seed: int = 1
+        """Training seed."""
+        out: Path | None = None
+        """Folder for everything; by default one named by date under runs/."""
+        resume: bool = False
+        """Continue the demo in --out."""
+
+    given = parse(Arguments, arguments, "demo")
+    folder = run_folder(given.out, given.resume, default_demo_folder())
+    config = DemoConfig(replace(PRESETS["demo"], seed=given.seed))
+    resumable("demo", arguments, folder, lambda: run_demo(config, folder, given.resume))
+
+
+def ablate_heads(arguments: list[str]) -> None:
+    """``dllm-env ablate heads``."""
+    import tyro
+
+    from dllm_env.commands.ablate import Ablation, run_ablation
+    from dllm_env.train.run import default_folder
+
+    @dataclass(frozen=True)
+    class Arguments:
+        settings: tyro.conf.OmitArgPrefixes[Ablation] = field(default_factory=Ablation)
+        out: Path | None = None
+        """Folder for everything; by default one named by date under runs/."""
+        resume: bool = False
+        """Continue the ablation in --out."""
+
+    name, arguments = "ablate heads", renamed(arguments, Ablation)
+    given = parse(Arguments, arguments, name)
+    folder = run_folder(given.out, given.resume, default_folder("ablation"))
+    resumable(name, arguments, folder, lambda: run_ablation(given.settings, folder, given.resume))

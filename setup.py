@@ -1,0 +1,13 @@
+"""Which folder is which package; all else is in pyproject.toml, which could only list every sub-package by hand."""
+
+from setuptools import find_packages, setup
+
+FOLDERS = {
+    "dllm_env": "dllm_env",
+    "dllm_env.policies": "policies",
+    "dllm_env.train": "train",
+    "dllm_env.eval": "eval",
+}
+
+rooms = [f"{package}.{room}" for package, folder in FOLDERS.items() for room in find_packages(folder)]
+setup(package_dir=FOLDERS, packages=[*FOLDERS, *rooms])

@@ -1,0 +1,201 @@
+"""Settings that all policy trainers share, in groups. What they name is made by ``setup``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from dllm_env.denoisers.load import DenoiserLike
+from dllm_env.dynamics import Context, Rules
+from dllm_env.errors import UsageError
+from dllm_env.policies.heads import HeadLike
+from dllm_env.rewards import Cost, RewardLike
+from dllm_env.tasks.load import TaskLike
+from dllm_env.train.settings_file import changed
+
+Training = TypeVar("Training", bound="PolicyTraining")
+
+
+def at_least(lowest: float, settings: Any, *names: str) -> None:
+    """Checks settings.
+
+    Raises:
+        UsageError: one of them is below ``lowest``, or no number.
+    """
+    for name in names:
+        if not getattr(settings, name) >= lowest:
+            raise UsageError(f"{name} must be at least {lowest}, got {getattr(settings, name)}")
+
+
+def above_zero(settings: Any, *names: str) -> None:
+    """Checks settings.
+
+    Raises:
+        UsageError: one of them is 0 or less, or no finite number.
+    """
+    for name in names:
+        if not 0 < getattr(settings, name) < math.inf:
+            raise UsageError(f"{name} must be above 0, got {getattr(settings, name)}")
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What a response earns; see ``dllm_env.rewards``."""
+
+    reward: tuple[RewardLike, ...] = ("multiplicative",)
+    """How correctness and cost combine: multiplicative, additive, or a function of your own; several are added."""
+    reward_weights: tuple[float, ...] = ()
+    """A weight for each reward; without any, all count 1."""
+    alpha: float = 0.1
+    """Weight of speed in multiplicative and additive; 0 rewards correctness alone."""
+    cost: Cost = "nfe"
+    """What they count: denoiser evaluations (nfe), or steps, those that unmask nothing included."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The policy that is trained."""
+
+    head: HeadLike = "dynamic_plackett_luce"
+    """How sets are drawn: dynamic_plackett_luce, bernoulli, plackett_luce:k=2.
+
+    dynamic_plackett_luce always draws a position, so that "this one alone" is as easily said as "all of these"; on
+    the bundled denoiser it learns faster and more surely than bernoulli. bernoulli may draw nothing; such empty
+    steps, which cost no evaluation, are a clock that policies learn to read, so do not force progress later
+    (bernoulli:force_progress=1) where it was not forced in training.
+    """
+    network: str = "confidence"
+    """What the policy reads: confidence, the largest probabilities, or hidden, the last hidden states."""
+    width: int = 64
+    """Width of the policy network; 128 is the paper's, about 0.3M parameters."""
+    attention_heads: int = 2
+    """Attention heads of the policy network."""
+    bias: float = -1.5
+    """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How gradients become steps."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate; linear warm-up, then cosine to 0."""
+    warmup: int = 10
+    """Warm-up updates."""
+    max_grad_norm: float = 0.5
+    """Gradients are clipped to this norm."""
+
+    def __post_init__(self) -> None:
+        above_zero(self, "learning_rate", "max_grad_norm")
+
+
+@dataclass(frozen=True)
+class ImitationConfig:
+    """The expert, a rule that the policy learns from, and imitation of it before the training itself."""
+
+    expert: str = ""
+    """A rule to learn from; none means threshold:0.7, or top_k:K for a head that always draws K positions."""
+    expert_block_length: int = 8
+    """The expert's block length."""
+    imitation_steps: int = 200
+    """Gradient steps of imitating the expert before the training itself, at most."""
+    imitation_target: float = 0.95
+    """Imitate no longer once the policy itself is right so often, as a share of the expert's accuracy."""
+    imitation_problems: int = 1024
+    """Problems that the expert plays for that."""
+    imitation_batch_size: int = 1024
+    """Its decisions per gradient step."""
+    imitation_learning_rate: float = 3e-3
+    """Learning rate of the imitation."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "imitation_problems", "imitation_batch_size")
+        at_least(0, self, "imitation_steps")
+        above_zero(self, "imitation_learning_rate")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How the policy is judged while it is trained, and which one is kept."""
+
+    validation_problems: int = 200
+    """Problems of each evaluation, or as many as there are."""
+    validation_rules: tuple[str, ...] = ("threshold:0.5", "threshold:0.9", "leftmost:4")
+    """Heuristics that are shown beside the policy in TensorBoard; they play the same problems once."""
+    test_temperatures: tuple[float, ...] = (1.0, 0.6)
+    """Each validation tries the head's own temperature times each of these; the policy is saved with the best."""
+    test_force_progress: bool = False
+    """Validate and save a Bernoulli policy with forced progress (bernoulli-argmax), which it is trained without."""
+    evaluate_every: int = 20
+    """Updates between evaluations; 0 evaluates at the end only."""
+    nfe_budget: float = 1.0
+    """Share of L: evaluations whose mean NFE is over it become ``best`` only while none is within it."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "validation_problems")
+        if not self.test_temperatures or not all(0 < t < math.inf for t in self.test_temperatures):
+            raise UsageError(f"test_temperatures have to be above 0, at least one, got {self.test_temperatures}")
+        if not 0 < self.nfe_budget <= 1:
+            raise UsageError(f"nfe_budget is a share of the response length, in (0, 1], got {self.nfe_budget}")
+
+
+@dataclass(frozen=True)
+class PolicyTraining(Rules):
+    """Settings that do not depend on the algorithm, the rules first; the defaults suit the bundled denoiser."""
+
+    task: TaskLike = "trace"
+    """Where prompts come from, with settings after a colon: trace, trace:chains=4, sudoku, gsm8k, math, gsm8k+math,
+    reasoning-gym:countdown, …"""
+    denoiser: DenoiserLike = "tiny"
+    """Bundled name or folder of the frozen denoiser."""
+    device: str = ""
+    """Where denoiser and policy run, for example cuda; by default a GPU for checkpoints in Hugging Face's format,
+    if there is one, and the processor for the bundled ones."""
+    seed: int = 1
+    """Everything random follows from it."""
+    data: str = ""
+    """File or folder with a benchmark's problems; without it, they come from the Hugging Face Hub."""
+    max_prompt_length: int = 0
+    """Leave out training problems whose prompts have more tokens; 0 takes all."""
+    allow_code_execution: bool = False
+    """Let tasks that are judged by running programs run what the denoiser writes, in a sandbox."""
+    context: Context = "full"
+    """What the policy sees: the whole response, or its active block only (what serving engines show)."""
+    top: int = 1
+    """p, how many of a position's largest probabilities the policy reads."""
+    batch_size: int = 128
+    """Rows that the denoiser sees at a time."""
+    updates: int = 120
+    """Number of policy updates."""
+    save_every: int = 10
+    """Updates between checkpoints to resume from."""
+    rewards: RewardConfig = RewardConfig()
+    policy: PolicyConfig = PolicyConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    imitation: ImitationConfig = ImitationConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.allow_remask or self.remask_budget:
+            raise UsageError(
+                "learned policies do not put tokens back to mask; leave allow_remask and its budget away"
+            )
+        at_least(1, self, "updates", "batch_size", "save_every")
+        at_least(0, self, "max_prompt_length")
+
+    def changed(self: Training, **values: Any) -> Training:
+        """With other settings, whatever group they are in: ``GRPO().changed(learning_rate=3e-4, width=128)``.
+
+        Raises:
+            UsageError: a name that there is not, or a value that cannot be.
+        """
+        return changed(self, **values)
+
+
+def learning_rate(settings: PolicyTraining, update: int) -> float:
+    """Linear warm-up, then cosine to 0 at the last update."""
+    optimizer = settings.optimizer
+    warm = min(1.0, (update + 1) / max(optimizer.warmup, 1))
+    return optimizer.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * update / settings.updates))

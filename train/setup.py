@@ -1,0 +1,98 @@
+"""The objects that training settings name, loaded and checked before any work."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.dynamics import Dynamics, Rules
+from dllm_env.env import prompt_width
+from dllm_env.errors import UsageError
+from dllm_env.policies.heads import load_head
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.networks import NetworkConfig, make_network
+from dllm_env.policies.registry import load_heuristic
+from dllm_env.random import torch_generator
+from dllm_env.rewards import Rewards, load_rewards
+from dllm_env.tasks.base import Problem, Task, count_problems
+from dllm_env.tasks.load import load_task
+from dllm_env.train.config import PolicyTraining
+from dllm_env.train.settings_file import flat
+
+TRIES = 1000
+"""So many training problems in a row with too long a prompt are an error."""
+
+
+@dataclass
+class Setup:
+    """What a training works with.
+
+    Attributes:
+        task, denoiser, rewards, rules: of the settings.
+        policy: to be trained, with fresh weights.
+        validation: problems to validate on.
+        seed: of the training problems.
+        max_prompt_length: of training problems; 0 takes all.
+    """
+
+    task: Task
+    denoiser: Denoiser
+    rewards: Rewards
+    rules: Rules
+    policy: LearnedPolicy
+    validation: list[Problem]
+    seed: int = 0
+    max_prompt_length: int = 0
+    _short: list[int] = field(default_factory=list)
+
+    def problems(self, first: int, count: int) -> list[Problem]:
+        """Training problems ``first``, ``first + 1``, … of those whose prompts are not too long."""
+        if not self.max_prompt_length:
+            return [self.task.problem(index, "train", self.seed) for index in range(first, first + count)]
+        while len(self._short) < first + count:
+            self._short.append(self._next_short())
+        return [self.task.problem(index, "train", self.seed) for index in self._short[first : first + count]]
+
+    def _next_short(self) -> int:
+        start = self._short[-1] + 1 if self._short else 0
+        for index in range(start, start + TRIES):
+            prompt = self.task.problem(index, "train", self.seed).prompt
+            if len(self.denoiser.encode(prompt)) <= self.max_prompt_length:
+                return index
+        raise UsageError(
+            f"among {TRIES:,} training problems of {self.task.name} none has a prompt of at most "
+            f"{self.max_prompt_length} tokens; raise max_prompt_length"
+        )
+
+
+def make_setup(settings: PolicyTraining) -> Setup:
+    """Loads and checks what the settings name.
+
+    Raises:
+        UsageError: an unknown name, or values that do not fit together.
+    """
+    task = load_task(settings.task, settings.data, settings.allow_code_execution)
+    count = min(settings.validation.validation_problems, count_problems(task, "validation") or sys.maxsize)
+    validation = [task.problem(i, "validation") for i in range(count)]
+    count_problems(task, "train")  # there have to be some
+    chosen = settings.rewards
+    rewards = load_rewards(chosen.reward, chosen.reward_weights, chosen.alpha, chosen.cost)
+    rules = Rules.of(settings).resolve(task.response_length)
+    head, shape = load_head(settings.policy.head), network_shape(settings)
+    denoiser = load_denoiser(settings.denoiser, settings.device or None)
+    Dynamics(denoiser, rules, prompt_width(denoiser, task))
+    generator = torch_generator("policy network", settings.seed)
+    network = make_network(settings.policy.network, shape, generator, denoiser.hidden_size)
+    policy = LearnedPolicy(network.to(denoiser.device), head, settings.context, training=flat(settings))
+    for rule in settings.validation.validation_rules:
+        if load_heuristic(rule).remasks:
+            raise UsageError(f"the validation rule {rule} puts tokens back to mask, which training does not allow")
+    return Setup(task, denoiser, rewards, rules, policy, validation, settings.seed, settings.max_prompt_length)
+
+
+def network_shape(settings: PolicyTraining) -> NetworkConfig:
+    """Shape of the policy network."""
+    policy = settings.policy
+    return NetworkConfig(policy.width, policy.attention_heads, settings.top, policy.bias)

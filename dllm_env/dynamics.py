@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_env.denoisers.base import NO_EXTRAS, NOISE_TYPES, Denoiser, Extras, NoiseType, Prediction, PrefixCache
-from dllm_env.errors import UsageError
+from dllm_env.errors import LogitsError, UsageError
 from dllm_env.random import RowRandom
 from dllm_env.specs import check_types
 
@@ -353,13 +353,21 @@ class Dynamics:
         return position // block == self.block_start(state)[:, None] // block
 
     def predict(self, state: State) -> None:
-        """Renews the prediction of all stale rows with one denoiser call, and counts it."""
+        """Renews the prediction of all stale rows with one denoiser call, and counts it.
+
+        Raises:
+            LogitsError: logits that are no numbers, with the rows and the steps that they are in.
+        """
         rows = state.stale.nonzero()[:, 0]
         if not len(rows):
             return
         everything = len(rows) == len(state)
         part = state if everything else state[rows]
-        self._predict(part)
+        try:
+            self._predict(part)
+        except LogitsError as error:
+            broken = rows[error.rows]
+            raise error.at(broken.tolist(), state.step[broken].tolist()) from None
         if not everything:
             state.write(rows, part)
 
@@ -501,6 +509,25 @@ class Dynamics:
     def responses(self, state: State) -> Tensor:
         """(B, L) int64, the response tokens, masks where nothing was written."""
         return state.tokens[:, self.prompt_length :]
+
+
+PROMPT_STEP = 32
+"""Prompts are padded to multiples of so many tokens."""
+
+
+def padded_length(denoiser: Denoiser, prompt: int, response: int, least: int = 0) -> int:
+    """P for a prompt of so many tokens, whatever other prompts there are; just these where nothing can be padded.
+
+    Args:
+        denoiser: says whether it pads, and how long its context is.
+        prompt: tokens of the prompt.
+        response: tokens of the response, which have to fit behind it.
+        least: P at least.
+    """
+    if not denoiser.pads:
+        return prompt
+    wide = -(-prompt // PROMPT_STEP) * PROMPT_STEP
+    return max(min(wide, denoiser.max_length - response), prompt, least)
 
 
 def _is_end(tokens: Tensor, denoiser: Denoiser) -> Tensor:

@@ -1,31 +1,104 @@
-"""Numbers that come out the same: products whose rows do not depend on each other, and digests of weights.
+"""Numbers that come out the same, whatever shares a batch: tiles of a fixed size, the lowest of equals, digests.
 
-A matrix library picks another kernel for few rows, which adds up in another order: the same row alone and in a
-batch would differ in the last bit, and a sampled or thresholded decision can turn on that bit. From a dozen rows
-on, the kernels agree row by row, so products of fewer rows are filled up with zeros.
+How a row of a product is added up, and by which instructions the end of a tensor is computed, follows from the
+tensor's shape: a library picks its kernel by the number of rows, and splits them among threads by it. So one row
+alone and in a batch can differ in the last bit, and a sampled or thresholded decision can turn on that bit. On the
+processor all that depends on shapes is therefore computed in tiles of one fixed number of rows, the last of them
+filled up (``in_tiles``). docs/reproducibility.md says what holds where.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-STEADY_ROWS = 16
-"""From this many rows on, a row of a product does not depend on its neighbours (measured: 12, MKL, 1–8 threads)."""
+NUMBERS_AT_ONCE = 2**15
+"""Numbers between two layers for all rows of a tile: few enough that a lone row wastes little and that they stay in
+the processor's cache, enough that the calls themselves cost little."""
+
+_SETTLED: WeakKeyDictionary[object, dict[Hashable, int]] = WeakKeyDictionary()
+"""Rows of a tile, by whose they are and what they are of."""
 
 
-def fill_rows(x: Tensor) -> Tensor:
-    """(n, d) to (max(n, STEADY_ROWS), d): zero rows follow where n is small."""
-    return F.pad(x, (0, 0, 0, max(0, STEADY_ROWS - len(x))))
+def rows_at_once(positions: int, width: int) -> int:
+    """Rows of a tile, where each is so many positions with so many numbers each."""
+    return max(NUMBERS_AT_ONCE // max(positions * width, 1), 1)
 
 
-def steady_batch(length: int) -> int:
-    """How many sequences of this length have at least ``STEADY_ROWS`` positions."""
-    return -(-STEADY_ROWS // length)
+def in_tiles(
+    function: Callable[[Tensor], Sequence[Tensor]],
+    count: int,
+    rows: int,
+    owner: object,
+    key: Hashable,
+    device: torch.device | str = "cpu",
+) -> list[Tensor]:
+    """``function`` of n rows in tiles of one size: what a row gets depends neither on n nor on other rows.
+
+    A tile has always the same shape, so its row i always goes the same way through the library. Whether all of its
+    rows go equal ways is found out before the first tile of a kind: a tile that is one row again and again has to
+    answer the same everywhere. Where it does not, rows go one at a time.
+
+    Args:
+        function: from (m,) int64, which rows, to tensors with m rows; up to rounding, each depends on itself alone.
+        count: n.
+        rows: of a tile.
+        owner: whose function it is; what was found out is kept as long as this object lives.
+        key: what the shapes of the tile follow from, and which of the owner's functions it is.
+        device: of the rows' numbers.
+
+    Returns:
+        The function's answers for all n rows, in order.
+    """
+    if not count:
+        return list(function(torch.arange(0, device=device)))
+    size = _settled(function, rows, owner, key, device)
+    places = torch.arange(-(-count // size) * size, device=device).clamp(max=count - 1)
+    columns = zip(*(function(tile) for tile in places.split(size)), strict=True)
+    return [torch.cat(column)[:count] for column in columns]
+
+
+def _settled(
+    function: Callable[[Tensor], Sequence[Tensor]],
+    rows: int,
+    owner: object,
+    key: Hashable,
+    device: torch.device | str,
+) -> int:
+    """Rows of a tile: as asked for, or 1 where a row's place in it makes a difference."""
+    if rows == 1:
+        return 1
+    known = _SETTLED.setdefault(owner, {})
+    kind = (key, rows, torch.get_num_threads())
+    if kind not in known:
+        found = function(torch.zeros(rows, dtype=torch.int64, device=device))
+        known[kind] = rows if all(_all_rows_equal(values) for values in found) else 1
+    return known[kind]
+
+
+def _all_rows_equal(values: Tensor) -> bool:
+    """Whether all rows are the first one; what is not a number equals itself here."""
+    first = values[:1]
+    return bool(((values == first) | ((values != values) & (first != first))).all())
+
+
+def lowest_argmax(values: Tensor, largest: Tensor | None = None) -> Tensor:
+    """(…, V) to (…) int64, the lowest index of the largest value.
+
+    ``topk`` and ``sort`` keep no order among equals; which one comes first depends on how many are asked for.
+
+    Args:
+        values: without NaN.
+        largest: (…, 1), where it is known already.
+    """
+    size = values.shape[-1]
+    largest = values.amax(-1, keepdim=True) if largest is None else largest
+    index = torch.arange(size, dtype=torch.int32, device=values.device)
+    return torch.where(values == largest, index, size - 1).amin(-1).long()
 
 
 def digest(weights: Mapping[str, Tensor], about: str = "") -> str:
@@ -35,16 +108,6 @@ def digest(weights: Mapping[str, Tensor], about: str = "") -> str:
         total.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
-
-
-def lowest_argmax(logits: Tensor) -> Tensor:
-    """(n,) int64: in each row of (n, V) the lowest index among those of the largest value, on any device.
-
-    ``topk`` keeps no order among equal values, and ``argmax`` promises none.
-    """
-    size = logits.shape[-1]
-    index = torch.arange(size, dtype=torch.int32, device=logits.device)
-    return torch.where(logits < logits.amax(-1, keepdim=True), size, index).amin(-1).long()
 
 
 def rotation_angles(

@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from dllm_env.dynamics import State
 from dllm_env.env import RENDER_MODES, Arrays, EnvConfig, Episode, Game, StepResult, problem_index, reset_options
-from dllm_env.errors import UsageError
+from dllm_env.errors import LogitsError, UsageError
 
 
 class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
@@ -127,7 +127,10 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
             self._episodes[row] = self._draw(row)
         rows.write(torch.tensor(ended, device=device), game.begin([self._episodes[row] for row in ended]))
         rows.stale &= ~game.dynamics.terminated(rows)
-        game.dynamics.predict(rows)
+        try:
+            game.dynamics.predict(rows)
+        except LogitsError as error:
+            raise error.at([[*range(count), *ended][row] for row in error.rows]) from None
         everything = torch.arange(len(rows), device=device)
         self._state = rows[everything[:count]]
         return game.observe(rows[everything[count:]])

@@ -1,7 +1,8 @@
 """Texts of the lm-evaluation-harness as the denoiser's tokens.
 
 Texts are taken as they stand. ``Denoiser.encode`` would put them into the tokenizer's chat template where there is
-one; in the harness that is up to ``--apply_chat_template``, which gives texts that have been put there.
+one; in the harness that is up to ``--apply_chat_template``, which gives texts that have been put there. Special
+tokens are what such a template and the tokenizer itself put in; all that comes from a task is plain text.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from dllm_env.denoisers.base import Denoiser
+from dllm_env.denoisers.plain_text import PlainText
 from dllm_env.errors import UsageError
 from dllm_env.eval.likelihood import Pair
 from dllm_env.numerics import digest
@@ -34,14 +36,19 @@ class Prompts:
         self._template: str | None = None
         if getattr(getattr(denoiser, "options", None), "chat", -1) == 1:
             raise UsageError("leave chat=1 away: --apply_chat_template puts prompts into the chat template")
-        special = {i for i, token in getattr(self.tokenizer, "added_tokens_decoder", {}).items() if token.special}
-        self._openers = special - {getattr(self.tokenizer, "unk_token_id", None), denoiser.mask_id}
+        self._text = (
+            None if self.tokenizer is None else PlainText(self.tokenizer, (denoiser.mask_id, *denoiser.end_ids))
+        )
 
     def plain(self, text: str) -> list[int]:
         """Token ids without the special tokens that the tokenizer puts around texts."""
-        if self.tokenizer is None:
-            return self.denoiser.encode(text)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.denoiser.encode(text) if self._text is None else self._text.encode(text, around=False)
+
+    def _rendered(self, text: str) -> list[int]:
+        """``plain``, of a text whose special tokens are those of a template where one is used."""
+        if self._text is None or self._template is None:
+            return self.plain(text)
+        return self._text.encode_escaped(text)
 
     def context(self, text: str) -> list[int]:
         """Token ids of what is to be continued.
@@ -49,9 +56,9 @@ class Prompts:
         A text that begins with a special token, as rendered chat templates do, has all that it needs; any other
         gets what the tokenizer puts around texts. Where position i predicts token i + 1, it is never empty.
         """
-        ids = self.plain(text)
-        if self.tokenizer is not None and not self._openers & set(ids[:1]):
-            ids = list(self.tokenizer(text)["input_ids"])
+        ids = self._rendered(text)
+        if self._text is not None and not (self._text.special - {self.denoiser.mask_id}) & set(ids[:1]):
+            ids = self._text.encode_escaped(text, around=True) if self._template else self._text.encode(text)
         return ids or ([self.denoiser.eot_id] if getattr(self.denoiser, "shift", False) else [])
 
     def pair(self, context: str, continuation: str) -> Pair:
@@ -61,10 +68,12 @@ class Prompts:
         """
         head = context.rstrip()
         tail = context[len(head) :] + continuation
-        if self.tokenizer is None:  # words, whatever stands before them
+        if self._text is None:  # words, whatever stands before them
             return self.context(head), self.plain(tail)
-        rest = self.plain(head + tail)[len(self.plain(head)) :]
-        return self.context(head), rest or self.plain(tail)
+        if self._template:
+            tail = self._text.escape(tail)
+        rest = self._rendered(head + tail)[len(self._rendered(head)) :]
+        return self.context(head), rest or self._rendered(tail)
 
     def fit(self, contexts: Sequence[Sequence[int]], lengths: Sequence[int]) -> list[list[int]]:
         """The contexts, without their beginning where so many more tokens would not fit behind them.
@@ -99,15 +108,10 @@ class Prompts:
             UsageError: the tokenizer has no chat template.
         """
         template = self._template or self.choose_template(True)
-        assert self.tokenizer is not None
-        text: str = self.tokenizer.apply_chat_template(
-            list(conversation),
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=ask,
-            continue_final_message=not ask,
+        assert self._text is not None
+        return self._text.render(
+            conversation, chat_template=template, add_generation_prompt=ask, continue_final_message=not ask
         )
-        return text
 
     def choose_template(self, name: bool | str) -> str:
         """The template of this name, used from now on; True for the only one, or the default one of several.

@@ -27,8 +27,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers.base import LOGITS_AT_ONCE, Denoiser
-from dllm_env.numerics import fill_rows
+from dllm_env.denoisers.base import Denoiser, in_pieces, refuse_broken
+from dllm_env.errors import LogitsError
 from dllm_env.random import RowRandom
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -74,20 +74,29 @@ def log_likelihoods(
             some = members[first : first + at_once]
             tokens = [[*pairs[i][0], *pairs[i][1]] for i in some]
             plans = [masks_for(length, samples, seeds[i]) for i in some]
-            yield from zip(some, _estimates(denoiser, tokens, plans, batch_size), strict=True)
+            yield from zip(some, _estimates(denoiser, tokens, plans, batch_size, some), strict=True)
 
 
 def _estimates(
-    denoiser: Denoiser, tokens: Sequence[Sequence[int]], plans: Sequence[tuple[Tensor, Tensor]], batch_size: int
+    denoiser: Denoiser,
+    tokens: Sequence[Sequence[int]],
+    plans: Sequence[tuple[Tensor, Tensor]],
+    batch_size: int,
+    names: Sequence[int],
 ) -> list[float]:
-    """The weighted sums of log-probabilities of n sequences of one length."""
+    """The weighted sums of log-probabilities of n sequences of one length, which errors call by these names."""
     counts = [len(masks) for masks, _ in plans]
     rows = torch.tensor(tokens, dtype=torch.int64).repeat_interleave(torch.tensor(counts), 0)
     masks = torch.cat([masks for masks, _ in plans])
-    found = [
-        masked_log_probability(denoiser, some.to(denoiser.device), where.to(denoiser.device)).cpu()
-        for some, where in zip(rows.split(batch_size), masks.split(batch_size), strict=True)
-    ]
+    owners = torch.tensor(names).repeat_interleave(torch.tensor(counts))
+    found = []
+    for some, where, own in zip(*(values.split(batch_size) for values in (rows, masks, owners)), strict=True):
+        try:
+            found.append(
+                masked_log_probability(denoiser, some.to(denoiser.device), where.to(denoiser.device)).cpu()
+            )
+        except LogitsError as error:
+            raise error.at(own[error.rows].unique().tolist(), kind="text") from None
     parts = torch.cat(found).split(counts)
     return [float((weights * part).sum()) for (_, weights), part in zip(plans, parts, strict=True)]
 
@@ -113,12 +122,13 @@ def masked_log_probability(denoiser: Denoiser, tokens: Tensor, masks: Tensor) ->
     row, position = masks.nonzero(as_tuple=True)
     written = tokens[:, -length:][row, position]
     out = torch.zeros(masks.shape, dtype=torch.float64, device=masks.device)
-    for piece in torch.arange(len(row), device=row.device).split(max(LOGITS_AT_ONCE // denoiser.vocabulary, 1)):
-        at = row[piece], position[piece]
-        logits = denoiser.head(fill_rows(hidden[which[at[0]], at[1]]))[: len(piece)].float()
-        logits[:, denoiser.mask_id] = -torch.inf
-        chosen = logits.gather(1, written[piece, None])[:, 0]
-        out[at] = (chosen - logits.logsumexp(-1)).double()
+
+    def log_probability(piece: Tensor) -> tuple[Tensor, Tensor]:
+        return denoiser.log_probability_at(hidden[which[row[piece]], position[piece]], written[piece])
+
+    found, log_total = in_pieces(log_probability, len(row), denoiser.vocabulary, denoiser, "likelihood", row.device)
+    refuse_broken(log_total, row)
+    out[row, position] = found.double()
     return out.sum(-1)
 
 

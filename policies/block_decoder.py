@@ -15,8 +15,7 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Prediction, read_positions
 from dllm_env.dynamics import Observation
-from dllm_env.errors import UsageError
-from dllm_env.numerics import fill_rows
+from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.base import Policy
 from dllm_env.policies.heuristics import best_k
 from dllm_env.policies.learned import load_policy
@@ -161,7 +160,8 @@ class BlockDecoder:
         active = masked.any(-1).nonzero()[:, 0]
         if len(active):
             found = [self._row(names[i], logits.device) for i in active.tolist()]
-            prediction = self._predict(found, logits, active, masked[active], temperature)
+            own = [names[i] for i in active.tolist()]
+            prediction = self._predict(own, found, logits, active, masked[active], temperature)
             choice.token[active] = prediction.token
             choice.unmask[active] = self._decide(found, prediction, masked[active])
         for name in list(self._rows)[: max(len(self._rows) - max(self.remember, len(names)), 0)]:
@@ -206,7 +206,13 @@ class BlockDecoder:
         return row
 
     def _predict(
-        self, rows: list[_Row], logits: Tensor, active: Tensor, masked: Tensor, temperature: float
+        self,
+        names: list[Hashable],
+        rows: list[_Row],
+        logits: Tensor,
+        active: Tensor,
+        masked: Tensor,
+        temperature: float,
     ) -> Prediction:
         """Predictions of the masked positions of the ``active`` rows from their logits (B', W, V)."""
         vocabulary, policy = logits.shape[-1], self.policy
@@ -215,14 +221,18 @@ class BlockDecoder:
         offset = (written - (~masked).sum(-1)).clamp(min=0)  # where the block begins in the response
 
         def logits_at(row: Tensor, position: Tensor) -> Tensor:
-            return fill_rows(logits[active[row], position])
+            return logits[active[row], position]
 
         def noise_at(row: Tensor, position: Tensor) -> Tensor:
             first = (offset[row] + position) % self.response_length * vocabulary
             return to_gumbel(streams.peek(row, first, vocabulary)) * temperature
 
         draws = noise_at if temperature > 0 else None
-        found = read_positions(masked, logits_at, vocabulary, self.mask_id, policy.top, policy.extras, draws)
+        top, extras = policy.top, policy.extras
+        try:
+            found = read_positions(masked, logits_at, vocabulary, self.mask_id, top, extras, draws, self)
+        except LogitsError as error:
+            raise error.at([names[i] for i in error.rows], [rows[i].step for i in error.rows]) from None
         if temperature > 0:
             streams.skip(self.response_length * vocabulary)
             _split(streams, [r.tokens for r in rows])

@@ -7,6 +7,7 @@ print(answer.texts[0], answer.nfe)
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -40,7 +41,7 @@ class Generated:
 def generate(
     model: Any,
     tokenizer: Any,
-    prompts: str | Sequence[str | Messages],
+    prompts: str | Messages | Sequence[str | Messages],
     policy: str | Policy = "threshold:0.9",
     gen_length: int = 128,
     block_length: int = 32,
@@ -54,10 +55,11 @@ def generate(
 
     Args:
         model: a loaded diffusion language model: LLaDA, Dream, a masked language model or a converted decoder of
-            transformers, or anything that answers ``input_ids`` with ``logits``; or a ``Denoiser``. It is left as
-            it is.
+            transformers, or anything that answers ``input_ids`` with ``logits``; or a ``Denoiser``. It is evaluated
+            without dropout, and left in the mode that it was in.
         tokenizer: the model's; None with a ``Denoiser``.
-        prompts: texts, put into the chat template where the tokenizer has one, or conversations.
+        prompts: one text or conversation, or several. Texts are put into the chat template where the tokenizer has
+            one. What reads like a special token in them is text.
         policy: heuristic (``threshold:0.9``), class in a file, folder or Hub name of a learned one, or an object.
         gen_length: tokens to generate, a multiple of ``block_length``.
         block_length: equal to ``gen_length`` for full diffusion.
@@ -74,16 +76,85 @@ def generate(
     Raises:
         UsageError: settings or a model that do not fit.
     """
+    listed = _listed(prompts)
+    lengths = {"gen_length": gen_length, "block_length": block_length, "batch_size": batch_size, "seed": seed}
+    lengths = {name: _whole(name, value) for name, value in lengths.items()}
+    _check_policy(policy)
     denoiser = _denoiser(model, tokenizer, options)
-    played_by = _rules(gen_length, block_length, rules)
-    listed = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not listed:
-        raise UsageError("generate needs at least one prompt")
-    ids = [denoiser.encode(p) if isinstance(p, str) else _conversation(tokenizer, p) for p in listed]
-    seeds = row_seeds(len(ids), "generate", seed)
-    played = rollout(denoiser, load_policy(policy, denoiser.device), played_by, ids, seeds, batch_size=batch_size)
+    played_by = _rules(lengths["gen_length"], lengths["block_length"], rules)
+    ids = [denoiser.encode(p) if isinstance(p, str) else _conversation(denoiser, tokenizer, p) for p in listed]
+    seeds = row_seeds(len(ids), "generate", lengths["seed"])
+    chosen = load_policy(policy, denoiser.device)
+    played = rollout(denoiser, chosen, played_by, ids, seeds, batch_size=lengths["batch_size"])
     texts = [denoiser.response_text(response) for response in played.responses.tolist()]
     return Generated(texts, played.nfe.tolist(), played)
+
+
+def _listed(prompts: Any) -> list[str | Messages]:
+    """One or several prompts as a list.
+
+    Raises:
+        UsageError: anything that is neither a text nor a conversation.
+    """
+    if isinstance(prompts, str):
+        return [prompts]
+    if isinstance(prompts, (bytes, Mapping)) or not hasattr(prompts, "__iter__"):
+        raise UsageError(f"prompts are texts or conversations (lists of messages), got {_shown(prompts)}")
+    listed = list(prompts)
+    if not listed:
+        raise UsageError("generate needs at least one prompt, got an empty list")
+    if isinstance(listed[0], Mapping):
+        return [_messages(listed)]
+    return [one if isinstance(one, str) else _messages(one) for one in listed]
+
+
+def _messages(given: Any) -> Messages:
+    """A conversation, checked.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(given, (list, tuple)) or not given:
+        raise UsageError(f"a prompt is a text or a conversation (a list of messages), got {_shown(given)}")
+    for message in given:
+        if isinstance(message, str):
+            raise UsageError(
+                f"a list of prompts holds texts and conversations, got a list of texts in it: {given!r}"
+            )
+        if not isinstance(message, Mapping):
+            raise UsageError(
+                f"a prompt is a text or a conversation, got a list with {_shown(message)} in it; decode token ids, "
+                "or give them to dllm_env.policies.rollout.rollout"
+            )
+        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), (str, list, tuple)):
+            raise UsageError(f"a message has a role and a content, both texts, got {_shown(dict(message))}")
+    return list(given)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number of any library.
+
+    Raises:
+        UsageError: something else.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} must be a whole number, got {_shown(value)}") from None
+
+
+def _check_policy(policy: Any) -> None:
+    if not isinstance(policy, str) and not callable(getattr(policy, "act", None)):
+        raise UsageError(
+            f"policy must be a text such as 'threshold:0.9' or an object with act, got {_shown(policy)}"
+        )
 
 
 def _rules(gen_length: int, block_length: int, more: Mapping[str, Any]) -> Rules:
@@ -99,12 +170,16 @@ def _denoiser(model: Any, tokenizer: Any, options: Any) -> Denoiser:
         return model
     from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options
 
+    if not callable(model) or not hasattr(model, "parameters"):
+        raise UsageError(f"model must be a loaded model or a Denoiser, got {_shown(model)}")
     if tokenizer is None:
         raise UsageError("generate needs the model's tokenizer")
     return HuggingFaceDenoiser(model, tokenizer, options=options or Options())
 
 
-def _conversation(tokenizer: Any, messages: Messages) -> list[int]:
+def _conversation(denoiser: Denoiser, tokenizer: Any, messages: Messages) -> list[int]:
+    from dllm_env.denoisers.plain_text import PlainText
+
     if tokenizer is None:
         raise UsageError("conversations need a tokenizer with a chat template; give texts")
-    return list(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False))
+    return PlainText(tokenizer, (denoiser.mask_id, *denoiser.end_ids)).conversation(messages)

@@ -8,6 +8,7 @@ confidence, mask and step, so one policy fits any denoiser and any response leng
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from dllm_env.denoisers.base import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.numerics import fill_rows, rotate, rotation_angles, steady_batch
+from dllm_env.numerics import in_tiles, rotate, rotation_angles, rows_at_once
 from dllm_env.user_code import file_part, load_from_file, origin_of
 
 ROTATION_BASE = 100.0
@@ -149,15 +150,24 @@ class PolicyNetwork(nn.Module, abc.ABC):
 
     def features(self, observation: Observation) -> Tensor:
         """(B, W, d) normalised features of the positions."""
+        return self._by_rows(self._features, observation, "features")
+
+    def _by_rows(self, function: Callable[[Observation], Tensor], observation: Observation, what: str) -> Tensor:
+        """A function of the observation; without gradient, on the processor, in tiles of rows."""
+        masked = observation.masked
+        if torch.is_grad_enabled() or masked.device.type != "cpu":
+            return function(observation)
+        count, width = masked.shape
+        rows = rows_at_once(width, self.config.width)
+        return in_tiles(lambda some: (function(observation[some]),), count, rows, self, (what, width))[0]
+
+    def _features(self, observation: Observation) -> Tensor:
         config, (batch, width) = self.config, observation.masked.shape
-        if batch < steady_batch(width):
-            repeated = torch.arange(steady_batch(width), device=observation.masked.device) % batch
-            return self.features(observation[repeated])[:batch]
         x = self.input(self.embed(observation))
-        progress = self.progress(fill_rows(sinusoidal(observation.progress, config.width)))[:batch]
+        progress = self.progress(sinusoidal(observation.progress, config.width))
         # A row has few conditions, one for each kind of position.
         conditions = self.activation(self.kind_embedding.weight + progress[:, None]).flatten(0, 1)
-        modulation = self.modulation(fill_rows(conditions))[: self.kinds * batch].view(batch, self.kinds, -1)
+        modulation = self.modulation(conditions).view(batch, self.kinds, -1)
         # Each position its kind's. The other kinds' zeros make the product exact, and its gradient is cheap.
         kind = F.one_hot(self.kind(observation), self.kinds).float()
         modulation = kind @ modulation
@@ -175,7 +185,7 @@ class PolicyNetwork(nn.Module, abc.ABC):
 
     def forward(self, observation: Observation) -> Tensor:
         """(B, W) float32 scores."""
-        return self.scores(self.features(observation))
+        return self._by_rows(lambda some: self.scores(self._features(some)), observation, "scores")
 
     def scores(self, features: Tensor) -> Tensor:
         """(B, W, d) features to (B, W) scores."""

@@ -2,7 +2,8 @@
 
 Rows live in slots. Each round asks the denoiser about the rows whose prediction is out of date (one call for all
 of them), lets the policy decide, and applies the decisions. A row that ends leaves at once and a waiting prompt
-takes its place; when none waits, the batch shrinks. What a row generates depends on its prompt and seed alone.
+takes its place; when none waits, the batch shrinks. What a row generates depends on its prompt and seed alone: its
+padding, too, follows from its own length, so prompts are played in groups of one padded length.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Extras
-from dllm_env.dynamics import Dynamics, Observation, Rules, State, View
-from dllm_env.errors import UsageError
+from dllm_env.dynamics import Dynamics, Observation, Rules, State, View, padded_length
+from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
 from dllm_env.rewards import Outcomes
@@ -128,41 +129,70 @@ def rollout(
 
     Raises:
         UsageError: no prompts, or a prompt and response that do not fit the denoiser's context.
+        LogitsError: logits that are no numbers, with the numbers of their prompts and steps.
     """
     _check(prompts, seeds, batch_size)
     began = time.perf_counter()
-    view = View(policy.context, policy.top, policy.extras)
-    dynamics = Dynamics(denoiser, rules, max(prompt_length, max(map(len, prompts))), view)
-    result = _empty_result(len(prompts), dynamics.rules, denoiser)
-    steps: list[tuple[Tensor, Observation, Decision]] = []
+    rules, view = rules.resolve(), View(policy.context, policy.top, policy.extras)
+    result = _empty_result(len(prompts), rules, denoiser)
     recording = record if isinstance(record, Recording) else Recording(policy.top, policy.extras)
+    steps: list[_Step] = []
 
-    slots = _Slots(dynamics, prompts, seeds, batch_size)
-    done = 0
-    while len(slots.rows):
-        state = slots.state
-        _predict(dynamics, state, result)
-        observation = dynamics.observe(state)
-        observation.memory = slots.memory
-        decision = policy.act(observation, slots.random)
-        slots.memory = decision.memory
+    def keep(rows: Tensor, observation: Observation, decision: Decision) -> None:
         if record:
-            seen = recording.keep(observation, denoiser.dtype)
-            steps.append((slots.rows, seen, replace(decision, memory={})))
-        dynamics.apply(state, decision.unmask, decision.remask)
+            steps.append((rows, recording.keep(observation, denoiser.dtype), replace(decision, memory={})))
 
-        ended = dynamics.terminated(state) | dynamics.truncated(state)
-        if ended.any():
-            _collect(result, dynamics, state, slots.rows, ended)
-            done += int(ended.sum())
-            slots.replace(ended)
-            if on_progress is not None:
-                on_progress(done)
+    done = 0
+
+    def told(more: int) -> None:
+        nonlocal done
+        done += more
+        if on_progress is not None:
+            on_progress(done)
+
+    groups: dict[int, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        width = padded_length(denoiser, len(prompt), rules.response_length, prompt_length)
+        groups.setdefault(width, []).append(row)
+    for width in sorted(groups, reverse=True):  # what does not fit fails first
+        slots = _Slots(Dynamics(denoiser, rules, width, view), prompts, seeds, groups[width], batch_size)
+        _play(slots, policy, result, keep, told)
 
     result.seconds = time.perf_counter() - began
     if record:
         result.trajectories = _join(steps)
     return result
+
+
+_Step = tuple[Tensor, Observation, Decision]
+"""The rows of a step, what was seen, and what was decided."""
+
+
+def _play(
+    slots: _Slots,
+    policy: Policy,
+    result: Rollout,
+    keep: Callable[[Tensor, Observation, Decision], None],
+    told: Callable[[int], None],
+) -> None:
+    """Plays all rows of a group, until no slot is left."""
+    dynamics = slots.dynamics
+    while len(slots.rows):
+        state = slots.state
+        _predict(slots, result)
+        observation = dynamics.observe(state)
+        observation.memory = slots.memory
+        decision = policy.act(observation, slots.random)
+        slots.memory = decision.memory
+        keep(slots.rows, observation, decision)
+        dynamics.apply(state, decision.unmask, decision.remask)
+
+        ended = dynamics.terminated(state) | dynamics.truncated(state)
+        if ended.any():
+            _collect(result, dynamics, state, slots.rows, ended)
+            count = int(ended.sum())
+            slots.replace(ended)
+            told(count)
 
 
 def _check(prompts: Sequence[Sequence[int]], seeds: Sequence[int], batch_size: int) -> None:
@@ -172,29 +202,42 @@ def _check(prompts: Sequence[Sequence[int]], seeds: Sequence[int], batch_size: i
         raise UsageError(f"batch size must be at least 1, got {batch_size}")
 
 
-def _predict(dynamics: Dynamics, state: State, result: Rollout) -> None:
+def _predict(slots: _Slots, result: Rollout) -> None:
     """One call of the denoiser, counted and timed."""
     asked = time.perf_counter()
-    result.denoiser_calls += bool(state.stale.any())
-    dynamics.predict(state)
+    result.denoiser_calls += bool(slots.state.stale.any())
+    try:
+        slots.dynamics.predict(slots.state)
+    except LogitsError as error:
+        raise error.at(slots.rows[error.rows].tolist(), kind="prompt") from None
     result.denoiser_seconds += time.perf_counter() - asked
 
 
 class _Slots:
-    """The rows in the batch: which prompt each belongs to, its state, its policy's random stream and memory."""
+    """The rows in the batch: which prompt each belongs to, its state, its policy's random stream and memory.
+
+    Of all prompts it plays the ``members``.
+    """
 
     def __init__(
-        self, dynamics: Dynamics, prompts: Sequence[Sequence[int]], seeds: Sequence[int], batch_size: int
+        self,
+        dynamics: Dynamics,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        members: Sequence[int],
+        batch_size: int,
     ) -> None:
-        self.dynamics, self.prompts, self.seeds = dynamics, prompts, seeds
+        self.dynamics = dynamics
+        self.prompts, self.seeds = [prompts[i] for i in members], [seeds[i] for i in members]
         self.device = dynamics.denoiser.device
-        self.waiting = min(batch_size, len(prompts))  # the first prompt that has no slot yet
-        self.rows = torch.arange(self.waiting, device=self.device)
+        self.members = torch.tensor(members, device=self.device)
+        self.waiting = min(batch_size, len(members))  # the first member that has no slot yet
+        self.rows = self.members[: self.waiting]
         self.state, self.random = self._begin(0, self.waiting)
         self.memory: Mapping[str, Tensor] = {}
 
     def _begin(self, first: int, last: int) -> tuple[State, RowRandom]:
-        seeds = list(self.seeds[first:last])
+        seeds = self.seeds[first:last]
         state = self.dynamics.reset(self.prompts[first:last], seeds)
         return state, RowRandom.from_seeds(seeds, "policy", self.device)
 
@@ -208,8 +251,7 @@ class _Slots:
             self.state.write(slots[:count], state)
             self.random.write(slots[:count], random)
             self.memory = {name: value.index_fill(0, slots[:count], 0) for name, value in self.memory.items()}
-            new = torch.arange(self.waiting, last, device=self.device)
-            self.rows = self.rows.index_copy(0, slots[:count], new)
+            self.rows = self.rows.index_copy(0, slots[:count], self.members[self.waiting : last])
             self.waiting = last
         if count < len(slots):
             keep = torch.ones_like(ended)
@@ -243,7 +285,7 @@ def _collect(result: Rollout, dynamics: Dynamics, state: State, rows: Tensor, en
     result.remasks[place] = state.remasks[ended]
 
 
-def _join(steps: list[tuple[Tensor, Observation, Decision]]) -> Trajectories:
+def _join(steps: list[_Step]) -> Trajectories:
     log_probs, entropies = [], []
     for rows, _, decision in steps:
         missing = torch.zeros(len(rows), device=rows.device)

@@ -305,8 +305,9 @@ def test_pieces_of_the_vocabulary_change_nothing(temperature, loaded, monkeypatc
     monkeypatch.setattr(denoiser.parts, "head", counted)
     monkeypatch.setattr(dllm_env.denoisers.base, "LOGITS_AT_ONCE", 17 * denoiser.vocabulary)
     for one, other in zip(whole.values(), look().values(), strict=True):
-        assert one is None or torch.equal(one, other)  # type: ignore[arg-type]
-    assert sizes == [17, 16]  # 30 positions in pieces of 17, the rest filled up: never (B, L, V)
+        if one is not None:  # tiles of another size may differ in the last bit
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    assert set(sizes) == {17}  # 30 positions in tiles of 17, the last one filled up: never (B, L, V)
 
 
 # -------------------------------------------------------------------------------------------- rollouts

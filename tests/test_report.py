@@ -22,7 +22,7 @@ from dllm_env.eval.report import (
 )
 from dllm_env.eval.results import Outcome, Result
 
-SETTING = replace(PLAIN, task="sums", denoiser="toy", noise="", denoiser_version="0123", code_version="0.1.0+4567")
+SETTING = replace(PLAIN, task="sums", denoiser="toy", denoiser_version="0123", code_version="0.1.0+4567")
 END = "<eot>"
 NASTY = "</script><script>window.injected = 1</script><img src=x onerror='window.injected = 1'><!-- \u2028 {{js}}"
 

@@ -21,6 +21,19 @@ Layers = list[tuple[Tensor, Tensor]]
 """Keys and values (B, heads, S, size) of each layer."""
 
 
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """A model without dropout as long as this lasts; then each of its modules is in the mode that it was in."""
+    training = [module for module in getattr(model, "modules", list)() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 class Backbone(ABC):
     """A model in two parts: tokens to hidden states, and hidden states to logits.
 
@@ -158,6 +171,7 @@ class Encoder(Backbone):
         # back what it gets.
         self._top: Any = copy.copy(model)
         self._top._modules = {**model._modules, model.base_model_prefix: _Given()}
+        self._top.training = False
 
     def features(self, ids: Tensor, real: Tensor | None) -> Tensor:
         mask, positions = _where(ids, real)

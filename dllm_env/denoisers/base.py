@@ -8,16 +8,15 @@ are kept: the p largest probabilities, the token, and on request entropy, margin
 from __future__ import annotations
 
 import abc
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from dllm_env.errors import UsageError
-from dllm_env.numerics import fill_rows, lowest_argmax
+from dllm_env.errors import LogitsError, UsageError
+from dllm_env.numerics import in_tiles, lowest_argmax
 from dllm_env.random import RowRandom, to_gumbel
 from dllm_env.user_code import digest_of_class
 
@@ -26,6 +25,12 @@ NOISE_TYPES: tuple[str, ...] = get_args(NoiseType)
 
 LOGITS_AT_ONCE = 2**25
 """Logits that exist at a time: positions are looked at in pieces of so many (128 MiB in float32)."""
+
+TILE_LOGITS = 2**21
+"""The same on the processor, where pieces are tiles of one size, which a lone position has to fill, too."""
+
+TILE_POSITIONS = (32, 256)
+"""Positions of such a tile, at least and at most: each tile reads all weights of the head."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,6 @@ class Prediction:
     def __getitem__(self, rows: Tensor) -> Prediction:
         """The chosen rows, as a copy."""
         return self.map(lambda value: value[rows])
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Prediction]) -> Prediction:
-        """All rows of the parts, in order."""
-        columns = zip(*(part.values() for part in parts), strict=True)
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
     def write(self, rows: Tensor, other: Prediction) -> None:
         """Puts the rows of ``other`` in the places ``rows``."""
@@ -146,6 +145,8 @@ class Denoiser(abc.ABC):
     max_length: int
     device: torch.device
     dtype: torch.dtype = torch.float32
+    pads = True
+    """Whether prompts can be padded: what stands behind padding is then predicted as without it."""
 
     def __init_subclass__(cls) -> None:
         if not hasattr(cls, "name"):
@@ -264,14 +265,14 @@ class Denoiser(abc.ABC):
             raise ValueError("temperature > 0 needs the rows' random streams")
 
         def logits_at(row: Tensor, position: Tensor) -> Tensor:
-            return self.head(fill_rows(hidden[row, position]))
+            return self.head(hidden[row, position])
 
         def noise_at(row: Tensor, position: Tensor) -> Tensor:
             assert streams is not None
             return to_gumbel(streams.peek(row, position * vocabulary, vocabulary), noise) * temperature
 
         draws = noise_at if temperature > 0 else None
-        prediction = read_positions(needed, logits_at, vocabulary, self.mask_id, top, extras, draws)
+        prediction = read_positions(needed, logits_at, vocabulary, self.mask_id, top, extras, draws, self)
         if streams is not None and temperature > 0:
             streams.skip(length * vocabulary)
         if extras.hidden:
@@ -285,15 +286,54 @@ class Denoiser(abc.ABC):
     def _support(self, tokens: Tensor, shadow: Tensor, judged: Tensor) -> Tensor:
         """(B, L) probability of the tokens at the judged positions, 0 elsewhere."""
         support = torch.zeros(judged.shape, device=judged.device)
-        written = tokens[:, -judged.shape[1] :][judged]
-        logits = self.head(fill_rows(shadow[judged])).float()[: len(written)]
-        logits[:, self.mask_id] = -torch.inf
-        support[judged] = logits.log_softmax(-1).gather(1, written[:, None])[:, 0].exp()
+        if not bool(judged.any()):
+            return support
+        row, position = judged.nonzero(as_tuple=True)
+        written = tokens[:, -judged.shape[1] :][row, position]
+
+        def probability(piece: Tensor) -> list[Tensor]:
+            values, log_total = self.log_probability_at(shadow[row[piece], position[piece]], written[piece])
+            return [values.exp(), log_total]
+
+        found, log_total = in_pieces(probability, len(row), self.vocabulary, self, "support", judged.device)
+        refuse_broken(log_total, row)
+        support[row, position] = found
         return support
+
+    def log_probability_at(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) log-probabilities of the tokens (n,) from hidden states (n, d), and (n,) log-totals of the logits.
+
+        In nats; −inf for the mask token, which is never written.
+        """
+        logits = self.head(hidden).float()
+        logits[:, self.mask_id] = -torch.inf
+        log_total = logits.logsumexp(-1)
+        return logits.gather(1, tokens[:, None])[:, 0] - log_total, log_total
 
 
 At = Callable[[Tensor, Tensor], Tensor]
 """From rows (n,) and positions (n,) to something of each."""
+
+
+def in_pieces(
+    function: Callable[[Tensor], Sequence[Tensor]],
+    count: int,
+    vocabulary: int,
+    owner: object,
+    key: Hashable,
+    device: torch.device,
+) -> list[Tensor]:
+    """``function`` of n positions, so few at a time that no more than ``LOGITS_AT_ONCE`` logits exist.
+
+    On the processor these are tiles of one size, see ``in_tiles``, whose arguments these are.
+    """
+    if device.type == "cpu":
+        least, most = TILE_POSITIONS
+        size = max(min(max(TILE_LOGITS // vocabulary, least), most, LOGITS_AT_ONCE // vocabulary), 1)
+        return in_tiles(function, count, size, owner, (key, vocabulary), device)
+    pieces = torch.arange(count, device=device).split(max(LOGITS_AT_ONCE // vocabulary, 1))
+    columns = zip(*(function(piece) for piece in pieces), strict=True)
+    return [torch.cat(column) for column in columns]
 
 
 def read_positions(
@@ -304,37 +344,69 @@ def read_positions(
     top: int = 1,
     extras: Extras = NO_EXTRAS,
     noise_at: At | None = None,
+    owner: object = None,
 ) -> Prediction:
-    """``read_logits`` of the needed positions, ``LOGITS_AT_ONCE`` at a time.
+    """``read_logits`` of the needed positions, a piece at a time.
 
     Args:
         needed: (B, L) bool.
-        logits_at: gives (m, V), the first n of which count.
+        logits_at: gives (n, V).
         vocabulary: V.
         mask_id, top, extras: as in ``read_logits``.
         noise_at: gives (n, V), what is added to the logits to draw tokens; without it they are the most probable.
+        owner: whose logits these are, see ``in_tiles``.
 
     Returns:
         A prediction (B, L, …), zeros elsewhere.
+
+    Raises:
+        LogitsError: logits of a needed position that are no numbers.
     """
     row, position = needed.nonzero(as_tuple=True)
-    found = []
-    for piece in torch.arange(len(row), device=row.device).split(max(LOGITS_AT_ONCE // vocabulary, 1)):
-        at, real = (row[piece], position[piece]), slice(len(piece))
+    device = needed.device
+
+    optional = {name: getattr(extras, name) for name in ("entropy", "margin", "log_probability")}
+    shown = ["token", "confidence", *(name for name, asked in optional.items() if asked)]
+
+    def read(piece: Tensor) -> list[Tensor]:
+        at = row[piece], position[piece]
         drawn = None if noise_at is None else noise_at(*at)
-        found.append(read_logits(logits_at(*at), mask_id, top, extras, drawn).map(operator.itemgetter(real)))
+        found, log_total = read_logits(logits_at(*at), mask_id, top, extras, drawn)
+        return [log_total, *(getattr(found, name) for name in shown)]
+
+    key = ("read", top, extras, noise_at is not None)
+    log_total, *values = in_pieces(read, len(row), vocabulary, read if owner is None else owner, key, device)
+    refuse_broken(log_total, row)
 
     def place(values: Tensor) -> Tensor:
         out = values.new_zeros((*needed.shape, *values.shape[1:]))
         out[row, position] = values
         return out
 
-    return Prediction.concatenate(found).map(place)
+    return Prediction(**dict(zip(shown, map(place, values), strict=True)))
+
+
+def refuse_broken(log_total: Tensor, row: Tensor) -> None:
+    """Checks the log-totals (n,) of the logits of positions in these rows (n,).
+
+    A total is a number exactly if no logit is NaN or +infinity, and one of a token that can be written is above
+    −infinity.
+
+    Raises:
+        LogitsError: a total that is none.
+    """
+    broken = ~log_total.isfinite()
+    if not bool(broken.any()):
+        return
+    totals = log_total[broken]
+    kinds = (totals.isnan(), "NaN"), (totals == torch.inf, "infinite"), (totals == -torch.inf, "all −infinity")
+    what = " or ".join(name for found, name in kinds if bool(found.any()))
+    raise LogitsError(what, row[broken].unique().tolist())
 
 
 def read_logits(
     logits: Tensor, mask_id: int, top: int = 1, extras: Extras = NO_EXTRAS, drawn: Tensor | None = None
-) -> Prediction:
+) -> tuple[Prediction, Tensor]:
     """What is known of n positions from their logits.
 
     Args:
@@ -342,28 +414,30 @@ def read_logits(
         mask_id: the token that is never written.
         top: p, how many of the largest probabilities to return.
         extras: of these entropy, margin and log_probability.
-        drawn: (n', V), n' ≤ n: noise that is added to the logits of the first n' positions to draw their tokens;
-            without it, tokens are the most probable ones.
+        drawn: (n, V), noise that is added to the logits to draw the tokens; without it, they are the most probable
+            ones. Of equals the token is the one of lowest id.
 
     Returns:
-        A prediction with (n, …) instead of (B, L, …), without hidden states and support.
+        A prediction with (n, …) instead of (B, L, …), without hidden states and support; and (n,) the log-totals of
+        the logits, for ``refuse_broken``.
     """
     logits = logits.float()
     logits[:, mask_id] = -torch.inf
     log_total = logits.logsumexp(-1, keepdim=True)
     largest = logits.topk(max(top, 2 if extras.margin else 1), dim=-1).values
     probability = (largest - log_total).exp()
-    token = lowest_argmax(logits)
-    if drawn is not None:
-        token[: len(drawn)] = (logits[: len(drawn)].to(drawn.dtype) + drawn).argmax(-1)
+    token = (
+        lowest_argmax(logits, largest[:, :1]) if drawn is None else lowest_argmax(logits.to(drawn.dtype) + drawn)
+    )
     log_probability = logits - log_total if extras.entropy or extras.log_probability else None
-    return Prediction(
+    found = Prediction(
         token=token,
         confidence=probability[:, :top],
         entropy=_entropy(log_probability) if log_probability is not None and extras.entropy else None,
         margin=probability[:, 0] - probability[:, 1] if extras.margin else None,
         log_probability=log_probability if extras.log_probability else None,
     )
+    return found, log_total[:, 0]
 
 
 def _entropy(log_probability: Tensor) -> Tensor:

@@ -23,15 +23,16 @@ import torch
 from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, PrefixCache
+from dllm_env.denoisers.plain_text import PlainText
 from dllm_env.errors import UsageError
-from dllm_env.numerics import digest
+from dllm_env.numerics import digest, in_tiles
 
 try:
     import transformers as transformers  # for checkpoints.py, too, which needs the same message
 except ImportError:
     raise UsageError("models in Hugging Face's format need transformers: pip install 'dllm-env[hf]'") from None
 
-from dllm_env.denoisers.backbones import Decoder, backbone
+from dllm_env.denoisers.backbones import Decoder, backbone, evaluation_mode
 
 PAD = -1
 """Stands for padding; no token of a vocabulary, because several models pad with their end-of-text."""
@@ -118,6 +119,7 @@ class HuggingFaceDenoiser(Denoiser):
         if self.eot_id < 0:
             raise UsageError(f"{self.name}: its tokenizer has no end-of-text (eos_token or sep_token)")
         self._ends = _ends(tokenizer, self.eot_id, _of(known, config, "eos_token_id"))
+        self.plain_text = PlainText(tokenizer, (self.mask_id, *self._ends))
         weight = next(iter(model.parameters()))
         self.device = weight.device
         self.dtype = model.dtype
@@ -126,16 +128,35 @@ class HuggingFaceDenoiser(Denoiser):
         self.caches_prefix = isinstance(self.parts, Decoder)
         length = _of({}, config, "max_position_embeddings") or known.get("max_sequence_length") or 2**20
         self.max_length = int(length) - getattr(self.parts, "_first", 0)
-        self._check()
+        with evaluation_mode(model):
+            self._check()
 
     def features(self, tokens: Tensor, last: int) -> Tensor:
-        real = self._real(tokens)
-        if real is not None and not self.pads:
+        if not self.pads and self._real(tokens) is not None:
             raise UsageError(f"{self.name} cannot pad prompts; give prompts of one length, or one at a time")
+        with evaluation_mode(self.model):
+            if tokens.device.type != "cpu":
+                return self._features(tokens, last)
+            # One at a time: on the processor more at once are hardly faster, and their number would show.
+            return in_tiles(lambda row: (self._features(tokens[row], last),), len(tokens), 1, self, last)[0]
+
+    def _features(self, tokens: Tensor, last: int) -> Tensor:
+        real = self._real(tokens)
         hidden = self.parts.features(tokens.clamp(min=0), real)
-        return self._cut(hidden.to(tokens.device), last)  # spread over devices, it ends on another
+        return self._cut(hidden.to(tokens.device), last, real)  # spread over devices, it ends on another
 
     def cached_features(self, tokens: Tensor, last: int, prefix: PrefixCache) -> Tensor:
+        with evaluation_mode(self.model):
+            if tokens.device.type != "cpu":
+                return self._cached_features(tokens, last, prefix)
+            found = []
+            for row in torch.arange(len(tokens)).split(1):
+                own = prefix[row]
+                found.append(self._cached_features(tokens[row], last, own))
+                prefix.write(row, own)
+        return torch.cat(found)
+
+    def _cached_features(self, tokens: Tensor, last: int, prefix: PrefixCache) -> Tensor:
         assert isinstance(self.parts, Decoder)
         ids, real = tokens.clamp(min=0), tokens != PAD
         start = (prefix.start - int(self.shift)).clamp(min=0)
@@ -154,23 +175,31 @@ class HuggingFaceDenoiser(Denoiser):
             kept = [(keys[rows], values[rows]) for keys, values in prefix.layers]
             hidden, first = self.parts.go_on(ids[rows], real[rows], start[rows], kept)
             out[rows, first:] = hidden
-        return self._cut(out, last)
+        return self._cut(out, last, real)
 
     def _real(self, tokens: Tensor) -> Tensor | None:
         """(B, S) bool: no padding; None where there is none."""
         real = tokens != PAD
         return None if bool(real.all()) else real
 
-    def _cut(self, hidden: Tensor, last: int) -> Tensor:
-        """(B, last, d): the hidden states that predict the last positions."""
+    def _cut(self, hidden: Tensor, last: int, real: Tensor | None) -> Tensor:
+        """(B, last, d): the hidden states that predict the last positions.
+
+        Shifted, the first token of a text has none before it and is predicted by its own, padded or not.
+        """
         if not self.shift:
             return hidden[:, -last:]
-        if last < hidden.shape[1]:
-            return hidden[:, -last - 1 : -1]
-        return torch.cat((hidden[:, :1], hidden[:, :-1]), 1)  # nothing stands before the first position
+        if last == hidden.shape[1]:
+            return torch.cat((hidden[:, :1], hidden[:, :-1]), 1)
+        before = hidden[:, -last - 1 : -1]
+        if real is None or bool(real[:, -last - 1].all()):
+            return before
+        first = torch.where(real[:, -last - 1, None], before[:, 0], hidden[:, -last])
+        return torch.cat((first[:, None], before[:, 1:]), 1)
 
     def head(self, hidden: Tensor) -> Tensor:
-        return self.parts.head(hidden).to(hidden.device)
+        with evaluation_mode(self.model):
+            return self.parts.head(hidden).to(hidden.device)
 
     @torch.no_grad()
     def _check(self) -> None:
@@ -210,9 +239,8 @@ class HuggingFaceDenoiser(Denoiser):
 
     def encode(self, text: str) -> list[int]:
         if self.chat:
-            said = [{"role": "user", "content": text}]
-            return list(self.tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False))
-        return list(self.tokenizer(text)["input_ids"])
+            return self.plain_text.conversation([{"role": "user", "content": text}])
+        return self.plain_text.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids)))

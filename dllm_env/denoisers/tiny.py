@@ -9,7 +9,7 @@ several times longer to learn to look at the token next to the one that it needs
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,16 +21,13 @@ from torch import Tensor, nn
 
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
-from dllm_env.numerics import digest, rotate, rotation_angles, steady_batch
+from dllm_env.numerics import digest, in_tiles, rotate, rotation_angles, rows_at_once
 from dllm_env.tasks.sudoku import BLANK
 from dllm_env.tasks.trace import FILLERS, OPERATIONS
 
 PAD, MASK, END = "<pad>", "<mask>", "<eot>"
 WORDS = (PAD, MASK, END, *"0123456789", *OPERATIONS, *FILLERS, ";", BLANK, *"abcdefghijklmnopqrstuvwx")
 """The vocabulary of the bundled denoisers: every word of the bundled tasks is one token."""
-
-CACHED_ROWS = 64
-"""Rows that a processor works on at a time: what lies between the layers stays in its cache."""
 
 
 @dataclass(frozen=True)
@@ -200,24 +197,24 @@ class TinyDenoiser(Denoiser):
         self.device = network.head.weight.device
 
     def features(self, tokens: Tensor, last: int) -> Tensor:
-        parts = tokens.split(CACHED_ROWS) if tokens.device.type == "cpu" else (tokens,)
-        return torch.cat([self._features(part, last) for part in parts])
-
-    def _features(self, tokens: Tensor, last: int) -> Tensor:
-        return self.network(self._steady(tokens, last), self.pad_id, last)[: len(tokens)]
-
-    def _steady(self, tokens: Tensor, last: int) -> Tensor:
-        """The rows, repeated where they are so few that they might come out another way than in a batch."""
-        return tokens if len(tokens) >= steady_batch(last) else tokens.repeat(steady_batch(last), 1)
+        return self._by_rows(lambda some: (self.network(some, self.pad_id, last),), tokens, last, "features")[0]
 
     def shadow_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
-        parts = tokens.split(CACHED_ROWS) if tokens.device.type == "cpu" else (tokens,)
-        streams = [self._shadow_features(part, last) for part in parts]
-        return torch.cat([x for x, _ in streams]), torch.cat([shadow for _, shadow in streams])
+        def both(some: Tensor) -> tuple[Tensor, Tensor]:
+            return self.network.shadow(some, self.pad_id, self.mask_id, last)
 
-    def _shadow_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
-        x, shadow = self.network.shadow(self._steady(tokens, last), self.pad_id, self.mask_id, last)
-        return x[: len(tokens)], shadow[: len(tokens)]
+        x, shadow = self._by_rows(both, tokens, last, "shadow")
+        return x, shadow
+
+    def _by_rows(
+        self, function: Callable[[Tensor], Sequence[Tensor]], tokens: Tensor, last: int, what: str
+    ) -> Sequence[Tensor]:
+        """A function of tokens (B, S); on the processor in tiles."""
+        if tokens.device.type != "cpu":
+            return function(tokens)
+        count, length = tokens.shape
+        size = rows_at_once(length, self.hidden_size)
+        return in_tiles(lambda rows: function(tokens[rows]), count, size, self, (what, length, last))
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.network.head(hidden)
@@ -227,7 +224,8 @@ class TinyDenoiser(Denoiser):
         return digest(self.network.state_dict(), about)
 
     def encode(self, text: str) -> list[int]:
-        unknown = [word for word in text.split() if word not in self._ids]
+        # Text is text: what looks like a special token is a word that it does not know.
+        unknown = [word for word in text.split() if word not in self._ids or word in (PAD, MASK, END)]
         if unknown:
             raise UsageError(f"denoiser {self.name!r} does not know the word {unknown[0]!r} of the prompt")
         return [self._ids[word] for word in text.split()]

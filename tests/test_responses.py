@@ -1,7 +1,7 @@
 """Responses as language models write them, each with the score that a fair reader of the prompt gives it.
 
-They are in ``data/responses.jsonl``. Where a score follows from the form that the prompt asks for, or from the judge of
-a package, the response's name says so.
+They are in ``data/responses.jsonl``. Where a score follows from the form that the prompt asks for, or from the
+judge of a package, the name says so.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from rich.table import Table
 
-from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import (
     best_at_most,
@@ -22,6 +21,7 @@ from dllm_env.eval.metrics import (
 from dllm_env.eval.results import VERSIONS, Figures, Outcome, Result, Setting, by_problem, summarise
 from dllm_env.pareto import Coordinates, Point
 from dllm_env.random import derive_key
+from dllm_env.rules import Rules
 from dllm_env.specs import pieces, several, shown
 from dllm_env.tasks.load import NAMES
 

@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 
 from dllm_env.denoisers.base import Denoiser
-from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
+from dllm_env.rules import Rules
 
 NAME = "dllm-env"
 """How the harness calls the model."""

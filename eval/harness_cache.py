@@ -14,10 +14,11 @@ from typing import Any
 from lm_eval.api.model import hash_args
 
 from dllm_env.denoisers.base import Extras
-from dllm_env.dynamics import Context, Observation
+from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom
+from dllm_env.rules import Context
 
 MODEL, DRAWN = "dllm-env model", "dllm-env drawn"
 """Names of entries, which are not those of requests: those are SHA-256 in hexadecimal."""

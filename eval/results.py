@@ -20,10 +20,10 @@ import numpy as np
 
 import dllm_env
 import dllm_env.policies
-from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import accuracy_interval, mean, quantile
 from dllm_env.random import derive_key
+from dllm_env.rules import Rules
 
 SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.jsonl", "results.json", "results.csv"
 

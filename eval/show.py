@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.text import Text
 
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout
+from dllm_env.rules import Rules
 from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.load import load_task
 

@@ -27,7 +27,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_grpo": (),
     "test_huggingface": ("families", "cache", "alone"),
     "test_likelihood": (),
-    "test_packaging": ("installed", "checkout"),
+    "test_packaging": ("installed", "checkout", "lowest"),
     "test_plugins": (),
     "test_ppo": (),
     "test_report": (),

@@ -602,9 +602,7 @@ def test_a_page_of_many_entries(visit, tmp_path):
     for limit in range(1, 13):
         for k in range(29 if limit == 1 else 1):
             made.append(result(f"top_k:{k + 1}", [1, 0], long, max_steps=limit, response_length=length))
-    made += [
-        result(f"runs/{'long' * 9}/{k}", [1, 1], long, max_steps=1, response_length=length) for k in range(11)
-    ]
+    made += [result(f"runs/{'long' * 9}/{k}", [1, 1], long, max_steps=1, response_length=length) for k in range(11)]
     entries = pool(made)
     write_report(entries, comparisons(entries), tmp_path / "many.html", "many")
     shown = visit(tmp_path / "many.html", width=400)

@@ -122,7 +122,7 @@ class HuggingFaceDenoiser(Denoiser):
         self.plain_text = PlainText(tokenizer, (self.mask_id, *self._ends))
         weight = next(iter(model.parameters()))
         self.device = weight.device
-        self.dtype = model.dtype
+        self.dtype = weight.dtype
         self.vocabulary = int(_of(known, config, "embedding_size") or _of(known, config, "vocab_size") or 0)
         self.hidden_size = self.parts.hidden_size
         self.caches_prefix = isinstance(self.parts, Decoder)

@@ -8,6 +8,7 @@ that carries them.
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import importlib.util
 import re
@@ -215,7 +216,8 @@ class MBPP(CodeBenchmark):
 
     def answer(self, row: Row) -> tuple[str, ...]:
         defined, tests = re.findall(r"def (\w+)", row["code"]), self._tests(row)
-        name = next((name for name in defined if f"{name}(" in tests[0]), "")
+        called = [name for name in re.findall(r"(?<![.\w])(\w+)\(", tests[0]) if not hasattr(builtins, name)]
+        name = next((name for name in defined if f"{name}(" in tests[0]), next(iter(called), ""))
         return name, self._setup(row), *tests
 
     def _setup(self, row: Row) -> str:

@@ -18,9 +18,9 @@ import tyro
 from rich.progress import track
 
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Rules
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import attempt, row_seeds
+from dllm_env.rules import Rules
 from dllm_env.tasks.load import load_task
 from dllm_env.train.run import machine
 

@@ -38,10 +38,10 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Extras, NoiseType
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Rules
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import rollout, row_seeds
 from dllm_env.random import torch_generator
+from dllm_env.rules import Rules
 from dllm_env.tasks.base import Problem, Task
 from dllm_env.tasks.load import load_task
 

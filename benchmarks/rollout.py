@@ -24,9 +24,9 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Prediction
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Rules
 from dllm_env.policies.heuristics import Threshold
 from dllm_env.policies.rollout import Rollout, rollout, row_seeds
+from dllm_env.rules import Rules
 from dllm_env.tasks.load import load_task
 from dllm_env.train.run import machine
 

@@ -25,13 +25,14 @@ from torch import Tensor
 
 from dllm_env.denoisers.backbones import Decoder
 from dllm_env.denoisers.base import Denoiser, Prediction
-from dllm_env.dynamics import Observation, Rules
+from dllm_env.dynamics import Observation
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
 from dllm_env.policies.rollout import rollout, row_seeds
 from dllm_env.random import RowRandom, torch_generator
+from dllm_env.rules import Rules
 from dllm_env.train.run import machine
 
 

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from dllm_env.denoisers.base import Extras as Extras
     from dllm_env.denoisers.load import load_denoiser as load_denoiser
     from dllm_env.dynamics import Dynamics as Dynamics
-    from dllm_env.dynamics import Rules as Rules
     from dllm_env.env import EnvConfig as EnvConfig
     from dllm_env.env import UnmaskEnv as UnmaskEnv
     from dllm_env.policies.generate import generate as generate
     from dllm_env.rewards import load_reward as load_reward
+    from dllm_env.rules import Rules as Rules
     from dllm_env.tasks.load import load_task as load_task
     from dllm_env.vector_env import UnmaskVectorEnv as UnmaskVectorEnv
 
@@ -59,7 +59,7 @@ _HOMES = {
     "Extras": "denoisers.base",
     "load_denoiser": "denoisers.load",
     "Dynamics": "dynamics",
-    "Rules": "dynamics",
+    "Rules": "rules",
     "EnvConfig": "env",
     "UnmaskEnv": "env",
     "generate": "policies.generate",

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Context, Dynamics, Rules, State, View
+from dllm_env.dynamics import Dynamics, State
 from dllm_env.errors import UsageError
 from dllm_env.rendering import Drawing, as_picture, as_text
 from dllm_env.rewards import Cost, Outcomes, Reward, load_rewards
+from dllm_env.rules import Context, Rules, View
 from dllm_env.tasks.base import SPLITS, Problem, Split, Task, count_problems
 from dllm_env.tasks.load import load_task
 from dllm_env.tasks.mixture import Mixture

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import types
@@ -168,7 +169,7 @@ def _run(file: Path) -> types.ModuleType:
         origin = getattr(module, "__file__", None)
         if origin and Path(origin) == path and not module.__name__.startswith(PREFIX):
             return module  # the user has imported it, and may compare classes
-    name = f"{PREFIX}{path.stem}_{hashlib.blake2b(f'{path}'.encode() + path.read_bytes()).hexdigest()[:12]}"
+    name = f"{PREFIX}{path.stem}_{hashlib.blake2b(os.fsencode(path) + path.read_bytes()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

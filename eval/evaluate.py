@@ -14,7 +14,7 @@ import torch
 
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.denoisers.load import DenoiserLike, load_denoiser
-from dllm_env.dynamics import Dynamics, Rules
+from dllm_env.dynamics import Dynamics
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import tokens_before_eot
 from dllm_env.eval.results import Outcome, Result, Setting, code_version
@@ -23,6 +23,7 @@ from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import derive_key
 from dllm_env.rewards import Cost, Outcomes, RewardLike, load_rewards
+from dllm_env.rules import Rules
 from dllm_env.specs import check_types
 from dllm_env.tasks.base import Split, Task, count_problems
 from dllm_env.tasks.load import TaskLike, load_task
@@ -272,7 +273,7 @@ def row_seed(seed: int, place: Place) -> int:
 
 
 def label(setting: Setting) -> str:
-    """A setting in a few words."""
+    """Policy, block length and seed of a setting, for progress bars."""
     return f"{setting.policy}, BL {setting.block_length}, seed {setting.seed}"
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Dynamics, Rules
+from dllm_env.dynamics import Dynamics
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import row_seed
 from dllm_env.eval.harness_arguments import NAME, HarnessConfig, split_arguments, with_defaults
@@ -32,6 +32,7 @@ from dllm_env.eval.results import code_version
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout
 from dllm_env.random import derive_key
+from dllm_env.rules import Rules
 
 try:
     from lm_eval.__main__ import cli_evaluate

@@ -17,14 +17,14 @@ from typing import Any
 import yaml
 
 from dllm_env.denoisers.base import Denoiser
-from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
+from dllm_env.rules import Rules
 
 NAME = "dllm-env"
 """How the harness calls the model."""
 
-SETTINGS = ("dtype", "device_map", "attention", "chat", "shift", "mask", "revision", "trust_remote_code")
+DENOISER_OPTIONS = ("dtype", "device_map", "attention", "chat", "shift", "mask", "revision", "trust_remote_code")
 """Settings of a checkpoint that are model arguments, too; see ``dllm_env.denoisers.huggingface.Options``."""
 
 BATCH = 128
@@ -80,7 +80,7 @@ class HarnessConfig(Rules):
             if "response_length" in given:
                 raise UsageError("gen_length and response_length mean the same; give one of them")
             given["response_length"] = _value("gen_length", given.pop("gen_length"), int)
-        settings = {name: given.pop(name) for name in SETTINGS if name in given}
+        options = {name: given.pop(name) for name in DENOISER_OPTIONS if name in given}
         if str(given.get("device", "")) == "auto":
             del given["device"]
         if str(given.get("batch_size", "")).partition(":")[0] == "auto":
@@ -88,12 +88,13 @@ class HarnessConfig(Rules):
         kinds = {column.name: type(column.default) for column in fields(cls)} | {"temperature": float}
         for name in given:
             if name not in kinds:
+                known = ", ".join((*kinds, *DENOISER_OPTIONS))
                 raise UsageError(
-                    f"unknown model argument {name!r}; there are {', '.join((*kinds, *SETTINGS))}. A value with "
+                    f"unknown model argument {name!r}; there are {known}. A value with "
                     """commas needs quotes: 'policy="klass:tau=0.6,kappa=0.01"'"""
                 )
         values = {name: _value(name, value, kinds[name]) for name, value in given.items()}
-        return cls(**values | {"denoiser": _with_settings(values["denoiser"], settings)})
+        return cls(**values | {"denoiser": _with_options(values["denoiser"], options)})
 
     def __post_init__(self) -> None:
         Rules.of(self, temperature=self.temperature or 0.0)
@@ -119,13 +120,13 @@ def _value(name: str, value: Any, kind: type) -> Any:
         raise UsageError(f"model argument {name} has to be {wanted}, got {value!r}") from None
 
 
-def _with_settings(denoiser: str | Denoiser, settings: Mapping[str, Any]) -> str | Denoiser:
-    """The denoiser's text with settings that were arguments of their own, or were cut off by their commas."""
-    if not settings:
+def _with_options(denoiser: str | Denoiser, options: Mapping[str, Any]) -> str | Denoiser:
+    """The denoiser's text with options that were arguments of their own, or were cut off by their commas."""
+    if not options:
         return denoiser
     if not isinstance(denoiser, str):
-        raise UsageError(f"a denoiser that is loaded already has no settings, got {', '.join(settings)}")
-    texts = [f"{name}={int(value) if isinstance(value, bool) else value}" for name, value in settings.items()]
+        raise UsageError(f"a denoiser that is loaded already has no settings, got {', '.join(options)}")
+    texts = [f"{name}={int(value) if isinstance(value, bool) else value}" for name, value in options.items()]
     _, colon, after = denoiser.rpartition(":")
     return denoiser + ("," if colon and "=" in after else ":") + ",".join(texts)
 

@@ -14,10 +14,11 @@ from typing import Any
 from lm_eval.api.model import hash_args
 
 from dllm_env.denoisers.base import Extras
-from dllm_env.dynamics import Context, Observation
+from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom
+from dllm_env.rules import Context
 
 MODEL, DRAWN = "dllm-env model", "dllm-env drawn"
 """Names of entries, which are not those of requests: those are SHA-256 in hexadecimal."""
@@ -35,15 +36,14 @@ def claim(cache: Cache, model: Mapping[str, str]) -> None:
     Raises:
         UsageError: the cache has results of another model, or of other settings.
     """
-    known = cache.get(MODEL)
-    if known is None and len(cache):
+    known: Mapping[str, str] = cache.get(MODEL, model)
+    if MODEL not in cache and len(cache):
         raise UsageError(
             "this cache has results of another model, or of an older version; give another --use_cache, or remove "
             "its file"
         )
-    written = model if known is None else known
-    for name in sorted({*model, *written}):
-        mine, theirs = model.get(name), written.get(name)
+    for name in sorted({*model, *known}):
+        mine, theirs = model.get(name), known.get(name)
         if mine != theirs:
             raise UsageError(
                 f"this cache has results of another {name} ({theirs}, now {mine}); give another --use_cache, or "

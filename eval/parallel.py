@@ -28,7 +28,7 @@ class Piece:
 
 
 def pieces(evaluations: Sequence[Evaluation], done: Container[tuple[str, Place]]) -> list[Piece]:
-    """What is left to play, in pieces."""
+    """The problems that have not been played yet, in pieces."""
     left = []
     for e, evaluation in enumerate(evaluations):
         size = PIECE * evaluation.config.batch_size

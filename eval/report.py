@@ -7,6 +7,7 @@ reach the page as text only, never as HTML.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
@@ -35,6 +36,7 @@ from dllm_env.eval.results import Outcome
 from dllm_env.pareto import LEARNED, family_styles, pareto_front
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.specs import split
+from dllm_env.user_code import file_part
 
 REPORT = "report.html"
 
@@ -216,11 +218,12 @@ def _short(entry: Entry) -> str:
 
 def _parameters(policy: str) -> list[str]:
     """A rule's parameters, those left at their defaults too; what stands after the name where it is no rule's."""
-    try:
-        rule = load_heuristic(policy)
-    except ValueError:
-        settings = split(policy)[1]
-        return [settings] if settings else []
+    rule = None
+    if file_part(policy) is None:  # a report is no reason to run a user's file
+        with contextlib.suppress(ValueError):
+            rule = load_heuristic(policy)
+    if rule is None:
+        return list(filter(None, [split(policy)[1]]))
     return [f"{field.name} = {getattr(rule, field.name)}" for field in fields(rule)]
 
 

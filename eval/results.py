@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: its files, and how they are read, merged and told apart.
+"""The files of an evaluation, and how they are read, merged and told apart.
 
 A folder of results has ``settings.jsonl``, a line for everything that was played, and ``problems.jsonl``, a line
 for every problem that was. Both are appended to as work is done, so that a stopped evaluation goes on where it was;
@@ -20,10 +20,10 @@ import numpy as np
 
 import dllm_env
 import dllm_env.policies
-from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import accuracy_interval, mean, quantile
 from dllm_env.random import derive_key
+from dllm_env.rules import Rules
 
 SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.jsonl", "results.json", "results.csv"
 
@@ -96,7 +96,7 @@ class Outcome:
         policy, block_length, seed: of the setting, for readers.
         index, sample: which problem of the seed, and which of its samples.
         finished: the row was not cut off.
-        nfe, steps, remasks: what it took.
+        nfe, steps, remasks: denoiser evaluations, steps, and positions put back to mask.
         tokens: that the response has before its end-of-text.
         seconds: this row's share of the wall time.
         words: L tokens as text, empty where a mask was left.
@@ -141,7 +141,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Figures:
-    """What outcomes amount to.
+    """The figures of a policy: means over its outcomes.
 
     Attributes:
         problems, samples: how many, samples of all problems together.

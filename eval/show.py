@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.text import Text
 
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout
+from dllm_env.rules import Rules
 from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.load import load_task
 
@@ -53,7 +53,7 @@ class Generation:
         revealed_at: the step (from 0) that wrote each token; −1 where none did (masked still, or filled in
             after an end-of-text).
         text: the response up to end-of-text.
-        nfe, steps: what it took.
+        nfe, steps: denoiser evaluations and steps.
         correct: right or wrong, None for a prompt that no task judges.
     """
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig
-from dllm_env.specs import split
+from dllm_env.specs import split, write_value
 from dllm_env.tasks.benchmark_base import plays_its_own
 from dllm_env.tasks.benchmarks import BENCHMARKS
 from dllm_env.tasks.load import NAMES, load_task, takes_data
@@ -46,7 +46,7 @@ def load_suite(file: Path, base: EvaluationConfig | None = None) -> list[Plan]:
 
     Args:
         file: the suite.
-        base: what it does not say.
+        base: values of everything that the file leaves open.
 
     Raises:
         UsageError: no such file, no YAML, or something in it that cannot be understood.
@@ -74,11 +74,11 @@ def _plans(suite: Mapping[str, Any], base: EvaluationConfig) -> list[Plan]:
         raise UsageError("evaluations has to be a list of settings")
     plans: list[Plan] = []
     for part in parts:
-        settings = {**common, **part}
-        policies = _policies(settings.pop("policies", None))
-        swept = [_listed(settings.pop(name, getattr(base, name))) for name in SWEPT]
+        given = {**common, **part}
+        policies = _policies(given.pop("policies", None))
+        swept = [_listed(given.pop(name, getattr(base, name))) for name in SWEPT]
         for values in product(*swept):
-            config = _config({**settings, **dict(zip(SWEPT, values, strict=True))}, base, "data" not in part)
+            config = _config({**given, **dict(zip(SWEPT, values, strict=True))}, base, "data" not in part)
             plans.append((config, policies))
     for data in (base.data, common.get("data")):
         if data and not any(config.data == data for config, _ in plans):
@@ -101,9 +101,9 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _config(settings: Mapping[str, Any], base: EvaluationConfig, shares_data: bool) -> EvaluationConfig:
+def _config(given: Mapping[str, Any], base: EvaluationConfig, shares_data: bool) -> EvaluationConfig:
     values: dict[str, Any] = {}
-    for name, value in settings.items():
+    for name, value in given.items():
         if name not in _KINDS:
             known = ", ".join(("policies", "evaluations", *_KINDS))
             raise UsageError(f"unknown setting {name!r}; there are {known}")
@@ -126,7 +126,7 @@ def _config(settings: Mapping[str, Any], base: EvaluationConfig, shares_data: bo
     length = config.response_length
     if not length:
         length = load_task(config.task, config.data, config.allow_code_execution).response_length
-    listed = _listed(settings.get("block_length", list(base.block_length) or "full"))
+    listed = _listed(given.get("block_length", list(base.block_length) or "full"))
     blocks = [length if block == "full" else block for block in listed]
     for block in blocks:
         if type(block) is not int:
@@ -154,4 +154,7 @@ def _grid(name: str, grid: Any) -> list[str]:
     if not isinstance(grid, Mapping) or not grid:
         raise UsageError(f"{name} needs {{parameter: value or list of values}}, got {grid!r}")
     combinations = product(*(_listed(values) for values in grid.values()))
-    return [f"{name}:" + ",".join(f"{k}={v}" for k, v in zip(grid, values, strict=True)) for values in combinations]
+    return [
+        f"{name}:" + ",".join(f"{k}={write_value(v)}" for k, v in zip(grid, values, strict=True))
+        for values in combinations
+    ]

@@ -69,12 +69,12 @@ def write(arguments: Arguments) -> str:
         json.dumps({**shared, "index": i, "prompt": problem.prompt, "answer": list(problem.answer)}) + "\n"
         for i, problem in enumerate(problems)
     ]
-    (folder / f"{name}.jsonl").write_text("".join(lines))
+    (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     text = YAML.format(
         name=name, file=folder / f"{name}.jsonl", length=task.response_length, repeats=arguments.repeats
     )
-    (folder / f"{name}.yaml").write_text(text)
-    (folder / "utils.py").write_text(SCORE)
+    (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    (folder / "utils.py").write_text(SCORE, encoding="utf-8")
     return name
 
 

@@ -9,8 +9,9 @@ from typing import Protocol
 from torch import Tensor
 
 from dllm_env.denoisers.base import Extras
-from dllm_env.dynamics import Context, Observation
+from dllm_env.dynamics import Observation
 from dllm_env.random import RowRandom
+from dllm_env.rules import Context
 
 
 @dataclass

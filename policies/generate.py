@@ -13,11 +13,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dllm_env.denoisers.base import Denoiser
-from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import Rollout, rollout, row_seeds
+from dllm_env.rules import Rules
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: ``role`` and ``content`` of each message."""

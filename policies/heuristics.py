@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_env.denoisers.base import Extras
-from dllm_env.dynamics import Context, Observation
+from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision
 from dllm_env.policies.schedules import SCHEDULES, Schedule, block_steps, llada_plan, new_block, scheduled
 from dllm_env.random import RowRandom
+from dllm_env.rules import Context
 
 
 @dataclass(frozen=True)

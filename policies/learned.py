@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dllm_env.denoisers.base import Extras
-from dllm_env.dynamics import Context, Observation
+from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.numerics import digest
 from dllm_env.policies.base import Decision, Policy
@@ -22,6 +22,7 @@ from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
 from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_network, network_name
 from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
+from dllm_env.rules import Context
 from dllm_env.specs import Settings, read_settings, split, typed
 from dllm_env.user_code import file_part, parameters
 

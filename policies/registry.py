@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dllm_env.denoisers.base import Extras
-from dllm_env.dynamics import Context, Observation
+from dllm_env.dynamics import Observation
 from dllm_env.policies import heuristics as rules
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heuristics import Heuristic
 from dllm_env.policies.remasking import ReMDM, Wino
 from dllm_env.random import RowRandom
+from dllm_env.rules import Context
 from dllm_env.specs import load
 from dllm_env.user_code import FilePart, load_from_file
 

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Extras
-from dllm_env.dynamics import Dynamics, Observation, Rules, State, View, padded_length
+from dllm_env.dynamics import Dynamics, Observation, State, padded_length
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
 from dllm_env.rewards import Outcomes
+from dllm_env.rules import Rules, View
 from dllm_env.tasks.base import Problem, Task
 
 

@@ -16,6 +16,35 @@ from dllm_env.random import torch_generator
 
 PAD, MASK, END = 0, 1, 2
 
+QUICK: dict[str, tuple[str, ...]] = {
+    "test_answers": ("same_mathematics",),
+    "test_benchmark_tasks": ("formats", "save_to_disk", "reasoning_gym", "made_in_other_ways"),
+    "test_cli": ("help", "listed", "bad_training"),
+    "test_dynamics": ("",),
+    "test_env": ("",),
+    "test_harness": ("",),
+    "test_heads": ("",),
+    "test_huggingface": ("families", "cache", "alone"),
+    "test_learned": ("",),
+    "test_losses": ("",),
+    "test_metrics": ("",),
+    "test_packaging": ("installed", "checkout", "lowest"),
+    "test_random": ("",),
+    "test_results": ("",),
+    "test_rewards": ("",),
+    "test_sb3": ("agree", "name", "pictures", "single", "texts", "without"),
+    "test_settings_file": ("",),
+    "test_specs": ("",),
+    "test_tasks": ("",),
+}
+"""Files, and parts of names, of the tests that meet every package that we need, for `make oldest` and `python310`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not any(part in item.name for part in QUICK.get(item.path.stem, ())):
+            item.add_marker(pytest.mark.slow)
+
 
 class Scripted(Denoiser):
     """Position i of the response has the logits ``table[i]``, whatever the tokens are; counts what it is asked."""

@@ -17,6 +17,17 @@ from pathlib import Path
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.stats import status_by_exit_code
 
+TEXT = (
+    *(f"test_answers.py::test_{name}" for name in ("boxed", "tagged", "final", "number", "final_number", "cells")),
+    *(f"test_answers.py::test_{name}" for name in ("expression_reaches", "plain_expressions", "other_expressions")),
+    *(f"test_reading.py::test_{name}" for name in ("one_spelling", "without_unicode", "as_text", "algebra")),
+    *(f"test_reading.py::test_{name}" for name in ("the_number_that_a_response_states", "repeating_decimals")),
+    *(
+        f"test_reading.py::test_{name}"
+        for name in ("expressions_in_latex_and_unicode", "dozens_may_be_what_is_counted")
+    ),
+    *(f"test_responses.py::test_{name}" for name in ("gsm8k", "countdown", "sudoku4", "reasoning_gym")),
+)
 MODULES = {
     "dllm_env/dynamics.py": ("test_dynamics.py", "test_dynamics_row_by_row.py", "test_dynamics_edges.py"),
     "dllm_env/rewards.py": ("test_rewards.py",),
@@ -26,7 +37,11 @@ MODULES = {
     "dllm_env/intervals.py": ("test_metrics.py",),
     "dllm_env/eval/metrics.py": ("test_metrics.py", "test_metrics_edges.py"),
     "dllm_env/eval/compare.py": ("test_compare.py", "test_compare_edges.py", "test_compare_tables.py"),
-    "dllm_env/grading/answers.py": ("test_answers.py", "test_responses.py"),
+    "dllm_env/grading/answers.py": TEXT,
+    "dllm_env/grading/expressions.py": TEXT,
+    "dllm_env/grading/latex.py": TEXT,
+    "dllm_env/grading/numbers.py": TEXT,
+    "dllm_env/grading/plain.py": TEXT,
 }
 """What is changed, and the quick tests that have to notice."""
 WANTED = 0.9

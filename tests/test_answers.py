@@ -18,7 +18,7 @@ from types import FrameType
 import pytest
 
 from dllm_env.errors import UsageError
-from dllm_env.grading import answers, programs
+from dllm_env.grading import answers, expressions, latex, mathematics, numbers, plain, programs
 from dllm_env.grading import limited as judge
 from dllm_env.grading.limited import Judge, ask
 
@@ -136,7 +136,7 @@ def test_final(text: str, content: str | None) -> None:
     ],
 )
 def test_number(text: str, value: float | None) -> None:
-    assert answers.number(text) == (None if value is None else Fraction(value))
+    assert plain.number(text) == (None if value is None else Fraction(value))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_number(text: str, value: float | None) -> None:
         ("the answer is 5; no, the answer is 6, not 7", 6),
         ("answers 5 is 7", 7),
         ("answer\nis 5, 7", 7),
-        ("The answer is 5, or 7", 7),
+        ("The answer is 5, or 7", None),
         ("The answer is 2 + 3, which makes 5. I took 1 step.", 5),
         (r"\boxed{none} The answer is 5 and has 1 digit", 5),
         (r"\boxed{5, or 7} The answer is 5", None),
@@ -186,14 +186,14 @@ def test_number(text: str, value: float | None) -> None:
         ("**8**", 8),
         ("x=-8", -8),
         ("(-8)", -8),
-        ("10-8", 8),
+        ("10-8", None),
         ("10 -8", -8),
         ("room-8", 8),
         ("1/2", 0.5),
     ],
 )
 def test_final_number(text: str, value: float | None) -> None:
-    assert answers.final_number(text) == (None if value is None else Fraction(value))
+    assert numbers.final_number(text) == (None if value is None else Fraction(value))
 
 
 # -------------------------------------------------------------------------- mathematics and expressions
@@ -223,7 +223,7 @@ def test_final_number(text: str, value: float | None) -> None:
 )
 def test_same_mathematics(expected: str, response: str, same: bool) -> None:
     pytest.importorskip("math_verify")
-    assert answers.same_mathematics(expected, response) is same
+    assert mathematics.same_mathematics(expected, response) is same
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_same_mathematics(expected: str, response: str, same: bool) -> None:
     ],
 )
 def test_expression_reaches(text: str, numbers: list[int], target: int, reached: bool) -> None:
-    assert answers.expression_reaches(text, numbers, target) is reached
+    assert expressions.expression_reaches(text, numbers, target) is reached
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_expression_reaches(text: str, numbers: list[int], target: int, reached:
     ],
 )
 def test_cells(text: str, left: str) -> None:
-    assert answers.cells(text) == left
+    assert expressions.cells(text) == left
 
 
 PLAIN = [
@@ -356,12 +356,12 @@ NOT_PLAIN = [
 
 @pytest.mark.parametrize("text", PLAIN)
 def test_plain_expressions(text: str) -> None:
-    assert answers.is_plain_expression(text)
+    assert expressions.is_plain_expression(text)
 
 
 @pytest.mark.parametrize("text", NOT_PLAIN)
 def test_other_expressions(text: str) -> None:
-    assert not answers.is_plain_expression(text)
+    assert not expressions.is_plain_expression(text)
 
 
 # ------------------------------------------------------------------------------------------- programs
@@ -547,15 +547,23 @@ READERS: dict[str, Callable[[str], object]] = {
     "boxed": answers.boxed,
     "tagged": answers.tagged,
     "final": answers.final,
-    "final_number": answers.final_number,
-    "number": answers.number,
-    "expression_reaches": lambda text: answers.expression_reaches(text, [1], 2),
-    "cells": answers.cells,
-    "is_plain_expression": answers.is_plain_expression,
+    "final_number": numbers.final_number,
+    "number": plain.number,
+    "expression_reaches": lambda text: expressions.expression_reaches(text, [1], 2),
+    "cells": expressions.cells,
+    "is_plain_expression": expressions.is_plain_expression,
     "find_program": programs.find_program,
     "find_program with a name": lambda text: programs.find_program(text, "f"),
     "complete": lambda text: programs.complete(GIVEN, text, "f"),
-    "_boxed_together": lambda text: answers._boxed_together(answers._latex(text[-answers.LONGEST :])),
+    "_boxed_together": lambda text: mathematics._boxed_together(text[-answers.LONGEST :]),
+    "usual": lambda text: mathematics.usual(text[:1_000]),
+    "_alike": lambda text: mathematics._alike(text[:1_000], text[:1_000]),
+    "_bare": lambda text: mathematics._bare(text[-answers.LONGEST :]),
+    "as_text": lambda text: latex.as_text(text[-answers.LONGEST :]),
+    "arithmetic": lambda text: expressions.arithmetic(text[-answers.LONGEST :]),
+    "algebra": expressions.algebra,
+    "plain": lambda text: plain.plain(text[:1_000]),
+    "stated": numbers.stated,
 }
 
 
@@ -769,11 +777,11 @@ def is_running(process: int) -> bool:
 
 
 def test_a_helper_that_has_ended_is_replaced(tmp_path: Path) -> None:
-    assert answers.same_mathematics(r"\frac12", r"\boxed{0.5}")
+    assert mathematics.same_mathematics(r"\frac12", r"\boxed{0.5}")
     assert judge._helper is not None
     judge._helper.process.kill()
     judge._helper.process.wait()
-    assert answers.same_mathematics(r"\frac12", r"\boxed{0.5}")
+    assert mathematics.same_mathematics(r"\frac12", r"\boxed{0.5}")
 
 
 def test_modules_of_the_working_folder_are_not_taken_for_others(
@@ -782,15 +790,15 @@ def test_modules_of_the_working_folder_are_not_taken_for_others(
     judge._stop()
     (tmp_path / "random.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
-    assert answers.same_mathematics(r"\frac12", r"\boxed{0.5}")
+    assert mathematics.same_mathematics(r"\frac12", r"\boxed{0.5}")
 
 
 def test_a_helper_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     judge._stop()
     monkeypatch.setattr(judge, "_START", "raise SystemExit(3)")
     with pytest.raises(UsageError, match="does not start; it ended with 3"):
-        answers.same_mathematics(r"\frac12", r"\boxed{0.5}")
+        mathematics.same_mathematics(r"\frac12", r"\boxed{0.5}")
 
 
 def test_an_open_numerator_is_no_error() -> None:
-    assert not answers.expression_reaches(r"{1}\frac{2", [1, 2], 3)
+    assert not expressions.expression_reaches(r"{1}\frac{2", [1, 2], 3)

@@ -22,13 +22,13 @@ pytest.importorskip("transformers")
 from make_checkpoint import make_llada
 
 from dllm_env.cli import main
-from dllm_env.dynamics import Rules
 from dllm_env.env import prompt_width
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.grading import sandbox
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import attempt
+from dllm_env.rules import Rules
 from dllm_env.tasks import benchmark_base, data_files
 from dllm_env.tasks.base import SPLITS, count_problems
 from dllm_env.tasks.benchmark_base import Benchmark
@@ -386,7 +386,7 @@ def test_formats_and_names(tmp_path: Path, data: Path) -> None:
         ("countdown", '{"nums": [1]}\n', "has no 'target'"),
         ("gsm8k:shots=-1", '{"question": "x", "answer": "#### 1"}\n', "shots"),
         ("gsm8k:shots=some", '{"question": "x", "answer": "#### 1"}\n', "shots"),
-        ("gsm8k:samples=2", '{"question": "x", "answer": "#### 1"}\n', "does not take the settings"),
+        ("gsm8k:samples=2", '{"question": "x", "answer": "#### 1"}\n', "has no setting 'samples'"),
         ("trace", '{"question": "x", "answer": "#### 1"}\n', "takes no data"),
     ],
 )
@@ -497,6 +497,18 @@ def test_what_cannot_be_read_is_one_line(
         main(["eval", "--task", "gsm8k", "--policies", "top_k:1", "--data", str(tmp_path), "--split", "train"]) == 2
     )
     assert len(capsys.readouterr().err.strip().split("\n")) == 1
+
+
+def test_golds_with_signs_and_separators(tmp_path: Path) -> None:
+    golds = {"$9": "9", "1,000": "1000", "50%": "50", "$1,234.50": "1234.5", "-$5": "-5", "9 dollars": "9"}
+    file = write(
+        tmp_path / "test.jsonl", [{"question": f"{gold}?", "answer": f"So.\n#### {gold}"} for gold in golds]
+    )
+    task = load_task("gsm8k", str(file))
+    for index, plain in enumerate(golds.values()):
+        problem = task.problem(index, "test")
+        assert task.score(problem, f"\\boxed{{{plain}}}") == 1.0
+        assert task.score(problem, f"\\boxed{{1{plain.lstrip('-')}}}") == 0.0
 
 
 def test_the_sanitized_mbpp(tmp_path: Path) -> None:
@@ -818,7 +830,7 @@ def test_consent_is_true_and_nothing_else(data: Path) -> None:
         task = HumanEval(allow_code_execution=consent)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="--allow-code-execution"):
             task.score(task.problem(0, "test"), "    return 1")
-        with pytest.raises(UsageError, match="allow_code_execution must be True or False"):
+        with pytest.raises(UsageError, match="allow_code_execution must be true or false"):
             gymnasium.make("dllm_env/Unmask-v0", task="humaneval", allow_code_execution=consent)
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Extras, Prediction
 from dllm_env.denoisers.tiny import TinyDenoiser
-from dllm_env.dynamics import Dynamics, Rules, State, View
+from dllm_env.dynamics import Dynamics, State
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
+from dllm_env.rules import Rules, View
 
 
 def process(

@@ -13,8 +13,9 @@ from test_dynamics_row_by_row import LENGTH, PROMPTS, confidence, table
 from torch import Tensor
 
 from dllm_env.denoisers.base import NO_EXTRAS, Extras, Prediction, PrefixCache
-from dllm_env.dynamics import Dynamics, Observation, Rules, View
+from dllm_env.dynamics import Dynamics, Observation
 from dllm_env.errors import UsageError
+from dllm_env.rules import Rules, View
 
 # ------------------------------------------------------------------------------- what the denoiser is asked
 

@@ -13,7 +13,8 @@ import torch
 from conftest import END, MASK, PAD, Scripted, favouring
 from torch import Tensor
 
-from dllm_env.dynamics import Dynamics, Observation, Rules, State, View
+from dllm_env.dynamics import Dynamics, Observation, State
+from dllm_env.rules import Rules, View
 
 TOKENS = [3, END, 5, 3, 4, 5]
 STRENGTHS = [1.0, 2.0, 3.0, 0.5, 4.0, 1.5]

@@ -102,7 +102,11 @@ def opens_text(call: ast.Call) -> bool:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if name in ("read_text", "write_text"):
         return True
-    if name != "open" or (isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") == "os"):
+    if name != "open":
         return False
-    constants = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
-    return not any(isinstance(value, str) and "b" in value and len(value) < 4 for value in constants)
+    given = [argument.value if isinstance(argument, ast.Constant) else None for argument in call.args]
+    is_method = isinstance(call.func, ast.Attribute)
+    if is_method and not all(isinstance(value, str) for value in given):
+        return False  # os.open, or no file at all
+    mode = (given if is_method else given[1:])[:1]
+    return "b" not in str(mode)

@@ -14,10 +14,10 @@ from logs import assert_logged_once
 from pairs import LENGTH, AllA, Never, assert_same_run, enter, weights
 from stable_baselines3.common.logger import Logger
 
-from dllm_env.dynamics import Context
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli
 from dllm_env.policies.learned import load_policy
+from dllm_env.rules import Context
 from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.load import TASKS
 from dllm_env.train import grpo

@@ -19,7 +19,7 @@ from dllm_env.denoisers.huggingface import Options
 from dllm_env.denoisers.load import load_denoiser
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
-from dllm_env.eval.harness_arguments import BATCH, SETTINGS, HarnessConfig, split_arguments, with_defaults
+from dllm_env.eval.harness_arguments import BATCH, DENOISER_OPTIONS, HarnessConfig, split_arguments, with_defaults
 from dllm_env.eval.harness_prompts import Prompts
 from dllm_env.eval.likelihood import log_likelihoods
 from dllm_env.policies.rollout import rollout
@@ -66,7 +66,7 @@ def test_the_largest_automatic_batch():
 
 
 def test_settings_of_a_checkpoint_are_arguments():
-    assert set(SETTINGS) | {"device"} == {field.name for field in fields(Options)}
+    assert set(DENOISER_OPTIONS) | {"device"} == {field.name for field in fields(Options)}
     for text in ("denoiser=a/b,dtype=bfloat16,shift=1", "denoiser=a/b:dtype=bfloat16,shift=1"):
         assert HarnessConfig.parse(split_arguments(text)).denoiser == "a/b:dtype=bfloat16,shift=1"
     quoted = split_arguments('denoiser="a/b:dtype=bfloat16,shift=1",policy=rules.py:R(a=1,b=2)')

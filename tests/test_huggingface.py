@@ -19,11 +19,12 @@ from dllm_env.cli import main
 from dllm_env.denoisers.base import Extras
 from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Dynamics, Rules, View
+from dllm_env.dynamics import Dynamics
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout, row_seeds
 from dllm_env.random import RowRandom
+from dllm_env.rules import Rules, View
 
 Logits = Callable[[Path, Tensor], Tensor]
 FAMILIES: dict[str, tuple[Callable[[Path], Path], Logits]] = {

@@ -9,12 +9,13 @@ from pairs import LENGTH, Never, PairDenoiser, enter
 from stable_baselines3.common.logger import Logger
 
 from dllm_env.denoisers.base import Extras
-from dllm_env.dynamics import Observation, Rules
+from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, DynamicPlackettLuce, PlackettLuce
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.registry import HEURISTICS, load_heuristic
 from dllm_env.policies.rollout import Recording, rollout
+from dllm_env.rules import Rules
 from dllm_env.tasks.load import TASKS
 from dllm_env.tasks.trace import Trace
 from dllm_env.train import imitation

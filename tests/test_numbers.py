@@ -15,13 +15,14 @@ import dllm_env
 from dllm_env.denoisers.base import Extras, read_logits
 from dllm_env.denoisers.huggingface import HuggingFaceDenoiser
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Dynamics, Rules, View, padded_length
+from dllm_env.dynamics import Dynamics, padded_length
 from dllm_env.env import UnmaskEnv
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.eval.likelihood import log_likelihoods
 from dllm_env.policies.block_decoder import BlockDecoder as Chooser
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout, row_seeds
+from dllm_env.rules import Rules, View
 from dllm_env.tasks.base import Problem
 from dllm_env.vector_env import UnmaskVectorEnv
 

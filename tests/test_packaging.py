@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,21 @@ def test_a_checkout_alone_has_all_its_parts() -> None:
     found = [Path(path).resolve() for path in run(script, ROOT).split()]
     expected = ("dllm_env/errors.py", "policies/registry.py", "eval/__init__.py")
     assert found == [(ROOT / path).resolve() for path in expected]
+
+
+def test_the_lowest_versions_are_those_that_are_tested() -> None:
+    """Each bound is what constraints-lowest.txt holds; torch's is what constraints.txt holds for Python 3.10."""
+    project = (ROOT / "pyproject.toml").read_text().split("\ndev = [")[0].split("[project]")[1]
+    bounds = dict(re.findall(r'"([\w-]+)(?:\[[^\]]*\])?>=([\d.]+)"', project))
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "constraints-lowest.txt").read_text(), re.MULTILINE))
+    pins["torch"] = re.findall(r'torch==(.*); python_version < "3.11"', (ROOT / "constraints.txt").read_text())[0]
+    assert len(bounds) > 15
+
+    def release(version: str) -> list[int]:
+        return [*map(int, version.split(".")), 0, 0][:3]
+
+    lowest = {name: pins[name.lower().replace("_", "-")] for name in bounds}
+    assert {name: release(bound) for name, bound in bounds.items()} == {n: release(v) for n, v in lowest.items()}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="needs mypy: pip install 'dllm-env[dev]'")

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Extras
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
 from dllm_env.policies.block_decoder import BlockDecoder
@@ -34,6 +33,7 @@ from dllm_env.policies.serving import (
     sglang_algorithm,
 )
 from dllm_env.policies.vllm_sampler import BatchedRemask
+from dllm_env.rules import Rules
 from dllm_env.tasks.trace import Trace
 
 DENOISER = load_denoiser("tiny")

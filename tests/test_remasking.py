@@ -8,12 +8,13 @@ from conftest import MASK, Scripted, favouring, toy_denoiser
 
 from dllm_env.denoisers.base import Extras
 from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
-from dllm_env.dynamics import Dynamics, Observation, Rules, State, View
+from dllm_env.dynamics import Dynamics, Observation, State
 from dllm_env.errors import UsageError
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.remasking import ReMDM, Wino
 from dllm_env.policies.rollout import Rollout, rollout, row_seeds
 from dllm_env.random import RowRandom, torch_generator
+from dllm_env.rules import Rules, View
 from dllm_env.tasks.trace import Trace
 
 TOKENS = (3, 4, 5, 3)

@@ -22,7 +22,7 @@ from dllm_env.eval.report import (
 )
 from dllm_env.eval.results import Outcome, Result
 
-SETTING = replace(PLAIN, task="sums", denoiser="toy", noise="", denoiser_version="0123", code_version="0.1.0+4567")
+SETTING = replace(PLAIN, task="sums", denoiser="toy", denoiser_version="0123", code_version="0.1.0+4567")
 END = "<eot>"
 NASTY = "</script><script>window.injected = 1</script><img src=x onerror='window.injected = 1'><!-- \u2028 {{js}}"
 
@@ -599,12 +599,10 @@ def test_a_page_of_many_entries(visit, tmp_path):
     length, made = 256, []
     long = {"words": ["word"] * 200 + [END] * 56, "revealed_at": list(range(256)), "steps": 256, "nfe": 256}
     long |= {"confidence": [0.5] * length, "tokens": 200}
-    for block in range(1, 13):
-        for k in range(29 if block == 12 else 1):
-            made.append(result(f"top_k:{k + 1}", [1, 0], long, block_length=block, response_length=length))
-    made += [
-        result(f"runs/{'long' * 9}/{k}", [1, 1], long, block_length=12, response_length=length) for k in range(11)
-    ]
+    for limit in range(1, 13):
+        for k in range(29 if limit == 1 else 1):
+            made.append(result(f"top_k:{k + 1}", [1, 0], long, max_steps=limit, response_length=length))
+    made += [result(f"runs/{'long' * 9}/{k}", [1, 1], long, max_steps=1, response_length=length) for k in range(11)]
     entries = pool(made)
     write_report(entries, comparisons(entries), tmp_path / "many.html", "many")
     shown = visit(tmp_path / "many.html", width=400)

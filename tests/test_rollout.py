@@ -11,7 +11,7 @@ from conftest import CountingDenoiser
 
 from dllm_env.denoisers.base import Extras
 from dllm_env.denoisers.tiny import TinyDenoiser
-from dllm_env.dynamics import Context, Observation, Rules
+from dllm_env.dynamics import Observation
 from dllm_env.env import EXTRAS, UnmaskEnv
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
@@ -21,6 +21,7 @@ from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Rollout, attempt, rollout, row_seeds
 from dllm_env.random import RowRandom, torch_generator
+from dllm_env.rules import Context, Rules
 from dllm_env.tasks.trace import Trace
 
 TASK = Trace(chains=1)  # 12 prompt and 20 response tokens

@@ -207,7 +207,7 @@ def test_plus_signs_within_paths_and_values_separate_nothing() -> None:
 
 
 def test_kinds_of_fields_are_checked() -> None:
-    from dllm_env.dynamics import Rules
+    from dllm_env.rules import Rules
 
     check_types(Rules(4, 4))
     with pytest.raises(UsageError, match=r"block_length must be a whole number, got 2\.5"):

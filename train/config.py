@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dllm_env.denoisers.load import DenoiserLike
-from dllm_env.dynamics import Context, Rules
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import HeadLike
 from dllm_env.rewards import Cost, RewardLike
+from dllm_env.rules import Context, Rules
 from dllm_env.tasks.load import TaskLike
 from dllm_env.train.settings_file import changed
 

@@ -257,7 +257,7 @@ def train_denoiser(
     muon, adam = _optimizers(network)
     parts: dict[str, nn.Module | torch.optim.Optimizer] = {"network": network, "muon": muon, "adam": adam}
     update = 0
-    means: tuple[dict[str, float], dict[str, int]] = ({}, {})
+    means: tuple[dict[str, float], dict[str, int]] = ({}, {})  # of what was logged since the last evaluation
     if resume:
         info = run.load(parts)
         update, means = info["update"], info.get("means", means)

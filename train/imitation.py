@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dllm_env.denoisers.base import Extras
-from dllm_env.dynamics import Context, Observation, Rules
+from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision
 from dllm_env.policies.heads import Head, PlackettLuce
@@ -25,6 +25,7 @@ from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, Recording, attempt, row_seeds
 from dllm_env.random import RowRandom, torch_generator
+from dllm_env.rules import Context, Rules
 from dllm_env.tasks.base import Problem
 from dllm_env.train.config import PolicyTraining
 from dllm_env.train.losses import finite_step

@@ -20,12 +20,13 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from dllm_env.dynamics import Context, Observation
+from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, Head, load_head
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import NetworkConfig, make_network
 from dllm_env.random import RowRandom, torch_generator
+from dllm_env.rules import Context
 from dllm_env.vector_env import UnmaskVectorEnv
 
 Arrays = dict[str, np.ndarray]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Dynamics, Rules
+from dllm_env.dynamics import Dynamics
 from dllm_env.env import prompt_width
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import load_head
@@ -16,6 +16,7 @@ from dllm_env.policies.networks import NetworkConfig, make_network
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Rewards, load_rewards
+from dllm_env.rules import Rules
 from dllm_env.tasks.base import Problem, Task, count_problems
 from dllm_env.tasks.load import load_task
 from dllm_env.train.config import PolicyTraining

@@ -8,6 +8,7 @@ that carries them.
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import importlib.util
 import re
@@ -17,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from dllm_env.errors import UsageError
-from dllm_env.grading import answers, programs, sandbox
+from dllm_env.grading import answers, expressions, mathematics, numbers, programs, sandbox
+from dllm_env.grading.plain import SCALES
 from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.benchmark_base import Benchmark
 from dllm_env.tasks.data_files import Columns, Row, Source
@@ -45,7 +47,7 @@ class GSM8K(Benchmark):
 
     def answer(self, row: Row) -> tuple[str, ...]:
         said = str(row["answer"]).rpartition("####")[2].strip()
-        if answers.number(said) is None:
+        if numbers.stated(said) is None:
             raise UsageError(f"{self.name}: the answer of a problem ends in no number: {row['answer']!r}")
         return (said,)
 
@@ -54,12 +56,18 @@ class GSM8K(Benchmark):
         return f"{said.strip()}\nThe answer is \\boxed{{{last.strip()}}}."
 
     def score(self, problem: Problem, response: str) -> float:
-        expected = answers.number(problem.answer[0])
+        expected = numbers.stated(problem.answer[0])
         if expected is None:
             raise UsageError(
                 f"{problem.task}: the answer of problem {problem.index} is no number: {problem.answer}"
             )
-        return float(answers.final_number(response) == expected)
+        return float(numbers.final_number(response, _counted(problem.prompt)) == expected)
+
+
+def _counted(prompt: str) -> list[str]:
+    """Words that a question asks for as units: of "How many dozen eggs?", dozen."""
+    found = re.findall(rf"(?:how (?:many|much)|number of) (?:\w+ )?({'|'.join(SCALES)})s?\b", prompt, re.IGNORECASE)
+    return [word.lower() for word in found]
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class Math(Benchmark):
         return str(row["solution"])
 
     def score(self, problem: Problem, response: str) -> float:
-        return float(answers.same_mathematics(problem.answer[0], response))
+        return float(mathematics.same_mathematics(problem.answer[0], response))
 
 
 @dataclass(frozen=True)
@@ -208,7 +216,8 @@ class MBPP(CodeBenchmark):
 
     def answer(self, row: Row) -> tuple[str, ...]:
         defined, tests = re.findall(r"def (\w+)", row["code"]), self._tests(row)
-        name = next((name for name in defined if f"{name}(" in tests[0]), "")
+        called = [name for name in re.findall(r"(?<![.\w])(\w+)\(", tests[0]) if not hasattr(builtins, name)]
+        name = next((name for name in defined if f"{name}(" in tests[0]), next(iter(called), ""))
         return name, self._setup(row), *tests
 
     def _setup(self, row: Row) -> str:
@@ -273,7 +282,7 @@ class Countdown(Benchmark):
     def score(self, problem: Problem, response: str) -> float:
         target, *numbers = map(int, problem.answer)
         said = answers.final(response)
-        return float(said is not None and answers.expression_reaches(said, numbers, target))
+        return float(said is not None and expressions.expression_reaches(said, numbers, target))
 
 
 @dataclass(frozen=True)
@@ -317,7 +326,7 @@ class Sudoku4(Benchmark):
 
     def score(self, problem: Problem, response: str) -> float:
         puzzle, _ = problem.answer
-        cells = answers.cells(answers.final(response) or "")
+        cells = expressions.cells(answers.final(response) or "")
         given = " ".join(BLANK if cell == "0" else cell for cell in puzzle)
         return Sudoku().score(Problem("sudoku", problem.split, 0, 0, given, ()), " ".join(cells))
 

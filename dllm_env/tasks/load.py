@@ -81,11 +81,11 @@ def _one(task: str, data: str, allow_code_execution: bool) -> Task:
     if name == "reasoning-gym":
         dataset = settings.pop("", "") or settings.pop("dataset", "")
         return ReasoningGym(dataset, tuple((key, literal(value)) for key, value in settings.items()))
+    if BENCHMARKS[name].runs_code and allow_code_execution is not True:
+        raise UsageError(NOT_ALLOWED.format(name))
     kinds = {key: kind for key, kind in parameters(BENCHMARKS[name]).items() if key != "allow_code_execution"}
     values = typed(settings, kinds, f"task {name!r}") | ({"data": data} if data else {})
     if BENCHMARKS[name].runs_code:
-        if allow_code_execution is not True:
-            raise UsageError(NOT_ALLOWED.format(name))
         find_sandbox()
         values["allow_code_execution"] = True
     return BENCHMARKS[name](**values)

@@ -1,0 +1,112 @@
+"""Settings of the process, and what a policy sees of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from dllm_env.denoisers.base import NO_EXTRAS, NOISE_TYPES, Extras, NoiseType
+from dllm_env.errors import UsageError
+from dllm_env.specs import check_types
+
+Context = Literal["full", "block"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Settings of the process. Everything that plays has these, declared here and nowhere else.
+
+    Raises:
+        UsageError: a value of another kind or out of range.
+    """
+
+    response_length: int = 0
+    """L, tokens to generate; 0 takes the task's."""
+    block_length: int = 0
+    """BL, divides L; 0 takes L, which is full diffusion. BL < L is semi-autoregressive."""
+    temperature: float = 0.0
+    """Of the denoiser's tokens; 0 takes the most probable."""
+    noise: NoiseType = "float64"
+    """Precision of the noise that tokens are drawn with at temperature > 0; float32 distorts (arXiv 2409.02908)."""
+    max_steps: int = 0
+    """Steps after which a row is cut off; 0 means L, and with allow_remask L plus the budget."""
+    stop_at_eot: bool = False
+    """End a row as soon as an end-of-text is written and everything before it is."""
+    allow_remask: bool = False
+    """Let policies put written tokens of the active block back to mask (wino, remdm)."""
+    remask_budget: int = 0
+    """How often a row may do so, positions of all steps together; 0 means L."""
+    limit_block_steps: bool = False
+    """End a block after BL steps, whatever is still masked in it, and judge the text without what is missing, as
+    arXiv 2512.09106 does."""
+    prefix_cache: bool = False
+    """Reuse keys and values of what stands before the active block while it lasts: faster, but approximate."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("response_length", "block_length", "max_steps", "remask_budget"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must be at least 1, or 0 for its default, got {getattr(self, name)}")
+        if not 0 <= self.temperature < float("inf"):
+            raise UsageError(f"temperature must be a finite number of at least 0, got {self.temperature}")
+        if self.noise not in NOISE_TYPES:
+            raise UsageError(f"unknown noise {self.noise!r}; choose {' or '.join(NOISE_TYPES)}")
+        length, block = self.response_length, self.block_length
+        if length and block and length % block:
+            divisors = ", ".join(str(d) for d in range(1, length + 1) if length % d == 0)
+            raise UsageError(f"block length {block} does not divide response length {length}; use {divisors}")
+
+    @classmethod
+    def of(cls, settings: Rules, **changes: Any) -> Rules:
+        """The rules within settings that have more fields, with some of them changed."""
+        names = [field.name for field in fields(Rules)]
+        return Rules(**{name: changes.get(name, getattr(settings, name)) for name in names})
+
+    def resolve(self, response_length: int = 0) -> Rules:
+        """With the lengths that were left open.
+
+        Args:
+            response_length: L, where the rules do not say it.
+
+        Raises:
+            UsageError: nobody says it, or the block length does not divide it.
+        """
+        length = self.response_length or response_length
+        if length < 1:
+            raise UsageError("the rules need a response length of at least 1")
+        return replace(self, response_length=length, block_length=self.block_length or length)
+
+    @property
+    def step_limit(self) -> int:
+        """Steps after which a row is cut off."""
+        return self.max_steps or self.response_length + self.remasks_allowed
+
+    @property
+    def remasks_allowed(self) -> int:
+        """How many positions a row may put back to mask."""
+        return (self.remask_budget or self.response_length) if self.allow_remask else 0
+
+
+@dataclass(frozen=True)
+class View:
+    """What a policy sees of a row, which its policy or the user of an environment chooses.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    context: Context = "full"
+    """The whole response (W = L), or its active block only (W = BL)."""
+    top: int = 1
+    """p, how many of the largest probabilities a position's confidence holds."""
+    extras: Extras = NO_EXTRAS
+    """Optional features of the observation."""
+
+    def __post_init__(self) -> None:
+        if self.context not in ("full", "block"):
+            raise UsageError(f"unknown context {self.context!r}; choose full or block")
+        if isinstance(self.top, bool) or not isinstance(self.top, int) or self.top < 1:
+            raise UsageError(f"top must be a whole number of at least 1, got {self.top!r}")
+
+
+FULL_VIEW = View()

@@ -1,0 +1,157 @@
+"""Numbers, mathematics and expressions in many spellings, each with what a careful reader makes of it."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dllm_env.errors import UsageError
+from dllm_env.grading import expressions, latex, mathematics, numbers, plain
+from dllm_env.tasks.base import Problem
+from dllm_env.tasks.benchmarks import GSM8K
+
+DATA = Path(__file__).parent / "data"
+
+
+def lines(name: str) -> list[Any]:
+    return [json.loads(line) for line in (DATA / name).read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(("text", "value"), lines("numbers.jsonl"))
+def test_the_number_that_a_response_states(text: str, value: str | None) -> None:
+    assert numbers.final_number(text) == (None if value is None else Fraction(value))
+
+
+@pytest.mark.parametrize(("expected", "response", "same"), lines("mathematics.jsonl"))
+def test_mathematics_that_is_the_same_and_that_is_not(expected: str, response: str, same: bool) -> None:
+    pytest.importorskip("math_verify")
+    assert mathematics.same_mathematics(expected, response) is same
+
+
+@pytest.mark.parametrize(("text", "given", "target", "reached"), lines("expressions.jsonl"))
+def test_expressions_in_latex_and_unicode(text: str, given: list[int], target: int, reached: bool) -> None:
+    assert expressions.expression_reaches(text, given, target) is reached
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        (r"\frac12", r"\frac{1}{2}"),
+        (r"\dfrac{1}2", r"\frac{1}{2}"),
+        (r"\tfrac1{2}x", r"\frac{1}{2}x"),
+        (r"\cfrac 1 2", r"\frac{1}{2}"),
+        (r"\frac\pi2", r"\frac{\pi}{2}"),
+        (r"\sqrt\frac12", r"\sqrt{\frac{1}{2}}"),
+        (r"\frac{\sqrt3}2", r"\frac{\sqrt{3}}{2}"),
+        (r"\frac\sqrt3\sqrt2", r"\frac{\sqrt{3}}{\sqrt{2}}"),
+        (r"\sqrt[3]7", r"\sqrt[3]{7}"),
+        (r"\dbinom52", r"\binom{5}{2}"),
+        (r"\left( \frac{1}{2}, 3 \right]", r"( \frac{1}{2}, 3 ]"),
+        (r"\leftarrow", r"\leftarrow"),
+        (r"1{,}000", "1,000"),
+        (r"\frac{1}", r"\frac{1}"),
+        (r"\frac", r"\frac"),
+        (r"\sqrt", r"\sqrt"),
+        (r"\fraction12", r"\fraction12"),
+    ],
+)
+def test_one_spelling(text: str, written: str) -> None:
+    assert latex.one_spelling(text) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        *(
+            ("½", r"\frac{1}{2}"),
+            ("2¾", r"2\frac{3}{4}"),
+            ("x²", "x^{2}"),
+            ("10⁻³", "10^{-3}"),
+            ("52₁₆", "52_{16}"),
+        ),
+        *(("45°", r"45^{\circ}"), ("−5", "-5"), ("١٨", "18"), ("é", "é"), ("a", "a")),
+    ],
+)
+def test_without_unicode(text: str, written: str) -> None:
+    assert latex.without_unicode(text) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        *(
+            ("a", "a"),
+            ("12", "12"),
+            (r"\frac{1}{2}", "1/2"),
+            (r"\frac{x+1}{2}", "((x+1)/(2))"),
+            (r"1{,}035", "1,035"),
+        ),
+        *(
+            (r"230^\circ", "230"),
+            (r"\text{a} \to \text{b}", "a → b"),
+            (r"3 \times 127", "3 × 127"),
+            ("x^{2}", "x^2"),
+        ),
+        *((r"\begin{pmatrix}1 & 2 \\ 3 & 4\end{pmatrix}", "1 2\n3 4"), (r"\{\"a\": 1\}", r"{\"a\": 1}")),
+    ],
+)
+def test_as_text(text: str, written: str) -> None:
+    assert latex.as_text(text) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("118800z^8 + 3300z^{7}", "118800*z**8+3300*z**(7)"),
+        (r"\frac{5x^9}{3} + C", "((5*x**9)/(3))+C"),
+        (r"(3x-1)e^{2x}", "(3*x-1)*exp(2*x)"),
+        (r"x e^x", "x*exp(x)"),
+        (r"\sin^2(x)\cos 3x", "(sin(x))**2*cos(3*x)"),
+        (r"\ln x", "log(x)"),
+        (r"2\sqrt{x+1}", "2*sqrt(x+1)"),
+        ("xy^2", "x*y**2"),
+        ("2(x)(y)", "2*(x)*(y)"),
+        (r"\int x", ""),
+        ("x = 2", ""),
+        ("sin", ""),
+        ("x" * 1_001, ""),
+    ],
+)
+def test_algebra(text: str, written: str) -> None:
+    assert expressions.algebra(text) == written
+    assert expressions.is_plain_expression(written)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        *((r"0.\overline{3}", r"\frac{1}{3}"), (r"0.1\bar6", r"\frac{1}{6}"), (r"0.\dot1\dot8", r"\frac{2}{11}")),
+        *(
+            ("0.(9)", r"\frac{1}{1}"),
+            (r"12.3(45)", r"\frac{679}{55}"),
+            ("0.3\u0305", r"\frac{1}{3}"),
+            ("0.3", "0.3"),
+        ),
+        *((r"\overline{AB}", r"\overline{AB}"), ("f(3)", "f(3)"), ("2.(x)", "2.(x)")),
+    ],
+)
+def test_repeating_decimals(text: str, written: str) -> None:
+    assert plain.repeating_decimals(text) == written
+
+
+def test_dozens_may_be_what_is_counted() -> None:
+    def score(question: str, answer: str, response: str) -> float:
+        task = GSM8K()
+        row = {"question": question, "answer": f"So.\n#### {answer}"}
+        return task.score(Problem("gsm8k", "test", 0, 0, task.prompt(row), task.answer(row)), response)
+
+    assert score("How many dozen eggs does she need?", "3", "She needs \\boxed{3 dozen}.") == 1.0
+    assert score("How many eggs does she need?", "36", "She needs \\boxed{3 dozen}.") == 1.0
+    assert score("How many eggs does she need?", "3", "She needs \\boxed{3 dozen}.") == 0.0
+    assert score("How much does it cost?", "$9", "\\boxed{9}") == score("How much?", "1,000", "\\$1000") == 1.0
+    with pytest.raises(UsageError, match="ends in no number"):
+        score("How much does it cost?", "nothing", "\\boxed{9}")

@@ -37,11 +37,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "test_specs": ("",),
     "test_tasks": ("",),
 }
-<<<<<<< HEAD
-"""Files, and parts of names, of the tests that meet every package needed, for `make oldest` and `python310`."""
-=======
 """Files and parts of names of the tests that meet every package that we need, for `make oldest` and `python310`."""
->>>>>>> packaging
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-NUMBERS_AT_ONCE = 2**15
+NUMBERS_AT_ONCE = 2**16
 """Numbers between two layers for all rows of a tile: few enough that a lone row wastes little and that they stay in
 the processor's cache, enough that the calls themselves cost little."""
 

@@ -1,4 +1,4 @@
-"""Sets results side by side: entries, paired tests, gains, fronts, and their tables for the terminal."""
+"""Sets results side by side: entries, paired tests, gains, and areas under fronts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
-from rich.table import Table
 
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import (
@@ -341,9 +340,6 @@ def pareto_areas(entries: Sequence[Entry]) -> list[ParetoArea]:
     return made
 
 
-# --------------------------------------------------------------------------------------------- tables
-
-
 def pass_at(entry: Entry, k: int) -> float:
     """Mean over problems of the chance that one of k samples is right; ``metrics.pass_at_k``."""
     scores = by_problem(entry.outcomes).values()
@@ -353,77 +349,3 @@ def pass_at(entry: Entry, k: int) -> float:
 def samples_of(entry: Entry) -> int:
     """Samples that every problem of the entry has."""
     return min(len(samples) for samples in by_problem(entry.outcomes).values())
-
-
-def table(entries: Sequence[Entry], title: str = "") -> Table:
-    """The entries as a table for the terminal, best accuracy last within a condition; learned policies in bold."""
-    shown = Table(title=title or None)
-    ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= min(map(samples_of, entries))]
-    remasked = any(entry.figures.remasks for entry in entries)
-    rewarded = any(entry.figures.reward is not None for entry in entries)
-    columns = ["policy", "BL", "problems", "accuracy", "95% interval", *(f"pass@{k}" for k in ks)]
-    columns += ["NFE", "90%", "tokens/NFE", *(["remasked"] if remasked else [])]
-    columns += [*(["reward"] if rewarded else []), "seconds"]
-    for name in columns:
-        shown.add_column(name, justify="left" if name == "policy" else "right", no_wrap=name != "policy")
-    groups = by_condition(entries)
-    for group, about in zip(groups, condition_titles(groups), strict=True):
-        if len(groups) > 1:
-            shown.add_section()
-            shown.add_row(about, style="italic")
-        for entry in group:
-            figures = entry.figures
-            cells = [entry.label, str(entry.block_length), f"{figures.problems:,}", f"{figures.accuracy:.1%}"]
-            cells += [f"{figures.accuracy_low:.1%} – {figures.accuracy_high:.1%}"]
-            cells += [f"{pass_at(entry, k):.1%}" for k in ks]
-            cells += [f"{figures.nfe:.1f}", f"{figures.nfe_90:.0f}", f"{figures.tokens_per_nfe:.2f}"]
-            cells += [f"{figures.remasks:.1f}"] if remasked else []
-            cells += ["" if figures.reward is None else f"{figures.reward:.3f}"] if rewarded else []
-            shown.add_row(*cells, f"{figures.seconds:.1f}", style="bold" if entry.learned else None)
-    return shown
-
-
-def comparison_table(found: Sequence[Comparison]) -> Table:
-    """Paired comparisons for the terminal."""
-    shown = Table(title="paired, on the same problems")
-    for name in (
-        "policy",
-        "against",
-        "condition",
-        "accuracy",
-        "95% interval",
-        "only it / only the other",
-        "p",
-        "NFE",
-    ):
-        shown.add_column(name, justify="left" if name in ("policy", "against", "condition") else "right")
-    for pair in found:
-        only = "" if pair.p is None else f"{pair.first_only} / {pair.second_only}"
-        shown.add_row(
-            pair.first,
-            f"{pair.second} ({pair.why})" if pair.why else pair.second,
-            pair.title,
-            f"{100 * pair.difference:+.1f} points",
-            f"{100 * pair.low:+.1f} – {100 * pair.high:+.1f}",
-            only,
-            "" if pair.p is None else f"{pair.p:.2g}",
-            f"{pair.nfe_ratio:.2f}× fewer" if pair.nfe_ratio >= 1 else f"{1 / pair.nfe_ratio:.2f}× more",
-        )
-    return shown
-
-
-def area_table(found: Sequence[ParetoArea]) -> Table:
-    """Areas under the fronts for the terminal."""
-    shown = Table(title="area under the accuracy–NFE front, 1 to L evaluations")
-    for name in ("condition", "front of", "policies", "problems", "area", "95% interval"):
-        shown.add_column(name, justify="left" if name in ("condition", "front of") else "right")
-    for front in found:
-        shown.add_row(
-            front.title,
-            front.who,
-            str(front.policies),
-            f"{front.problems:,}",
-            f"{front.area:.3f}",
-            f"{front.low:.3f} – {front.high:.3f}",
-        )
-    return shown

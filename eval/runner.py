@@ -18,19 +18,17 @@ from rich.progress import (
 
 from dllm_env.eval.compare import (
     Entry,
-    area_table,
     by_condition,
-    comparison_table,
     comparisons,
     condition_titles,
     pareto_areas,
     pool,
     short_name,
-    table,
 )
 from dllm_env.eval.evaluate import Evaluation
 from dllm_env.eval.parallel import pieces, play_pieces
 from dllm_env.eval.results import PROBLEMS, append, check_versions, read, write_tables
+from dllm_env.eval.tables import area_table, comparison_table, table
 from dllm_env.pareto import plot_pareto
 
 PARETO_PICTURE = "front.png"

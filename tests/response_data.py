@@ -1,8 +1,8 @@
 """Problems of the benchmarks in their true fields, and responses to them with the scores that they deserve.
 
 ``data/responses.jsonl`` has a line for each response: its task, the answer or the name of its problem, what is
-remarkable about it, the text and the score that a fair reader of the prompt gives. A text that repeats something is a
-list: what is before, what is repeated, how often, and what is behind.
+remarkable about it, the text and the score that a fair reader of the prompt gives. A text that repeats something is
+a list: what is before, what is repeated, how often, and what is behind.
 """
 
 from __future__ import annotations

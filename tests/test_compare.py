@@ -15,22 +15,20 @@ from test_results import SETTING, outcome
 from dllm_env.errors import UsageError
 from dllm_env.eval.compare import (
     Entry,
-    area_table,
     best_heuristic,
     by_condition,
     compare,
-    comparison_table,
     comparisons,
     condition_titles,
     fastest_heuristic,
     pareto_areas,
     pass_at,
     pool,
-    table,
 )
 from dllm_env.eval.metrics import paired_score_interval
 from dllm_env.eval.results import Result
 from dllm_env.eval.runner import save_pareto_plot
+from dllm_env.eval.tables import area_table, comparison_table, table
 from dllm_env.pareto import Point, plot_pareto
 
 LONG = replace(SETTING, response_length=40, block_length=40)

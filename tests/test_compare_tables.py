@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from test_results import SETTING, outcome
 
-from dllm_env.eval.compare import Comparison, Entry, ParetoArea, area_table, comparison_table, table
+from dllm_env.eval.compare import Comparison, Entry, ParetoArea
 from dllm_env.eval.results import Figures, Outcome
+from dllm_env.eval.tables import area_table, comparison_table, table
 
 
 def lines(shown: Table, width: int = 150) -> list[str]:

@@ -194,9 +194,9 @@ def test_rewards_in_an_evaluation() -> None:
         assert outcome.rewards["additive"] == pytest.approx(additive, abs=1e-6)
         assert outcome.rewards["total"] == pytest.approx(additive - len(outcome.response) / 50, abs=1e-6)
     mean = sum(outcome.rewards["total"] for outcome in result.outcomes) / 4
-    assert result.entry()["reward"] == pytest.approx(mean)
+    assert result.record()["reward"] == pytest.approx(mean)
     plain = evaluate(EvaluationConfig(problems=4), ["leftmost:8"])[0]
-    assert plain.entry()["reward"] is None
+    assert plain.record()["reward"] is None
     assert plain.setting.key == result.setting.key  # the same was played
     evaluation = prepare([(config, ["leftmost:8"])])
     ((_, outcomes),) = play_pieces(evaluation, pieces(evaluation[0:1], set()), workers=1)

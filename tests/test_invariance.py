@@ -116,7 +116,7 @@ def test_tiles_have_one_size() -> None:
         assert other.tolist() == [2.0 * i for i in range(count)]
     assert set(sizes) == {4}
     assert len(sizes) == 1 + 1 + 1 + 2 + 3  # one to find out, once
-    assert [rows_at_once(positions, 128) for positions in (1, 64, 10_000)] == [256, 4, 1]
+    assert [rows_at_once(positions, 128) for positions in (1, 64, 10_000)] == [512, 8, 1]
     assert [len(values) for values in in_tiles(function, 0, 4, owner, "x")] == [0, 0]
 
 

@@ -1,4 +1,4 @@
-"""Numbers, mathematics and expressions in many spellings, from ``data/``: each with what a careful reader makes of it."""
+"""Numbers, mathematics and expressions in many spellings, each with what a careful reader makes of it."""
 
 from __future__ import annotations
 

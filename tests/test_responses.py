@@ -1,7 +1,7 @@
 """Responses as language models write them, each with the score that a fair reader of the prompt gives it.
 
-They are in ``data/responses.jsonl``. Where a score follows from the form that the prompt asks for, or from the judge of
-a package, the response's name says so.
+They are in ``data/responses.jsonl``. Where a score follows from the form that the prompt asks for, or from the
+judge of a package, the name says so.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def about(task: Task, kind: str, said: str) -> Problem:
     """The problem with an answer, or with a name, that a response is about."""
     for index in range(len(PROBLEMS[kind])):
         problem = task.problem(index, "test")
-        if said in (problem.answer[0], ", ".join(problem.answer[1:])):
+        if said in (problem.answer[0], ", ".join(problem.answer[1:])) or f"assert {said}(" in problem.answer[-1]:
             return problem
     raise LookupError(said)
 

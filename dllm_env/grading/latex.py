@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import pairwise
 
 LONGEST = 20_000
 """Characters at a response's end that are looked at."""
@@ -80,15 +81,16 @@ _SPACE = re.compile(r"\s*")
 
 
 def one_spelling(text: str) -> str:
-    r"""``\tfrac1{\sqrt2}`` as ``\frac{1}{\sqrt{2}}``: one name for each command, its arguments in braces, no sizes."""
+    r"""``\tfrac1{\sqrt2}`` as ``\frac{1}{\sqrt{2}}``: one name for a command, its arguments in braces."""
     for spelling, usual in _SPELLINGS:
         text = spelling.sub(usual, text)
     return _with_braces(text)
 
 
 def _with_braces(text: str) -> str:
-    """Each argument of a fraction, a root or a binomial in braces; the last command first, as others may hold it."""
-    ends, over = closing_braces(text), {}
+    """Each argument of a fraction, a root or a binomial in braces; the last command first: others may hold it."""
+    ends = closing_braces(text)
+    over: dict[int, int] = {}
     before: dict[int, str] = {}
     behind: dict[int, str] = {}
     for command in reversed(list(_TAKES.finditer(text))):
@@ -112,9 +114,7 @@ def _with_braces(text: str) -> str:
     if not before:
         return text
     places = sorted({0, *before, *behind, len(text)})
-    pieces = [
-        text[start:end].rstrip(" ") if end in before else text[start:end] for start, end in zip(places, places[1:])
-    ]
+    pieces = [text[start:end].rstrip(" ") if end in before else text[start:end] for start, end in pairwise(places)]
     marks = [behind.get(place, "") + before.get(place, "") for place in places]
     return "".join(mark + piece for mark, piece in zip(marks, [*pieces, ""], strict=True))
 

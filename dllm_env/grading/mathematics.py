@@ -23,8 +23,8 @@ def same_mathematics(expected: str, response: str) -> bool:
     """Whether a response's final answer equals the expected one as mathematics, by math-verify.
 
     It is what stands in the last box or <answer>, or in several boxes with "and" or a comma between them; without
-    any, the LaTeX that the response ends with, or else whatever math-verify finds in the last 1,000 characters. What
-    takes longer than ``limited.SECONDS`` to compare is wrong.
+    any, the LaTeX that the response ends with, or else whatever math-verify finds in the last 1,000 characters.
+    What takes longer than ``limited.SECONDS`` to compare is wrong.
 
     Raises:
         UsageError: math-verify is not installed.
@@ -67,7 +67,7 @@ _WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{2,}(?![A-Za-z])[:,]?")
 
 
 def _bare(text: str) -> str | None:
-    """What a text without boxes and dollars ends with, behind its last word, where it is LaTeX or all that there is."""
+    """What a text without boxes and dollars ends with, behind its last word, if it is LaTeX or all there is."""
     line = text.strip().rpartition("\n")[2]
     words = list(_WORD.finditer(line))
     said = line[words[-1].end() if words else 0 :].strip(" .:")
@@ -150,7 +150,7 @@ _BASED = re.compile(r"(?<![A-Za-z\d\\])\(?((?=[A-F]{0,9}\d|[A-F]{1,9}\)?_\{16\})
 
 
 def _bases_agree(gold: str, said: str) -> bool:
-    """Whether numerals have the same digits in the same bases; a base that follows from the question may be missing."""
+    """Whether numerals have the same digits in the same bases; a response may leave out the base."""
     expected, found = ([match.groups() for match in _BASED.finditer(without_fonts(text))] for text in (gold, said))
     if not expected:
         return all(base == "10" for _, base in found)
@@ -167,7 +167,7 @@ _ORDER = re.compile(r"<|>|\\leq|\\geq|\\(?:ll|gg|prec|succ|nless|ngtr)(?![A-Za-z
 
 
 def _relations_agree(gold: str, said: str) -> bool:
-    """Whether neither text is an inequality and the other just a number; sets and intervals may be written as either."""
+    """Whether none is an inequality and the other just a number; sets may be written as inequalities."""
     for relation in (_UNEQUAL, _ORDER):
         asked, found = bool(relation.search(gold)), bool(relation.search(said))
         other = said if asked else gold
@@ -177,7 +177,7 @@ def _relations_agree(gold: str, said: str) -> bool:
 
 
 def _brackets_agree(gold: str, said: str) -> bool:
-    r"""Whether lists are in the same brackets: ``(1, 2)`` is no set. Braces around all of a list may be left out."""
+    r"""Whether lists are in the same brackets: ``(1, 2)`` is no set. Braces around a whole list may be left out."""
     if bool(_ORDER.search(gold)) != bool(_ORDER.search(said)):  # an inequality and an interval
         return True
     expected, found = _brackets(gold), _brackets(said)

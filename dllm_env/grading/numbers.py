@@ -1,9 +1,9 @@
 """The number that a response to a word problem states, exactly.
 
 A number is read as it stands: fractions, mixed numbers, powers of ten, "million" and "dozen", decimals that repeat.
-What is no plain number (a root, a power, a factorial, a sum that is not carried out, two hours and thirty minutes, a
-range, an inequality) is none: it is never read as one of the numbers that it is written with. The time is linear in
-the length of the text.
+What is no plain number (a root, a power, a factorial, a sum that is not carried out, two hours and thirty minutes,
+a range, an inequality) is none: it is never read as one of the numbers that it is written with. The time is linear
+in the length of the text.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from dllm_env.grading.answers import boxed, tagged
 from dllm_env.grading.latex import LONGEST, closing_braces, without_unicode
@@ -116,9 +117,10 @@ def _in_prose(text: str, listed: bool) -> list[_Spot]:
     """The numbers of a text; those of calculations, of ranges and, if so said, of lists have no value."""
     text = re.sub(r"^\W{0,3}- (?=\d)", "-", text.strip()) if listed else text
     spots = _numbers(text, alone=False)
-    for left, right in zip(spots, spots[1:], strict=False):
+    for left, right in pairwise(spots):
         joined = _joined(text, left, right)
-        several = joined == "either" or (listed and joined == "listed")
+        apart = "," in text[left.end : right.start]  # 50, or 40 as a sentence goes on
+        several = joined and (listed or (joined == "either" and not apart))
         if joined in ("calculated", "ranged") or (several and left.value != right.value):
             left.value = right.value = None
             left.calculation = right.calculation = joined == "calculated"
@@ -167,7 +169,7 @@ def _numbers(text: str, alone: bool) -> list[_Spot]:
 
 
 def _commands(text: str) -> list[tuple[int, int]]:
-    r"""Where roots, logarithms and the like stand, with their arguments and the space around: ``2\sqrt{3}`` is one."""
+    r"""Where roots, logarithms and the like stand, with their arguments and the space around them."""
     ends = closing_braces(text) if "\\" in text else {}
     found: list[tuple[int, int]] = []
     for command in _COMMAND.finditer(text):
@@ -204,12 +206,12 @@ _NOT_ALONE_BEFORE = re.compile(
 
 _LISTED = {"", *",;&", "and", ",and", "\\\\", "or", ",or"}
 _RANGED = {HYPHEN, "--", "-", "to", "→", "through", ":", "^", "\\sim", "outof"}
-_OPERATOR = ("+", "*", "×", "·", "÷", "\\times", "\\cdot", "\\div", "\\pm", "\\mp", "plus", "minus", "times")
-_OPERATOR += ("multipliedby", "dividedby", "/", "forevery", "%of", "percentof", "per")
+_OPERATOR: tuple[str, ...] = ("+", "*", "×", "·", "÷", "/", "\\times", "\\cdot", "\\div", "\\pm", "\\mp")
+_OPERATOR += ("plus", "minus", "times", "multipliedby", "dividedby", "forevery", "%of", "percentof", "per")
 
 
 def _joined(text: str, left: _Spot, right: _Spot) -> str:
-    """How two numbers that follow each other are joined: listed, either, ranged, calculated; empty where they are not."""
+    """How two neighbours are joined: listed, either, ranged or calculated; empty where they are not."""
     between = re.sub(r"[{}]", "", text[left.end : right.start][:100])
     if _is_compound(between, text[right.end : right.end + 20]):
         return "ranged"
@@ -225,7 +227,8 @@ def _joined(text: str, left: _Spot, right: _Spot) -> str:
 
 
 _FAMILIES = (
-    "seconds second secs sec s minutes minute mins min m hours hour hrs hr h days day d weeks week months month years",
+    "seconds second secs sec s minutes minute mins min m hours hour hrs hr h "
+    "days day d weeks week months month years year",
     "inches inch in \" feet foot ft ' yards yard yd miles mile mi millimeters mm centimeters cm meters meter m km",
     "ounces ounce oz pounds pound lbs lb tons ton stone grams gram g kilograms kilogram kg milligrams mg",
     "cents cent pennies penny nickels dimes quarters dollars dollar bucks pence pounds pound euros euro",

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from dllm_env.grading.latex import one_spelling, without_fonts, without_unicode
 
-NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,2}(?!\d))?(?:/\d+)?")
+NUMBER = re.compile(r"[-+]?(?:\d(?:[\d,]*\d)?(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,2}(?!\d))?(?:/\d+)?")
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{2,3})*,\d{3}(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d{1,2}")
 
@@ -76,7 +76,10 @@ _WRITTEN_SO: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]],
     (re.compile(r"</?[a-z]{1,20}>"), " "),
     (re.compile(r"-{1,2}>|\\(?:long)?(?:to|rightarrow|mapsto)(?![A-Za-z])"), "→"),
     (re.compile(r"=>|\\(?:implies|Rightarrow|therefore|Longrightarrow)(?![A-Za-z])"), "="),
-    (re.compile(r"\\not\s?=|\\(?:neq?|leq?|geq?|leqslant|geqslant|lt|gt|ll|gg)(?![A-Za-z])|[!<>]=|≠"), UNLIKE),
+    (
+        re.compile(r"\\not\s?=|\\(?:neq?|leq?|geq?|leqslant|geqslant|lt|gt|ll|gg)(?![A-Za-z])|(?<!\d)!=|[<>]=|≠"),
+        UNLIKE,
+    ),
     (re.compile(r"\\(?:approx|equiv|simeq|cong)(?![A-Za-z])"), "="),
     (re.compile(r"\\[$!]|\$|[€£¥]|(?<!\d)\*\*|\*\*(?!\d)"), ""),
     (re.compile(r"\\[,;: ]|~|\\(?:quad|qquad)(?![A-Za-z])"), " "),

@@ -115,7 +115,7 @@ class ReasoningGym:
         return float(bool(found) and ask(full_marks, (self.dataset, self.settings), found, entry))
 
     def _is_admitted(self, said: str, entry: Mapping[str, Any]) -> bool:
-        """Whether the data set's judge may see a reading: its ``eval`` no program, a lenient one no wrong answer."""
+        """Whether the data set's judge may see a reading: one with ``eval`` no program, a lenient one no error."""
         if not said or (self.dataset in EVALUATED and not expressions.is_plain_expression(said)):
             return False
         return self.dataset not in STRICTER or STRICTER[self.dataset](said, entry)

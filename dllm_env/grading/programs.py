@@ -23,7 +23,7 @@ LONGEST = 20_000
 
 _OPENING = re.compile(
     r"^(?P<margin>[ \t]*(?:(?:[-*+]|\d{1,3}[.)])[ \t]+)?)(?P<fence>`{3,}|~{3,})(?P<info>[^\n`]*)$"
-    r"|(?P<late>(?<!`)`{3,}(?!`))(?P<word>[ \t]*[\w.+-]*[ \t]*)$",
+    r"|(?P<late>(?<!`)`{3,}(?!`))(?P<word>[ \t]*(?:[\w.+-]+[ \t]*)?)$",
     re.MULTILINE,
 )
 _LANGUAGES = ("", "python", "py", "python3", "py3", "ipython")

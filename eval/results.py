@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +38,7 @@ LATER = ("limit_block_steps",)
 """Rules that the first results did not have; where they are off, such results are the same setting as new ones."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting(Rules):
     """Everything that decides an outcome, but for the problem: a line of ``settings.jsonl``.
 
@@ -51,7 +51,6 @@ class Setting(Rules):
         code_version: version and digest of this package's code.
     """
 
-    _: KW_ONLY
     policy: str
     learned: bool
     task: str

@@ -88,7 +88,7 @@ def _draw_prompt(draw: ImageDraw.ImageDraw, prompt: str) -> None:
 
 def _fit(text: str, width: int) -> str:
     """One line of at most ``width`` pixels: line breaks become visible, what cannot be printed a dot."""
-    shown = "".join(c if c.isprintable() else "↵" if c == "\n" else "·" for c in text)
+    shown = "".join(c if c.isprintable() else "↵" if c == "\n" else "·" for c in text[:width])
     if _font().getlength(shown) <= width:
         return shown
     while shown and _font().getlength(shown + "…") > width:

@@ -267,12 +267,12 @@ def test_rendering(toy: TinyDenoiser) -> None:
 
 def frames(env: UnmaskEnv, episodes: int) -> list[np.ndarray]:
     """Pictures of whole episodes in which one position after the other is unmasked."""
-    out = []
+    out, width = [], env.action_space.sample().size
     for seed in range(episodes):
         env.reset(seed=seed)
         out.append(env.render())
-        for position in range(env.game.rules.width):
-            env.step(np.eye(env.game.rules.width, dtype=np.int8)[position])
+        for position in range(width):
+            env.step(np.eye(width, dtype=np.int8)[position])
             out.append(env.render())
     assert all(isinstance(frame, np.ndarray) for frame in out)
     return out  # type: ignore[return-value]

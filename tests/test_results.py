@@ -228,14 +228,16 @@ def test_what_cannot_change_an_outcome_does_not_change_the_version(copied: Path)
     assert version() == before
 
 
-def test_all_code_that_is_run_to_play_counts() -> None:
+def test_all_code_that_is_run_to_play_counts(tmp_path: Path) -> None:
     """Whatever an evaluation imports is counted, but for what only sums up."""
     program = (
         "import sys, dllm_env.eval.evaluate as e\n"
         "e.evaluate(e.EvaluationConfig(problems=1), ['leftmost:40'])\n"
         "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'dllm_env' and m.__file__))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", program]
+    # Elsewhere, since Python started in the checkout finds the checkout and not what is installed.
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     core, rules = Path(dllm_env.__path__[0]), Path(policies.__path__[0])
     counted = {file.resolve() for file in played_code(core, rules).values()}
     summed_up = {"pareto.py", "intervals.py"}

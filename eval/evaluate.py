@@ -61,7 +61,7 @@ class EvaluationConfig(Rules):
     split: Split = "test"
     """Which problems: train, validation, test."""
     batch_size: int = 128
-    """Problems played at a time; changes the speed, not the results."""
+    """Problems played at a time; changes the speed, not the results (docs/reproducibility.md: where)."""
     data: str = ""
     """File or folder with a benchmark's problems; without it, they come from the Hugging Face Hub."""
     allow_code_execution: bool = False

@@ -52,7 +52,7 @@ class HarnessConfig(Rules):
     seed: int = 0
     """Evaluation seed: random streams are those that ``dllm-env eval`` has under this seed."""
     batch_size: int = BATCH
-    """Sequences at a time; changes the speed, not the results."""
+    """Sequences at a time; changes the speed, not the results (docs/reproducibility.md: where)."""
     max_batch_size: int = 0
     """The most that batch_size=auto may take; 0 for no limit."""
     mc_samples: int = 128

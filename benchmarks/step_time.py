@@ -110,6 +110,7 @@ class Timed(Denoiser):
         self.parts, self.clock = Decoder(model), clock
         self.device, self.vocabulary, self.hidden_size = clock.device, settings.vocabulary, settings.width
         self.name, self.mask_id, self.eot_id, self.pad_id, self.max_length = "random", 0, 1, -1, 4096
+        self.pads = False
 
     def features(self, tokens: Tensor, last: int) -> Tensor:
         began = self.clock.now()

@@ -9,6 +9,9 @@ active block (the block of its first mask) get the denoiser's token. The row end
 
 With ``allow_remask`` an action may also put committed positions of the active block back to mask, as long as the
 row's budget lasts; that budget is why such a row ends, too.
+
+A row may have a deadline: with the last denoiser evaluation that it allows, everything that is left is written,
+whatever the action says.
 """
 
 from __future__ import annotations
@@ -41,7 +44,12 @@ class Observation:
         hidden: (B, W, d) float32 or None.
         log_probability: (B, W, V) float32 or None.
         support: (B, W) float32 or None, see ``Prediction``.
+        token: (B, W) int64, what would be written at masked positions, or None.
+        ends: (B, W) bool, where that is an end-of-text, or None; there with ``token``.
         remaskable: (B, W) bool, what an action may put back to mask; None without ``allow_remask``.
+        preference: (B,) float32, α of the row's reward, how much speed counts; None where nobody says it.
+        remaining: (B,) int64, denoiser evaluations that the row may still take after the one that is seen here;
+            None without a deadline.
         memory: what this row's last decision left in ``Decision.memory``: tensors with B rows, zeros in a row's
             first step, and nothing at all before the first decision.
     """
@@ -57,7 +65,11 @@ class Observation:
     hidden: Tensor | None = None
     log_probability: Tensor | None = None
     support: Tensor | None = None
+    token: Tensor | None = None
+    ends: Tensor | None = None
     remaskable: Tensor | None = None
+    preference: Tensor | None = None
+    remaining: Tensor | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, rows: Tensor) -> Observation:
@@ -102,6 +114,9 @@ class State:
         stale: (B,) bool, the prediction does not belong to the tokens any more.
         prediction: of the masked positions that the context shows, (B, W) wide.
         random: (B,) streams of the tokens drawn at temperature > 0.
+        deadline: (B,) int64, denoiser evaluations that the row may take, 0 for no limit.
+        preference: (B,) float32, α of the row's reward, or None.
+        last: (B, L) wide, what to write after a row's last evaluation, where there are deadlines.
         prefix: keys and values of B rows, with ``Rules.prefix_cache``.
     """
 
@@ -118,6 +133,9 @@ class State:
     stale: Tensor
     prediction: Prediction
     random: RowRandom
+    deadline: Tensor
+    preference: Tensor | None = None
+    last: Prediction | None = None
     prefix: PrefixCache | None = None
 
     def __len__(self) -> int:
@@ -136,6 +154,24 @@ class State:
                 mine[rows] = theirs
             elif mine is not None:
                 mine.write(rows, theirs)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked of each of B rows.
+
+    Attributes:
+        preference: (B,) float32, α of the reward, which a policy may read; None for none.
+        deadline: (B,) int64, denoiser evaluations that a row may take, 0 for no limit; None for the rules'.
+    """
+
+    preference: Tensor | None = None
+    deadline: Tensor | None = None
+
+    def __getitem__(self, rows: slice | Tensor) -> Wishes:
+        """Those of some rows."""
+        chosen = (None if value is None else value[rows] for value in (self.preference, self.deadline))
+        return Wishes(*chosen)
 
 
 class Dynamics:
@@ -175,8 +211,13 @@ class Dynamics:
         """W, the positions of an observation and an action."""
         return self.rules.response_length if self.view.context == "full" else self.rules.block_length
 
-    def reset(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> State:
+    def reset(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], wishes: Wishes | None = None) -> State:
         """Rows with these prompts, all masked. Row i's tokens depend on its prompt and ``seeds[i]`` alone.
+
+        Args:
+            prompts: B prompts as token ids.
+            seeds: B seeds.
+            wishes: α and deadline of each row, where they have their own; otherwise the rules' deadline.
 
         Raises:
             UsageError: a prompt is longer than ``prompt_length``.
@@ -192,6 +233,8 @@ class Dynamics:
         def zeros() -> Tensor:
             return torch.zeros(count, dtype=torch.int64, device=device)
 
+        own = None if wishes is None else wishes.deadline
+        deadline = torch.full((count,), rules.deadline, device=device) if own is None else own.to(device)
         return State(
             tokens=F.pad(tokens, (0, rules.response_length), value=self.denoiser.mask_id),
             masked=torch.ones(shape, dtype=torch.bool, device=device),
@@ -206,6 +249,9 @@ class Dynamics:
             stale=torch.ones(count, dtype=torch.bool, device=device),
             prediction=self._empty_prediction(count),
             random=RowRandom.from_seeds(list(seeds), "tokens", device),
+            deadline=deadline,
+            preference=None if wishes is None or wishes.preference is None else wishes.preference.to(device),
+            last=self._empty_last(count) if rules.deadline or own is not None else None,
             prefix=PrefixCache(count, device) if rules.prefix_cache else None,
         )
 
@@ -225,6 +271,11 @@ class Dynamics:
             log_probability=zeros(self.denoiser.vocabulary) if extras.log_probability else None,
             support=zeros() if extras.support else None,
         )
+
+    def _empty_last(self, count: int) -> Prediction:
+        shape, device = (count, self.rules.response_length), self.denoiser.device
+        token = torch.zeros(shape, dtype=torch.int64, device=device)
+        return Prediction(token, torch.zeros(*shape, 1, device=device))
 
     def open(self, state: State) -> Tensor:
         """(B, L) bool: masked, and not in a block that was ended."""
@@ -274,6 +325,9 @@ class Dynamics:
     def _predict(self, state: State) -> None:
         rules, view = self.rules, self.view
         needed = state.masked if view.context == "full" else self.selectable(state)
+        ending = self.is_last(state, state.nfe + 1)
+        if ending.any():
+            needed = torch.where(ending[:, None], self.open(state), needed)
         if state.prefix is not None:
             state.prefix.start = self.prompt_length + self.block_start(state)
         prediction = self.denoiser.predict(
@@ -287,6 +341,8 @@ class Dynamics:
             judged=~state.masked & self._in_block(state) if view.extras.support else None,
             prefix=state.prefix,
         )
+        if state.last is not None:
+            state.last = Prediction(prediction.token, prediction.confidence[..., :1])
         if view.context == "block":
             prediction = prediction.map(lambda values: self._window(state, values))
         state.prediction = prediction
@@ -315,8 +371,20 @@ class Dynamics:
             hidden=state.prediction.hidden,
             log_probability=state.prediction.log_probability,
             support=state.prediction.support,
+            token=state.prediction.token if self.view.extras.token else None,
+            ends=_is_end(state.prediction.token, self.denoiser) & masked if self.view.extras.token else None,
             remaskable=self._window(state, self.remaskable(state)) if self.rules.allow_remask else None,
+            preference=state.preference,
+            remaining=None if state.last is None else self.remaining(state),
         )
+
+    def is_last(self, state: State, nfe: Tensor) -> Tensor:
+        """(B,) bool: whether the evaluation of this number is the last that the row's deadline allows."""
+        return (state.deadline > 0) & (nfe >= state.deadline)
+
+    def remaining(self, state: State) -> Tensor:
+        """(B,) int64, denoiser evaluations that rows may still take; −1 in rows without a deadline."""
+        return torch.where(state.deadline > 0, (state.deadline - state.nfe).clamp(min=0), -1)
 
     def apply(self, state: State, unmask: Tensor, remask: Tensor | None = None) -> None:
         """Takes one step in place: writes the predicted tokens at the selectable positions of ``unmask`` (B, W).
@@ -349,11 +417,22 @@ class Dynamics:
         state.revealed_at[row, position] = state.step[row]
         state.sureness[row, position] = state.prediction.confidence[row, column, 0]
         state.stale |= chosen.any(-1)
+        if state.last is not None:
+            self._write_what_is_left(state)
         state.step += 1
         if block is not None:
             self._end_block(state, block)
         if self.rules.stop_at_eot:
             self._stop_at_eot(state)
+
+    def _write_what_is_left(self, state: State) -> None:
+        """In rows that have had their last evaluation."""
+        assert state.last is not None
+        row, position = (self.open(state) & self.is_last(state, state.nfe)[:, None]).nonzero(as_tuple=True)
+        state.tokens[row, self.prompt_length + position] = state.last.token[row, position]
+        state.masked[row, position] = False
+        state.revealed_at[row, position] = state.step[row]
+        state.sureness[row, position] = state.last.confidence[row, position, 0]
 
     def _end_block(self, state: State, block: Tensor) -> None:
         """Leaves the blocks (B,) that these rows were in where their steps are used up."""
@@ -376,7 +455,7 @@ class Dynamics:
         self._check_action(state, remask)
         if not self.rules.allow_remask:
             raise UsageError("this policy puts tokens back to mask; set allow_remask")
-        possible = remask & self._window(state, self.remaskable(state))
+        possible = remask & self._window(state, self.remaskable(state)) & ~self.is_last(state, state.nfe)[:, None]
         left = self.rules.remasks_allowed - state.remasks
         chosen = possible & (possible.cumsum(-1) <= left[:, None])
         state.ignored += (remask & ~chosen).sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,42 @@ def pareto_front(points: Sequence[Coordinates]) -> list[int]:
         if not front or points[i][1] > points[front[-1]][1] or points[i] == points[front[-1]]:
             front.append(i)
     return front
+
+
+def log_area(points: Sequence[Coordinates], length: int) -> float:
+    """Mean over log n, n from 1 to L, of the best accuracy that at most n evaluations give.
+
+    It is 0 where nothing is that fast. Over n itself the slow end, where everything is right, would drown the rest.
+
+    Args:
+        points: (NFE, accuracy) pairs.
+        length: L.
+
+    Raises:
+        ValueError: L below 2, over which there is no range.
+    """
+    if length < 2:
+        raise ValueError(f"needs a length of at least 2, got {length}")
+    area, reached, best = 0.0, 1.0, 0.0
+    for nfe, accuracy in sorted(points):
+        if nfe >= length:
+            break
+        if accuracy > best:
+            at = max(nfe, 1.0)
+            area += best * math.log(at / reached)
+            reached, best = at, accuracy
+    return (area + best * math.log(length / reached)) / math.log(length)
+
+
+def normalised(area: float, lowest: float, highest: float) -> float:
+    """An area on a scale on which ``lowest`` (the random policy's) is 0 and ``highest`` (the oracle's) is 1.
+
+    Raises:
+        ValueError: the oracle is no better than chance, so that there is no scale.
+    """
+    if not highest > lowest:
+        raise ValueError(f"the oracle's area {highest:.3f} has to be above that of random, {lowest:.3f}")
+    return (area - lowest) / (highest - lowest)
 
 
 @dataclass(frozen=True)

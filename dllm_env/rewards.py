@@ -13,6 +13,7 @@ It may ask for any of
     nfe       (N,) int64, denoiser evaluations
     steps     (N,) int64, steps taken, those that unmasked nothing included
     length    L, tokens of a response
+    alpha     (N,) float32, how much speed counts, where each row has its own; otherwise None
 
 and gets what it names, or all of it with ``**_``. Several rewards are added with weights. The two of arXiv
 2512.09106 are such functions.
@@ -43,14 +44,14 @@ Reward = Callable[..., Any]
 """See the module."""
 
 
-def multiplicative_reward(correct: Tensor, cost: Tensor, length: int, alpha: float) -> Tensor:
+def multiplicative_reward(correct: Tensor, cost: Tensor, length: int, alpha: float | Tensor) -> Tensor:
     """r = correct · ((L − min(cost, L) + 1) / L)^α, arXiv 2512.09106.
 
     Args:
         correct: (B,) 0 or 1.
         cost: (B,) denoiser evaluations, or steps.
         length: response length L in tokens.
-        alpha: weight of speed; 0 rewards correctness alone.
+        alpha: weight of speed, of all or (B,) of each; 0 rewards correctness alone.
 
     Returns:
         (B,) float32.
@@ -61,7 +62,7 @@ def multiplicative_reward(correct: Tensor, cost: Tensor, length: int, alpha: flo
     return correct.float() * saved**alpha
 
 
-def additive_reward(correct: Tensor, cost: Tensor, length: int, alpha: float) -> Tensor:
+def additive_reward(correct: Tensor, cost: Tensor, length: int, alpha: float | Tensor) -> Tensor:
     """r = correct − α · cost / L, the ablation of arXiv 2512.09106 (reported to collapse to one-step unmasking).
 
     Args, shapes and result as in ``multiplicative_reward``.
@@ -81,8 +82,11 @@ class Multiplicative:
     def __post_init__(self) -> None:
         _check(self.alpha, self.cost)
 
-    def __call__(self, correct: Tensor, nfe: Tensor, length: int, steps: Tensor | None = None) -> Tensor:
-        return multiplicative_reward(correct, _cost(self.cost, nfe, steps), length, self.alpha)
+    def __call__(
+        self, correct: Tensor, nfe: Tensor, length: int, steps: Tensor | None = None, alpha: Tensor | None = None
+    ) -> Tensor:
+        asked = self.alpha if alpha is None else alpha
+        return multiplicative_reward(correct, _cost(self.cost, nfe, steps), length, asked)
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,11 @@ class Additive:
     def __post_init__(self) -> None:
         _check(self.alpha, self.cost)
 
-    def __call__(self, correct: Tensor, nfe: Tensor, length: int, steps: Tensor | None = None) -> Tensor:
-        return additive_reward(correct, _cost(self.cost, nfe, steps), length, self.alpha)
+    def __call__(
+        self, correct: Tensor, nfe: Tensor, length: int, steps: Tensor | None = None, alpha: Tensor | None = None
+    ) -> Tensor:
+        asked = self.alpha if alpha is None else alpha
+        return additive_reward(correct, _cost(self.cost, nfe, steps), length, asked)
 
 
 def _check(alpha: float, cost: str) -> None:
@@ -175,6 +182,7 @@ class Outcomes:
     nfe: Tensor
     steps: Tensor
     length: int
+    alpha: Tensor | None = None
 
 
 KNOWN = tuple(field.name for field in fields(Outcomes))
@@ -216,6 +224,8 @@ class Part:
             UsageError: the function fails, or does not give one finite number for each row.
         """
         known = {name: getattr(outcomes, name) for name in _asked(self.name, self.function)}
+        if isinstance(self.function, (Multiplicative, Additive)) and not self.follows_alpha:
+            known["alpha"] = None  # it has said its own
         try:
             given = self.function(**known)
         except UsageError:

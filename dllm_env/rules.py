@@ -39,12 +39,15 @@ class Rules:
     limit_block_steps: bool = False
     """End a block after BL steps, whatever is still masked in it, and judge the text without what is missing, as
     arXiv 2512.09106 does."""
+    deadline: int = 0
+    """Denoiser evaluations that a row may take: with the last one everything that is left is written; 0 for no
+    limit."""
     prefix_cache: bool = False
     """Reuse keys and values of what stands before the active block while it lasts: faster, but approximate."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("response_length", "block_length", "max_steps", "remask_budget"):
+        for name in ("response_length", "block_length", "max_steps", "remask_budget", "deadline"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must be at least 1, or 0 for its default, got {getattr(self, name)}")
         if not 0 <= self.temperature < float("inf"):

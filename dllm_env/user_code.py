@@ -31,7 +31,8 @@ def parameters(make: Callable[..., Any]) -> dict[str, Any]:
     """What a class or function takes by name: names to declared kinds, ``Any`` where nothing is declared."""
     declares: Any = make
     if is_dataclass(make) and isinstance(make, type):
-        names = [field.name for field in fields(make) if field.init]
+        shown = sorted((field for field in fields(make) if field.init), key=lambda field: bool(field.kw_only))
+        names = [field.name for field in shown]  # as its arguments are ordered
     else:
         known = inspect.signature(make).parameters.values()
         names = [p.name for p in known if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

@@ -2,7 +2,8 @@
 
 c is the top-1 probability of a position, H the entropy of its distribution in nats, M the number of masks in the
 row. Ties go to the position further left. Comparisons include equality. "+top-1" means that the best selectable
-position of that very row is always unmasked, so that every row makes progress whatever its neighbours do.
+position of that very row is always unmasked, so that every row makes progress whatever its neighbours do; these
+rules take another position instead with ``fallback=leftmost`` or ``fallback=lowest_entropy``.
 
 A rule of your own is a class like these in a file of yours: ``--policies my_rules.py:MyRule(k=2)``.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -43,7 +44,7 @@ class Heuristic(abc.ABC):
     @property
     def name(self) -> str:
         """``rule:parameters``: what differs from the defaults, or the first parameter where nothing does."""
-        known = fields(self)
+        known = sorted(fields(self), key=lambda field: bool(field.kw_only))  # as its arguments are ordered
         shown = [field for field in known if getattr(self, field.name) != field.default] or list(known[:1])
         if shown == list(known[:1]):
             settings = [_number(getattr(self, field.name)) for field in shown]
@@ -115,6 +116,37 @@ def probabilities(rule: str, **values: float) -> None:
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise UsageError(f"{rule}: {name} must be between 0 and 1, got {value}")
+
+
+Fallback = Literal["best", "leftmost", "lowest_entropy"]
+
+
+@dataclass(frozen=True)
+class Progressing(Heuristic):
+    """Base of the rules with "+top-1"."""
+
+    reads: ClassVar[Extras] = Extras()
+    """Optional features that the rule reads, whatever its fallback."""
+    fallback: Fallback = field(default="best", kw_only=True)
+    """The position that is unmasked in any case: the best by c, the leftmost, or that of lowest entropy."""
+
+    def __post_init__(self) -> None:
+        one_of(self.rule, get_args(Fallback), fallback=self.fallback)
+
+    @property
+    def extras(self) -> Extras:  # type: ignore[override]
+        """The rule's, and the fallback's."""
+        return replace(self.reads, entropy=True) if self.fallback == "lowest_entropy" else self.reads
+
+    def always(self, observation: Observation) -> Tensor:
+        """(B, W) bool: the one position that is unmasked in any case, none where none is selectable."""
+        selectable = observation.selectable
+        if self.fallback == "leftmost":
+            return selectable & (selectable.cumsum(-1) <= 1)
+        if self.fallback == "best":
+            return best_k(observation.confidence[..., 0], selectable, 1)
+        assert observation.entropy is not None
+        return best_k(-observation.entropy, selectable, 1)
 
 
 # -------------------------------------------------------------------------------------------- k at a time
@@ -261,26 +293,26 @@ class FirstHitting(Heuristic):
 
 
 @dataclass(frozen=True)
-class Threshold(Heuristic):
+class Threshold(Progressing):
     """Every position with c ≥ threshold, +top-1 (Fast-dLLM, arXiv 2505.22618; published 0.9)."""
 
     rule = "threshold"
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         probabilities(self.rule, threshold=self.threshold)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
-        confidence, selectable = observation.confidence[..., 0], observation.selectable
-        sure = (confidence >= self.threshold) & selectable
-        return Decision(sure | best_k(confidence, selectable, 1))
+        sure = (observation.confidence[..., 0] >= self.threshold) & observation.selectable
+        return Decision(sure | self.always(observation))
 
 
 Variant = Literal["shipped", "paper"]
 
 
 @dataclass(frozen=True)
-class Factor(Heuristic):
+class Factor(Progressing):
     """The n highest c with c₍ₙ₎ ≥ 1 − f/(n+1), +top-1 (Fast-dLLM, arXiv 2505.22618; published f = 1).
 
     The paper's formula and the code that Fast-dLLM ships differ. ``paper``: the largest n that keeps its own bound,
@@ -294,6 +326,7 @@ class Factor(Heuristic):
     variant: Variant = "shipped"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self.rule, 0.0, f=self.f)
         one_of(self.rule, get_args(Variant), variant=self.variant)
 
@@ -303,10 +336,12 @@ class Factor(Heuristic):
         n = torch.arange(1, selectable.shape[1] + 1, device=confidence.device)
         enough = ordered >= 1 - self.f / (n + 1)
         if self.variant == "paper":
-            return Decision(best_k(confidence, selectable, (enough * n).amax(-1).clamp(min=1)))
-        enough[:, 0] = True
-        count = enough.long().cumprod(-1).sum(-1)
-        return Decision(best_k(confidence, selectable, count + (count == selectable.sum(-1) - 1)))
+            count = (enough * n).amax(-1)
+        else:
+            enough[:, 0] |= self.fallback == "best"
+            count = enough.long().cumprod(-1).sum(-1)
+            count = count + (count == selectable.sum(-1) - 1)
+        return Decision(best_k(confidence, selectable, count) | self.always(observation))
 
 
 @dataclass(frozen=True)
@@ -377,7 +412,7 @@ class Klass(Heuristic):
 
 
 @dataclass(frozen=True)
-class LocalLeap(Heuristic):
+class LocalLeap(Progressing):
     """c ≥ threshold, and near such an anchor c ≥ relaxed, +top-1 (LocalLeap, arXiv 2510.07081; 0.9, 0.75, 4).
 
     Near means at most ``radius`` positions away.
@@ -389,6 +424,7 @@ class LocalLeap(Heuristic):
     radius: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         probabilities(self.rule, threshold=self.threshold, relaxed=self.relaxed)
         at_least(self.rule, 0, radius=self.radius)
 
@@ -397,11 +433,11 @@ class LocalLeap(Heuristic):
         anchor = (confidence >= self.threshold) & selectable
         near = F.max_pool1d(anchor.float()[:, None], 2 * self.radius + 1, stride=1, padding=self.radius)[:, 0] > 0
         leap = near & (confidence >= self.relaxed) & selectable
-        return Decision(anchor | leap | best_k(confidence, selectable, 1))
+        return Decision(anchor | leap | self.always(observation))
 
 
 @dataclass(frozen=True)
-class Hierarchy(Heuristic):
+class Hierarchy(Progressing):
     """The best of every masked run if c ≥ low, all with c ≥ high, +top-1 (dInfer, arXiv 2510.08666; 0.4, 0.9).
 
     Runs lie within the active block; unmasking inside a run splits it, so that work proceeds by halves.
@@ -412,6 +448,7 @@ class Hierarchy(Heuristic):
     high: float = 0.9
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         probabilities(self.rule, low=self.low, high=self.high)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
@@ -424,4 +461,4 @@ class Hierarchy(Heuristic):
         first = place.new_full((len(run), width + 1), width).scatter_reduce(1, run, place, "amin").gather(1, run)
         leads = selectable & (place == first) & (confidence >= self.low)
         sure = selectable & (confidence >= self.high)
-        return Decision(leads | sure | best_k(confidence, selectable, 1))
+        return Decision(leads | sure | self.always(observation))

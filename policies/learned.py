@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors import SafetensorError
@@ -29,6 +31,43 @@ from dllm_env.user_code import file_part, parameters
 WEIGHTS, CONFIG, CARD = "policy.safetensors", "policy.json", "README.md"
 
 
+@dataclass(frozen=True)
+class CurvePoint:
+    """What a policy does at an alpha.
+
+    Attributes:
+        alpha: how much speed counts.
+        accuracy: mean score.
+        nfe: mean denoiser evaluations.
+    """
+
+    alpha: float
+    accuracy: float
+    nfe: float
+
+
+def alpha_for(curve: Sequence[CurvePoint], nfe: float) -> float:
+    """The alpha at which a policy takes so many evaluations: linear in log alpha between measured points.
+
+    Args:
+        curve: measured points with alphas above 0.
+        nfe: mean denoiser evaluations wanted.
+
+    Raises:
+        UsageError: more or fewer than at any alpha that was measured.
+    """
+    points = sorted(curve, key=lambda point: point.alpha)
+    if not points:
+        raise UsageError("this policy has no measured curve to choose an alpha by; give alpha itself")
+    # Measured, a larger alpha may be slower by chance: what a curve that only falls would have.
+    falling = np.minimum.accumulate([point.nfe for point in points])
+    slowest, fastest = falling[0], falling[-1]
+    if not fastest <= nfe <= slowest:
+        raise UsageError(f"this policy takes {fastest:.2f} to {slowest:.2f} evaluations, not {nfe:g}")
+    logs = [math.log(point.alpha) for point in points]
+    return float(np.exp(np.interp(-nfe, -falling, logs)))
+
+
 class LearnedPolicy(ModelHubMixin):
     """Scores positions with a network and draws sets with a head; ``push_to_hub`` comes from huggingface_hub.
 
@@ -39,6 +78,9 @@ class LearnedPolicy(ModelHubMixin):
         name: how results call it.
         greedy: take the head's mode instead of a sample.
         training: settings it was trained with, kept in its file.
+        alpha: how much speed counts for it, where its network reads that; None leaves it to the observation.
+        deadline: denoiser evaluations that a row may take; 0 for no limit.
+        curve: what it did on the validation problems at some alphas; ``with_settings`` chooses by it.
     """
 
     def __init__(
@@ -49,7 +91,15 @@ class LearnedPolicy(ModelHubMixin):
         name: str = "learned",
         greedy: bool = False,
         training: Mapping[str, Any] | None = None,
+        alpha: float | None = None,
+        deadline: int = 0,
+        curve: Sequence[CurvePoint] = (),
     ) -> None:
+        if alpha is not None and not 0 <= alpha < math.inf:
+            raise UsageError(f"alpha must be a finite number of at least 0, got {alpha}")
+        if deadline < 0:
+            raise UsageError(f"deadline must be at least 1 evaluation, or 0 for no limit, got {deadline}")
+        self.alpha, self.deadline, self.curve = alpha, deadline, tuple(curve)
         self.network = network
         self.head = head
         self.context: Context = context
@@ -69,6 +119,9 @@ class LearnedPolicy(ModelHubMixin):
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         """Decides for B rows, with the log-probability and entropy of the head."""
+        if self.alpha is not None:
+            asked = torch.full_like(observation.progress, self.alpha)
+            observation = replace(observation, preference=asked)
         with torch.no_grad():
             scores = self.network(observation)
             if self.greedy:
@@ -88,8 +141,9 @@ class LearnedPolicy(ModelHubMixin):
 
     def fingerprint(self) -> str:
         """A digest of what its decisions follow from, so that results of different weights are told apart."""
-        about = (network_name(self.network), self.network.config, self.head, self.context, self.greedy)
-        return digest(self.network.state_dict(), repr(about))
+        about = [network_name(self.network), self.network.config, self.head, self.context, self.greedy]
+        asked = [(name, getattr(self, name)) for name in ("alpha", "deadline") if getattr(self, name)]
+        return digest(self.network.state_dict(), repr((*about, *asked)))
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -121,6 +175,9 @@ class LearnedPolicy(ModelHubMixin):
             "network": {"kind": network_name(self.network), **asdict(self.network.config)},
             "head": describe_head(self.head),
             "context": self.context,
+            "alpha": self.alpha,
+            "deadline": self.deadline,
+            "curve": [asdict(point) for point in self.curve],
             "training": self.training,
         }
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
@@ -173,34 +230,60 @@ class LearnedPolicy(ModelHubMixin):
             if config["context"] not in ("full", "block"):
                 raise ValueError(f"its context is {config['context']!r}, not full or block")
             kind, hidden_size = network or config["network"].pop("kind"), config["network"].pop("hidden_size", 0)
-            shape = NetworkConfig(**{k: v for k, v in config["network"].items() if k != "kind"})
+            written = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
+            shape = NetworkConfig(**{k: v for k, v in written.items() if k != "kind"})
             made = make_network(kind, shape, torch_generator(0), hidden_size)
             made.load_state_dict(load_file(found / WEIGHTS))
             chosen = restore_head(config["head"]) if head is None else load_head(head)
             shown = name or str(folder)
-            return cls(made.to(device).eval(), chosen, config["context"], shown, training=config["training"])
+            return cls(
+                made.to(device).eval(),
+                chosen,
+                config["context"],
+                shown,
+                training=config["training"],
+                alpha=config.get("alpha"),
+                deadline=config.get("deadline", 0),
+                curve=[CurvePoint(**point) for point in config.get("curve", ())],
+            )
         except (SafetensorError, RuntimeError, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"cannot load the policy in {found}: {reason}") from None
 
     def with_settings(self, name: str, settings: Settings) -> LearnedPolicy:
-        """The same network, acting otherwise: settings of its head, like ``temperature``, and ``greedy``.
+        """The same network, acting otherwise.
 
         Args:
             name: how results call it.
-            settings: as ``specs.read_settings`` reads them; one without a name is the head's temperature.
+            settings: as ``specs.read_settings`` reads them: those of its head, like ``temperature``; ``greedy``;
+                ``alpha``, how much speed counts, or ``nfe``, the mean evaluations that alpha is chosen for by what
+                the policy did on the validation problems; ``deadline``, the most that a row may take. One without a
+                name is the head's temperature.
 
         Raises:
-            UsageError: another setting, or a value of another kind.
+            UsageError: another setting, a value of another kind, or an alpha for a policy that reads none.
         """
         kinds = {"temperature": float, **parameters(type(self.head)), "greedy": bool}
+        kinds |= {"alpha": float, "nfe": float, "deadline": int}
         values = typed(settings, kinds, "a learned policy")
-        greedy = values.pop("greedy", self.greedy)
+        greedy, deadline = values.pop("greedy", self.greedy), values.pop("deadline", self.deadline)
+        alpha = self._alpha(name, values.pop("alpha", None), values.pop("nfe", None))
         try:
             head = replace(self.head, **values) if values else self.head  # type: ignore[type-var]
         except TypeError:
             raise UsageError(f"the head of {self.name} has no settings to change") from None
-        return LearnedPolicy(self.network, head, self.context, name, greedy, self.training)
+        return LearnedPolicy(
+            self.network, head, self.context, name, greedy, self.training, alpha, deadline, self.curve
+        )
+
+    def _alpha(self, name: str, alpha: float | None, nfe: float | None) -> float | None:
+        if alpha is None and nfe is None:
+            return self.alpha
+        if "preference" not in self.network.config.conditions:
+            raise UsageError(f"{name}: this policy was trained for one alpha; train one with --preferences")
+        if alpha is not None and nfe is not None:
+            raise UsageError(f"{name}: give alpha or nfe, not both")
+        return alpha if nfe is None else alpha_for(self.curve, nfe)
 
 
 def _find(name: str) -> Path:

@@ -25,6 +25,43 @@ ROTATION_BASE = 100.0
 """Base of RoPE, for waves of 6 to some 500 positions; with the usual 10,000 most are longer than a response."""
 
 
+def _place(masked: Tensor) -> Tensor:
+    return (torch.arange(masked.shape[1], device=masked.device) / masked.shape[1]).expand(masked.shape)
+
+
+def _left(masked: Tensor) -> Tensor:
+    return torch.exp(-(masked.cumsum(-1) - masked.long()).float())
+
+
+def _right(masked: Tensor) -> Tensor:
+    return _left(masked.flip(-1)).flip(-1)
+
+
+SIGHT: dict[str, Callable[[Tensor], Tensor]] = {"place": _place, "left": _left, "right": _right}
+"""What follows from the mask, (B, W) bool to (B, W) float32, by name; see ``NetworkConfig``."""
+
+
+def _preference(observation: Observation) -> Tensor:
+    if observation.preference is None:
+        raise UsageError("this policy reads what speed is worth; give it an alpha, for example runs/x:alpha=0.3")
+    return observation.preference.clamp(min=1e-4).log10()[:, None]
+
+
+def _remaining(observation: Observation) -> Tensor:
+    left = observation.remaining
+    if left is None:
+        return torch.zeros(len(observation), 2, device=observation.masked.device)
+    limited = left >= 0
+    return torch.stack((limited.float(), torch.where(limited, (left.clamp(min=0) + 1).float().log2(), 0.0)), -1)
+
+
+CONDITIONS: dict[str, tuple[int, Callable[[Observation], Tensor]]] = {
+    "preference": (1, _preference),
+    "remaining": (2, _remaining),
+}
+"""What a row's condition is made of, by name: how many numbers, and (B, numbers) float32 of an observation."""
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """Shape of the policy network."""
@@ -37,8 +74,17 @@ class NetworkConfig:
     """p, how many of a position's largest probabilities are read."""
     bias: float = -2.0
     """Bias of the output, the score that all positions start with; sigmoid(−2) is about 12%."""
+    sight: tuple[str, ...] = ()
+    """What a position is told of the row besides: place, where it stands, i / W; left, exp(−masks to its left);
+    right, exp(−masks to its right)."""
+    conditions: tuple[str, ...] = ()
+    """What a row is told of what is asked of it: preference, α of its reward; remaining, its evaluations left."""
 
     def __post_init__(self) -> None:
+        for name, known in (("sight", tuple(SIGHT)), ("conditions", tuple(CONDITIONS))):
+            given = getattr(self, name)
+            if len(set(given)) != len(given) or not set(given) <= set(known):
+                raise UsageError(f"{name} is some of {', '.join(known)}, each once, got {', '.join(given)}")
         if self.width < 1 or self.heads < 1 or self.width % self.heads or self.width // self.heads % 2:
             raise UsageError(f"policy width {self.width} has to be an even multiple of its heads ({self.heads})")
         if self.top < 1:
@@ -107,7 +153,7 @@ class PolicyNetwork(nn.Module, abc.ABC):
         super().__init__()
         d = config.width
         self.config = config
-        self.input = nn.Linear(inputs, d)
+        self.input = nn.Linear(inputs + len(config.sight), d)
         self.kind_embedding = nn.Embedding(self.kinds, d)
         self.progress = nn.Sequential(nn.Linear(d, d), SteadySiLU(), nn.Linear(d, d))
         self.activation = SteadySiLU()
@@ -117,6 +163,9 @@ class PolicyNetwork(nn.Module, abc.ABC):
         self.feed_forward = nn.Sequential(nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
         self.norm = nn.LayerNorm(d)
         self.score = nn.Linear(d, 1)
+        asked = sum(CONDITIONS[name][0] for name in config.conditions)
+        # After the others, whose weights a seed gives are then the same with and without.
+        self.asked = nn.Sequential(nn.Linear(asked, d), SteadySiLU(), nn.Linear(d, d)) if asked else None
         self._initialize(generator)
 
     @torch.no_grad()
@@ -163,8 +212,12 @@ class PolicyNetwork(nn.Module, abc.ABC):
 
     def _features(self, observation: Observation) -> Tensor:
         config, (batch, width) = self.config, observation.masked.shape
-        x = self.input(self.embed(observation))
+        seen = [self.embed(observation), *(SIGHT[name](observation.masked)[..., None] for name in config.sight)]
+        x = self.input(torch.cat(seen, -1) if config.sight else seen[0])
         progress = self.progress(sinusoidal(observation.progress, config.width))
+        if self.asked is not None:
+            wanted = [CONDITIONS[name][1](observation) for name in config.conditions]
+            progress = progress + self.asked(torch.cat(wanted, -1))
         # A row has few conditions, one for each kind of position.
         conditions = self.activation(self.kind_embedding.weight + progress[:, None]).flatten(0, 1)
         modulation = self.modulation(conditions).view(batch, self.kinds, -1)

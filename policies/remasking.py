@@ -12,7 +12,7 @@ from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision
-from dllm_env.policies.heuristics import Heuristic, Threshold, at_least, best_k, probabilities
+from dllm_env.policies.heuristics import Heuristic, Progressing, Threshold, at_least, best_k, probabilities
 from dllm_env.policies.schedules import new_block
 from dllm_env.random import RowRandom
 
@@ -35,7 +35,7 @@ class Remasking(Heuristic):
 
 
 @dataclass(frozen=True)
-class Wino(Remasking):
+class Wino(Remasking, Progressing):
     """Draft c ≥ draft, +top-1; remask what the rest supports below verify (WINO, arXiv 2507.18578; 0.6, 0.9).
 
     Support is the probability of a committed token where its position sees a mask instead of it. A step puts back
@@ -43,16 +43,17 @@ class Wino(Remasking):
     """
 
     rule = "wino"
-    extras = Extras(support=True)
+    reads = Extras(support=True)
     draft: float = 0.6
     verify: float = 0.9
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         probabilities(self.rule, draft=self.draft, verify=self.verify)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         assert observation.support is not None
-        unmask = Threshold(self.draft).act(observation, random).unmask
+        unmask = Threshold(self.draft, fallback=self.fallback).act(observation, random).unmask
         weak = self.remaskable(observation) & (observation.support < self.verify)
         return Decision(unmask, remask=best_k(-observation.support, weak, unmask.sum(-1) - 1))
 

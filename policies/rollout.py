@@ -12,14 +12,14 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Extras
-from dllm_env.dynamics import Dynamics, Observation, State, padded_length
+from dllm_env.dynamics import Dynamics, Observation, State, Wishes, padded_length
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
@@ -46,13 +46,15 @@ class Recording:
         They come from it in that precision, so that nothing is lost.
         """
         unread: dict[str, Any] = {name: None for name in _OPTIONAL if not getattr(self.extras, name)}
+        if not self.extras.token:
+            unread["ends"] = None
         part = replace(seen, confidence=seen.confidence[..., : self.top], memory={}, **unread)
         if part.hidden is not None:
             part.hidden = part.hidden.to(hidden)
         return part[torch.ones_like(seen.step, dtype=torch.bool)]
 
 
-_OPTIONAL = [field.name for field in fields(Extras)]
+_OPTIONAL = [column.name for column in fields(Extras)]
 
 
 @dataclass
@@ -112,6 +114,8 @@ def rollout(
     *,
     batch_size: int = 128,
     prompt_length: int = 0,
+    wishes: Wishes | None = None,
+    memory: Mapping[str, Tensor] | None = None,
     record: bool | Recording = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Rollout:
@@ -125,6 +129,8 @@ def rollout(
         seeds: N seeds; a row's random numbers follow from its own.
         batch_size: rows generated at a time.
         prompt_length: pad prompts to at least this length.
+        wishes: α and deadline of each of the N rows.
+        memory: tensors with N rows, what the policy remembers of each row before its first step.
         record: return the trajectories, for training, with what the policy reads or what a ``Recording`` says.
         on_progress: told the number of finished rows after each round that finished some.
 
@@ -135,6 +141,8 @@ def rollout(
     _check(prompts, seeds, batch_size)
     began = time.perf_counter()
     rules, view = rules.resolve(), View(policy.context, policy.top, policy.extras)
+    if limit := getattr(policy, "deadline", 0):
+        rules = replace(rules, deadline=min(limit, rules.deadline or limit))
     result = _empty_result(len(prompts), rules, denoiser)
     recording = record if isinstance(record, Recording) else Recording(policy.top, policy.extras)
     steps: list[_Step] = []
@@ -156,8 +164,9 @@ def rollout(
         width = padded_length(denoiser, len(prompt), rules.response_length, prompt_length)
         groups.setdefault(width, []).append(row)
     for width in sorted(groups, reverse=True):  # what does not fit fails first
-        slots = _Slots(Dynamics(denoiser, rules, width, view), prompts, seeds, groups[width], batch_size)
-        _play(slots, policy, result, keep, told)
+        dynamics = Dynamics(denoiser, rules, width, view)
+        rows = _Rows(prompts, seeds, wishes or Wishes(), memory or {}).of(groups[width], denoiser.device)
+        _play(_Slots(dynamics, rows, batch_size), policy, result, keep, told)
 
     result.seconds = time.perf_counter() - began
     if record:
@@ -214,51 +223,68 @@ def _predict(slots: _Slots, result: Rollout) -> None:
     result.denoiser_seconds += time.perf_counter() - asked
 
 
-class _Slots:
-    """The rows in the batch: which prompt each belongs to, its state, its policy's random stream and memory.
+@dataclass
+class _Rows:
+    """What rows begin with.
 
-    Of all prompts it plays the ``members``.
+    Attributes:
+        prompts, seeds, wishes: of each row.
+        memory: what the policy remembers of it.
+        number: (N,) int64, its place among the prompts of the rollout.
     """
 
-    def __init__(
-        self,
-        dynamics: Dynamics,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        members: Sequence[int],
-        batch_size: int,
-    ) -> None:
-        self.dynamics = dynamics
-        self.prompts, self.seeds = [prompts[i] for i in members], [seeds[i] for i in members]
-        self.device = dynamics.denoiser.device
-        self.members = torch.tensor(members, device=self.device)
-        self.waiting = min(batch_size, len(members))  # the first member that has no slot yet
-        self.rows = self.members[: self.waiting]
+    prompts: Sequence[Sequence[int]]
+    seeds: Sequence[int]
+    wishes: Wishes
+    memory: Mapping[str, Tensor]
+    number: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def of(self, members: Sequence[int], device: torch.device) -> _Rows:
+        """Some of them."""
+        number = torch.tensor(members, device=device)
+        memory = {name: value[number] for name, value in self.memory.items()}
+        prompts, seeds = [self.prompts[i] for i in members], [self.seeds[i] for i in members]
+        return _Rows(prompts, seeds, self.wishes[number], memory, number)
+
+
+class _Slots:
+    """The rows in the batch: which prompt each belongs to, its state, its policy's random stream and memory."""
+
+    def __init__(self, dynamics: Dynamics, begin: _Rows, batch_size: int) -> None:
+        self.dynamics, self.all = dynamics, begin
+        self.waiting = min(batch_size, len(begin.prompts))  # the first row that has no slot yet
+        self.rows = begin.number[: self.waiting]
         self.state, self.random = self._begin(0, self.waiting)
-        self.memory: Mapping[str, Tensor] = {}
+        self.memory: Mapping[str, Tensor] = {name: value[: self.waiting] for name, value in begin.memory.items()}
 
     def _begin(self, first: int, last: int) -> tuple[State, RowRandom]:
-        seeds = self.seeds[first:last]
-        state = self.dynamics.reset(self.prompts[first:last], seeds)
-        return state, RowRandom.from_seeds(seeds, "policy", self.device)
+        seeds = self.all.seeds[first:last]
+        state = self.dynamics.reset(self.all.prompts[first:last], seeds, self.all.wishes[first:last])
+        return state, RowRandom.from_seeds(seeds, "policy", self.dynamics.denoiser.device)
 
     def replace(self, ended: Tensor) -> None:
         """Gives the slots of ended rows to waiting prompts; where none waits, the slot goes."""
         slots = ended.nonzero()[:, 0]
-        count = min(len(slots), len(self.prompts) - self.waiting)
+        count = min(len(slots), len(self.all.prompts) - self.waiting)
         if count:
             last = self.waiting + count
             state, random = self._begin(self.waiting, last)
             self.state.write(slots[:count], state)
             self.random.write(slots[:count], random)
-            self.memory = {name: value.index_fill(0, slots[:count], 0) for name, value in self.memory.items()}
-            self.rows = self.rows.index_copy(0, slots[:count], self.members[self.waiting : last])
+            self.memory = {name: self._renewed(name, value, slots[:count]) for name, value in self.memory.items()}
+            self.rows = self.rows.index_copy(0, slots[:count], self.all.number[self.waiting : last])
             self.waiting = last
         if count < len(slots):
             keep = torch.ones_like(ended)
             keep[slots[count:]] = False
             self.rows, self.state, self.random = self.rows[keep], self.state[keep], self.random[keep]
             self.memory = {name: value[keep] for name, value in self.memory.items()}
+
+    def _renewed(self, name: str, value: Tensor, slots: Tensor) -> Tensor:
+        """A memory in which the rows that come next have what they begin with, or zeros."""
+        if (first := self.all.memory.get(name)) is None:
+            return value.index_fill(0, slots, 0)
+        return value.index_copy(0, slots, first[self.waiting : self.waiting + len(slots)])
 
 
 def _empty_result(count: int, rules: Rules, denoiser: Denoiser) -> Rollout:
@@ -315,11 +341,11 @@ class Attempt:
     texts: list[str]
     correct: Tensor
 
-    def outcomes(self, problems: Sequence[Problem]) -> Outcomes:
-        """What rewards may ask for of these rows, which are those of the problems."""
+    def outcomes(self, problems: Sequence[Problem], alpha: Tensor | None = None) -> Outcomes:
+        """What rewards may ask for of these rows, which are those of the problems, with α of each."""
         played = self.rollout
         length = played.responses.shape[1]
-        return Outcomes(problems, self.texts, self.correct, played.nfe, played.steps, length)
+        return Outcomes(problems, self.texts, self.correct, played.nfe, played.steps, length, alpha)
 
 
 def attempt(
@@ -331,6 +357,8 @@ def attempt(
     seeds: Sequence[int],
     *,
     batch_size: int = 128,
+    wishes: Wishes | None = None,
+    memory: Mapping[str, Tensor] | None = None,
     record: bool | Recording = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Attempt:
@@ -343,6 +371,8 @@ def attempt(
         seeds,
         batch_size=batch_size,
         prompt_length=task.prompt_length,
+        wishes=wishes,
+        memory=memory,
         record=record,
         on_progress=on_progress,
     )

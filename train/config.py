@@ -51,6 +51,17 @@ class RewardConfig:
     """Weight of speed in multiplicative and additive; 0 rewards correctness alone."""
     cost: Cost = "nfe"
     """What they count: denoiser evaluations (nfe), or steps, those that unmask nothing included."""
+    preferences: tuple[float, ...] = ()
+    """Smallest and largest α of one policy for all of them: each prompt draws its own in between, and the policy
+    reads it; alpha is then not used."""
+    deadlines: tuple[int, ...] = ()
+    """Fewest and most denoiser evaluations of a deadline, which half of the prompts have and the policy reads."""
+
+    def __post_init__(self) -> None:
+        for name in ("preferences", "deadlines"):
+            given = getattr(self, name)
+            if given and not (len(given) == 2 and 0 < given[0] <= given[1] < math.inf):
+                raise UsageError(f"{name} takes a smallest and a largest value above 0, got {given}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,8 @@ class PolicyConfig:
     """Width of the policy network; 128 is the paper's, about 0.3M parameters."""
     attention_heads: int = 2
     """Attention heads of the policy network."""
+    sight: tuple[str, ...] = ("place", "left")
+    """What a position is told of the row: place, where it stands; left or right, how many masks are there."""
     bias: float = -1.5
     """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""
 

@@ -21,8 +21,10 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
+from dllm_env.dynamics import Wishes
 from dllm_env.errors import UsageError
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.random import torch_generator
 from dllm_env.rewards import Earned, Rewards
 from dllm_env.tasks.base import Problem
 from dllm_env.train.batches import Batch, Mixture, as_expert_steps, join, useful_steps
@@ -120,9 +122,10 @@ def collect(setup: Setup, settings: GRPO, update: int, log: Logger) -> Collected
     problems = setup.problems(update * settings.prompts, settings.prompts)
     repeated = _repeated(problems, settings.num_generations)
     setup.policy.network.eval()
-    own, expert = _play(setup, settings, update, repeated), None
+    wishes = wishes_of(settings, update)
+    own, expert = _play(setup, settings, update, repeated, wishes), None
     rewards = setup.rewards.at(alpha_at(settings, update))
-    earned = rewards(own.outcomes(repeated))
+    earned = rewards(own.outcomes(repeated, wishes.preference))
     _log_rollout(own, earned, log)
     groups = earned.total.view(-1, settings.num_generations)
     if settings.experts and (settings.expert_updates == 0 or update < settings.expert_updates):
@@ -134,11 +137,39 @@ def collect(setup: Setup, settings: GRPO, update: int, log: Logger) -> Collected
     return Collected(repeated, own, groups, advantages, expert)
 
 
-def _play(setup: Setup, settings: GRPO, update: int, problems: Sequence[Problem]) -> Attempt:
+def _play(setup: Setup, settings: GRPO, update: int, problems: Sequence[Problem], wishes: Wishes) -> Attempt:
     """The policy's own trajectories."""
-    seeds = row_seeds(len(problems), "grpo", setup.policy.name, settings.seed, update)
-    rules, size = setup.rules, settings.batch_size
-    return attempt(setup.denoiser, setup.policy, rules, setup.task, problems, seeds, batch_size=size, record=True)
+    return attempt(
+        setup.denoiser,
+        setup.policy,
+        setup.rules,
+        setup.task,
+        problems,
+        row_seeds(len(problems), "grpo", setup.policy.name, settings.seed, update),
+        batch_size=settings.batch_size,
+        wishes=wishes,
+        record=True,
+    )
+
+
+def wishes_of(settings: GRPO, update: int) -> Wishes:
+    """α and deadline of each trajectory, the same within a group.
+
+    α is log-uniform, one from each of as many equal parts of its range as there are prompts, so that every update
+    asks for all of it. Every other prompt has a deadline, uniform in its range.
+    """
+    generator, count = torch_generator("wishes", settings.seed, update), settings.prompts
+    share = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    preference = deadline = None
+    if settings.rewards.preferences:
+        low, high = map(math.log, settings.rewards.preferences)
+        preference = (low + share * (high - low)).exp().repeat_interleave(settings.num_generations)
+    if settings.rewards.deadlines:
+        low, high = settings.rewards.deadlines
+        drawn = torch.randint(low, high + 1, (count,), generator=generator)
+        limited = torch.randperm(count, generator=generator) % 2 == 0
+        deadline = torch.where(limited, drawn, 0).repeat_interleave(settings.num_generations)
+    return Wishes(preference, deadline)
 
 
 def _play_expert(

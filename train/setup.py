@@ -95,5 +95,7 @@ def make_setup(settings: PolicyTraining) -> Setup:
 
 def network_shape(settings: PolicyTraining) -> NetworkConfig:
     """Shape of the policy network."""
-    policy = settings.policy
-    return NetworkConfig(policy.width, policy.attention_heads, settings.top, policy.bias)
+    policy, rewards = settings.policy, settings.rewards
+    asked = {"preference": rewards.preferences, "remaining": rewards.deadlines}
+    conditions = tuple(name for name, given in asked.items() if given)
+    return NetworkConfig(policy.width, policy.attention_heads, settings.top, policy.bias, policy.sight, conditions)

@@ -42,6 +42,8 @@ class Extras:
     hidden: bool = False
     log_probability: bool = False
     support: bool = False
+    token: bool = False
+    """Which token would be written; a prediction has it anyway, an observation only then."""
 
 
 NO_EXTRAS = Extras()

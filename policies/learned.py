@@ -250,6 +250,20 @@ class LearnedPolicy(ModelHubMixin):
             reason = str(error).splitlines()[0]
             raise UsageError(f"cannot load the policy in {found}: {reason}") from None
 
+    def at(self, alpha: float) -> LearnedPolicy:
+        """The same policy at an α."""
+        return LearnedPolicy(
+            self.network,
+            self.head,
+            self.context,
+            self.name,
+            self.greedy,
+            self.training,
+            alpha,
+            self.deadline,
+            self.curve,
+        )
+
     def with_settings(self, name: str, settings: Settings) -> LearnedPolicy:
         """The same network, acting otherwise.
 

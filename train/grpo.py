@@ -357,6 +357,8 @@ def _loop(
             if is_due(learner.update, settings.save_every, last):
                 save(run, learner, validator)
             bar.update(shown, completed=learner.update, figures=figures)
+        if learner.update == last:
+            validator.end()
         callbacks.end()
 
 

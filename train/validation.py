@@ -11,10 +11,10 @@ from stable_baselines3.common.logger import Figure, Logger
 
 from dllm_env.errors import UsageError
 from dllm_env.intervals import wilson_interval
-from dllm_env.pareto import Point, plot_pareto
+from dllm_env.pareto import Point, log_area, plot_pareto
 from dllm_env.policies.base import Policy
 from dllm_env.policies.heads import Bernoulli, Head
-from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.learned import CurvePoint, LearnedPolicy
 from dllm_env.policies.networks import PolicyNetwork
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
@@ -29,11 +29,21 @@ NOT_TENSORBOARD = ("stdout", "log", "json", "csv")
 
 @dataclass(frozen=True)
 class Score:
-    """What a policy does on the validation problems."""
+    """What a policy does on the validation problems.
+
+    A policy for all α has the area under its curve (``pareto.log_area``) as its reward, and accuracy and NFE of the
+    middle α.
+    """
 
     reward: float
     accuracy: float
     nfe: float
+
+
+CURVE = 5
+"""α of a validation, equally far apart on a logarithmic scale."""
+FINE = 9
+"""α of the curve that is saved at the end."""
 
 
 def validate(setup: Setup, policy: Policy, settings: PolicyTraining) -> tuple[Score, Attempt]:
@@ -50,6 +60,24 @@ def validate(setup: Setup, policy: Policy, settings: PolicyTraining) -> tuple[Sc
     reward = setup.rewards(tried.outcomes(setup.validation)).total
     score = Score(reward.mean().item(), tried.correct.mean().item(), tried.rollout.nfe.float().mean().item())
     return score, tried
+
+
+def alphas(low: float, high: float, count: int) -> list[float]:
+    """From the smallest to the largest, each the same multiple of the one before."""
+    return [low * (high / low) ** (i / (count - 1)) for i in range(count)]
+
+
+def validate_curve(
+    setup: Setup, policy: LearnedPolicy, settings: PolicyTraining, count: int
+) -> tuple[Score, Attempt, tuple[CurvePoint, ...]]:
+    """The same for a policy that reads α, at ``count`` of them."""
+    low, high = settings.rewards.preferences
+    chosen = alphas(low, high, count)
+    played = [validate(setup, policy.at(alpha), settings) for alpha in chosen]
+    curve = tuple(CurvePoint(a, score.accuracy, score.nfe) for a, (score, _) in zip(chosen, played, strict=True))
+    area = log_area([(point.nfe, point.accuracy) for point in curve], setup.rules.response_length)
+    middle, tried = played[count // 2]
+    return replace(middle, reward=area), tried, curve
 
 
 def heads_at_test(head: Head, settings: ValidationConfig) -> list[Head]:
@@ -105,8 +133,9 @@ class Validator:
         """Evaluates, logs and saves; returns the figures for the progress bar."""
         setup, settings, self.update = self.setup, self.settings, update
         policies = [LearnedPolicy(network.eval(), head, setup.policy.context) for head in self.heads]
-        tried = [(*validate(setup, policy, settings), policy) for policy in policies]
-        score, played, policy = max(tried, key=lambda one: rank(one[0], setup, settings))
+        tried = [(*self._judge(policy, CURVE), policy) for policy in policies]
+        score, played, curve, policy = max(tried, key=lambda one: rank(one[0], setup, settings))
+        policy.curve = curve
         for name, value in asdict(score).items():
             log.record(f"validation/{name}", value)
         log.record("validation/temperature", policy.head.temperature)
@@ -117,6 +146,20 @@ class Validator:
             self.best = now
             policy.save_pretrained(self.folder / "best")
         return f"accuracy {score.accuracy:.0%} NFE {score.nfe:.1f}"
+
+    def _judge(self, policy: LearnedPolicy, count: int) -> tuple[Score, Attempt, tuple[CurvePoint, ...]]:
+        if self.settings.rewards.preferences:
+            return validate_curve(self.setup, policy, self.settings, count)
+        return (*validate(self.setup, policy, self.settings), ())
+
+    def end(self) -> None:
+        """Measures the curves of ``best`` and ``last`` more finely, and saves them with it."""
+        if not self.settings.rewards.preferences:
+            return
+        for name in ("best", "last"):
+            policy = LearnedPolicy.from_pretrained(self.folder / name, self.setup.denoiser.device)
+            policy.curve = self._judge(policy, FINE)[2]
+            policy.save_pretrained(self.folder / name)
 
     def show(self, score: Score, played: Attempt, update: int, log: Logger) -> None:
         """For TensorBoard: the policy so far among the heuristics, and how it writes one response."""

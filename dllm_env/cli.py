@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import make_dataclass
 from typing import Annotated, Any, Union
 
+from dllm_env import consent
 from dllm_env.commands.arguments import SUMMARIES, Interrupted, parse
 from dllm_env.errors import UsageError
 
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(name: str, arguments: list[str]) -> None:
     """Runs a command on the arguments after its name."""
     module, _, function = COMMANDS[name].partition(".")
-    getattr(importlib.import_module(f"dllm_env.commands.{module}"), function)(arguments)
+    with consent.given(consent.said_by(arguments)):
+        getattr(importlib.import_module(f"dllm_env.commands.{module}"), function)(arguments)
 
 
 PLAIN = {

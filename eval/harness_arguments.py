@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from dllm_env import consent
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
@@ -166,6 +167,7 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
         parser.add_argument(f"--{name}", nargs="+")
     given = vars(parser.parse_known_args(words)[0])
     file = _yaml(given["config"]) if given["config"] else {}
+    _check_consent(words, file, given["config"])
     said = {name: given[name] or file.get(name) for name in ("model", "batch_size", "device")}
     if not said["model"]:
         words += ["--model", NAME]
@@ -173,6 +175,26 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
         _check_request_cache(given, file)
         words += [word for name in ("batch_size", "device") if not said[name] for word in (f"--{name}", "auto")]
     return words
+
+
+def _check_consent(words: Sequence[str], file: Mapping[str, Any], place: str) -> None:
+    """Refuses what a configuration file would allow, or have the harness run, by itself.
+
+    Raises:
+        UsageError: code that the command line does not speak of.
+    """
+    consent.check_read(file, place)
+    said = {word.partition("=")[0].replace("-", "_").lstrip("_") for word in words if word.startswith("--")}
+    for name in ("confirm_run_unsafe_code", "include_path"):
+        if file.get(name) and name not in said:
+            raise UsageError(f"{place}: no file can allow code to be run; give --{name} on the command line")
+    tasks = file.get("tasks") or []
+    for task in tasks if isinstance(tasks, list) else str(tasks).split(","):
+        if isinstance(task, Mapping) or (Path(str(task)).exists() and Path(str(task)).suffix):
+            raise UsageError(
+                f"{place}: a file of tasks can run code, so that it has to be named on the command line: --tasks "
+                f"{' '.join(str(task).split())[:80]}"
+            )
 
 
 def _check_request_cache(given: Mapping[str, Any], file: Mapping[str, Any]) -> None:

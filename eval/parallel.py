@@ -10,6 +10,7 @@ from multiprocessing import get_context
 
 import torch
 
+from dllm_env import consent
 from dllm_env.denoisers.tiny import TinyDenoiser
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, OnProgress, Place, earned, label, prepare
 from dllm_env.eval.results import Outcome, Setting
@@ -74,7 +75,8 @@ def play_pieces(
         for evaluation in evaluations
     ]
     plans = [(config, list(dict.fromkeys(names))) for config, names in plans]
-    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), _prepare, (plans,)) as pool:
+    begun = plans, consent.current()
+    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), _prepare, begun) as pool:
         running = {pool.submit(_play_there, piece): evaluations[piece.evaluation] for piece in todo}
         try:
             while running:
@@ -91,8 +93,9 @@ def play_pieces(
 _prepared: list[Evaluation] = []
 
 
-def _prepare(plans: list[tuple[EvaluationConfig, list[str]]]) -> None:
-    """In a worker: makes the evaluations anew, from their texts."""
+def _prepare(plans: list[tuple[EvaluationConfig, list[str]]], said: consent.Consent) -> None:
+    """In a worker: makes the evaluations anew, from their texts, with the consent of who began it."""
+    consent.install(said)
     torch.set_num_threads(2)
     _prepared[:] = prepare(plans)
 

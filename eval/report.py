@@ -40,6 +40,10 @@ from dllm_env.user_code import file_part
 
 REPORT = "report.html"
 
+LONGEST, LONGEST_WORD, MOST_WORDS = 20_000, 500, 8_192
+"""Characters of a prompt or response on the page, and of a token; tokens of a response. The files of results have
+all of them."""
+
 Json = dict[str, Any]
 # What plotly calls the markers of matplotlib that the picture has.
 _SYMBOLS = {
@@ -268,12 +272,28 @@ class Texts:
 
     def number(self, text: str) -> int:
         """The number of a text."""
-        return self._numbers.setdefault(text, len(self._numbers))
+        return self._numbers.setdefault(shortened(text), len(self._numbers))
 
     @property
     def all(self) -> list[str]:
         """The texts in the order of their numbers."""
         return list(self._numbers)
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """The beginning of a text that is too long for a page, with a note of how much of it is left out."""
+    left = len(text) - longest
+    return text if left <= 0 else f"{text[:longest]} … [cut here: {left:,} more characters are not in this report]"
+
+
+def shown_words(words: Sequence[str]) -> list[str]:
+    """The tokens of a response that the page shows: the first ones, and what it has room for of their texts."""
+    room, kept = LONGEST, list[str]()
+    for word in words[:MOST_WORDS]:
+        size = min(room, LONGEST_WORD)
+        kept.append(word if len(word) <= size else word[:size] + "…")
+        room -= min(len(word), size)
+    return kept
 
 
 def pack(values: Iterable[int]) -> str:
@@ -321,7 +341,7 @@ def _first_samples(outcomes: Sequence[Outcome]) -> dict[Problem, Outcome]:
 def _answer(outcome: Outcome, texts: Texts) -> list[Any]:
     """[correct, nfe, steps, finished, position of the first end-of-text, response, words, revealed_at, confidence].
 
-    The last three are packed; confidence in hundredths.
+    The last three are packed; confidence in hundredths. Of what is very long, the page has the beginning.
     """
     return [
         outcome.correct,
@@ -330,9 +350,9 @@ def _answer(outcome: Outcome, texts: Texts) -> list[Any]:
         outcome.finished,
         end_of_text(outcome),
         texts.number(outcome.response),
-        pack(map(texts.number, outcome.words)),
-        pack(outcome.revealed_at),
-        pack(round(100 * value) for value in outcome.confidence),
+        pack(map(texts.number, shown_words(outcome.words))),
+        pack(outcome.revealed_at[:MOST_WORDS]),
+        pack(round(100 * value) for value in outcome.confidence[:MOST_WORDS]),
     ]
 
 

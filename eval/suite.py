@@ -27,6 +27,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dllm_env import consent
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig
 from dllm_env.specs import split, write_value
@@ -61,10 +62,13 @@ def load_suite(file: Path, base: EvaluationConfig | None = None) -> list[Plan]:
         raise UsageError(f"{file} is no YAML: {error}") from None
     if not isinstance(suite, Mapping):
         raise UsageError(f"{file} has to hold settings, name: value")
+    consent.check_read(suite, file)
     try:
-        return _plans(suite, base or EvaluationConfig())
+        plans = _plans(suite, base or EvaluationConfig())
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from None
+    consent.check_read([policies for _, policies in plans], file)  # as they are put together of names and values
+    return plans
 
 
 def _plans(suite: Mapping[str, Any], base: EvaluationConfig) -> list[Plan]:

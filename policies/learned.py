@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from dllm_env import consent
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
@@ -20,6 +21,7 @@ from dllm_env.numerics import digest
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
 from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_network, network_name
+from dllm_env.policies.public import base_names
 from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.rules import Context
@@ -27,6 +29,7 @@ from dllm_env.specs import Settings, read_settings, split, typed
 from dllm_env.user_code import file_part, parameters
 
 WEIGHTS, CONFIG, CARD = "policy.safetensors", "policy.json", "README.md"
+UPLOADED = (CARD, CONFIG, WEIGHTS)
 
 
 class LearnedPolicy(ModelHubMixin):
@@ -56,6 +59,7 @@ class LearnedPolicy(ModelHubMixin):
         self.name = name
         self.greedy = greedy
         self.training = dict(training or {})
+        self._public = False
 
     @property
     def top(self) -> int:
@@ -123,6 +127,7 @@ class LearnedPolicy(ModelHubMixin):
             "context": self.context,
             "training": self.training,
         }
+        about = base_names(about) if self._public else about
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         card = self.generate_model_card(**dict(model_card_kwargs or {}))
         for name, write in (
@@ -136,6 +141,17 @@ class LearnedPolicy(ModelHubMixin):
         if push_to_hub:
             self.push_to_hub(repo_id or folder.name, model_card_kwargs=dict(model_card_kwargs or {}), **pushing)
         return folder
+
+    def published(self) -> LearnedPolicy:
+        """The same policy, whose files name no place on this machine: what ``push_to_hub`` uploads."""
+        name = base_names(self.name)
+        public = LearnedPolicy(self.network, self.head, self.context, name, self.greedy, base_names(self.training))
+        public._public = True
+        return public
+
+    def push_to_hub(self, repo_id: str, **pushing: Any) -> str:  # type: ignore[override]
+        """Uploads the policy, see ``published``; the arguments are those of ``ModelHubMixin.push_to_hub``."""
+        return str(super(LearnedPolicy, self.published()).push_to_hub(repo_id, **pushing))
 
     def generate_model_card(self, *_: Any, **about: Any) -> ModelCard:
         """What ``README.md`` says; see ``policies.model_card.model_card``."""
@@ -170,6 +186,9 @@ class LearnedPolicy(ModelHubMixin):
         found = _find(str(folder))
         try:
             config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
+            consent.check_read(
+                [None if network else config["network"], None if head else config["head"]], found / CONFIG
+            )
             if config["context"] not in ("full", "block"):
                 raise ValueError(f"its context is {config['context']!r}, not full or block")
             kind, hidden_size = network or config["network"].pop("kind"), config["network"].pop("hidden_size", 0)

@@ -15,6 +15,7 @@ from own_network import WithEntropy
 from own_reward import within_budget
 from own_task import OneChain
 
+from dllm_env import consent
 from dllm_env.cli import main
 from dllm_env.env import UnmaskEnv
 from dllm_env.errors import UsageError
@@ -66,7 +67,11 @@ def test_everything_of_the_user_s_own_at_once(tmp_path: Path, capsys: pytest.Cap
         "--out",
         str(tmp_path / "results"),
     ]
-    assert main([*evaluated, "--policies", str(run), f"{run}:temperature=0.5", "leftmost:4"]) == 0
+    evaluated += ["--policies", str(run), f"{run}:temperature=0.5", "leftmost:4"]
+    assert main(evaluated) == 2
+    assert capsys.readouterr().err.count("--allow-code-from") == 2  # of head and network
+    allowed = [word for file in ("own_head.py", "own_network.py") for word in ("--allow-code-from", own(file))]
+    assert main([*evaluated, *allowed]) == 0
     rows = json.loads((tmp_path / "results" / "results.json").read_text())
     assert {row["task"] for row in rows} == {"one-chain:2"}
     assert {row["denoiser"] for row in rows} == {denoiser}
@@ -89,7 +94,8 @@ def test_ppo_with_parts_of_the_user_s_own(tmp_path: Path, capsys: pytest.Capture
     ]
     command += ["--imitation-steps", "0", "--validation-rules", "--width", "8", "--out", str(tmp_path / "run")]
     assert main(command) == 0, capsys.readouterr().err
-    policy = load_policy(str(tmp_path / "run"))
+    with consent.allow(files=[own("own_head.py"), own("own_network.py")]):
+        policy = load_policy(str(tmp_path / "run"))
     assert isinstance(policy, LearnedPolicy)
     assert type(policy.network).__name__ == "WithEntropy"
 

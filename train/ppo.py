@@ -313,7 +313,8 @@ def train_ppo(
     if resume:
         info = run.load(parts(algorithm.policy))
         update = info["update"]
-        algorithm._n_updates = info.get("epochs", 0)  # what Stable-Baselines3 logs as train/n_updates
+        # What Stable-Baselines3 logs as train/n_updates; older checkpoints do not have it, but about so many.
+        algorithm._n_updates = info.get("epochs", update * settings.n_epochs)
         validator.restore(info)
     else:
         imitate(setup, settings)

@@ -71,7 +71,7 @@ class Run:
         if resume:
             if not (folder / CHECKPOINT).is_file():
                 raise UsageError(f"nothing to resume in {folder}: {CHECKPOINT} is missing")
-            _compare_settings(flat(settings), flat(settings_of_run(folder, settings)))
+            _compare_settings(flat(settings), flat(settings_of_run(folder, settings, used=False)))
         elif (folder / CHECKPOINT).exists():
             raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
         else:
@@ -138,16 +138,22 @@ def _optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> dic
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
-def settings_of_run(folder: Path, base: Settings) -> Settings:
+def settings_of_run(folder: Path, base: Settings, used: bool = True) -> Settings:
     """The settings that the run in this folder was started with; ``base`` has the defaults of what they lack.
 
+    Args:
+        folder: the run's.
+        base: see above.
+        used: see ``read_settings``.
+
     Raises:
-        UsageError: there are none, or they belong to another version or kind of run.
+        UsageError: there are none, or they belong to another version or kind of run, or name code of the user's
+            own that nobody has consented to.
     """
     if not (folder / SETTINGS).is_file():
         raise UsageError(f"nothing to resume in {folder}: {SETTINGS} is missing")
     try:
-        return read_settings(folder / SETTINGS, base)
+        return read_settings(folder / SETTINGS, base, used)
     except UsageError as error:
         raise UsageError(f"cannot resume: {error}") from None
 

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from dllm_env.dynamics import Observation
+from dllm_env.env import entries
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, Head, load_head
 from dllm_env.policies.learned import LearnedPolicy
@@ -52,7 +53,7 @@ class UnmaskVecEnv(VecEnv):
             envs.num_envs, envs.single_observation_space, spaces.MultiDiscrete(np.full(width, width + 1))
         )
         self.metadata = envs.metadata
-        self._actions = np.zeros((envs.num_envs, width), dtype=np.int64)
+        self._actions = np.zeros((envs.num_envs, width), dtype=bool)
 
     def reset(self) -> Arrays:
         """New episodes in all rows, from the seeds given to ``seed``, once."""
@@ -63,7 +64,7 @@ class UnmaskVecEnv(VecEnv):
         return observation
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._actions = actions
+        self._actions = entries(actions, self.num_envs, self._actions.shape[1], self._actions.shape[1]) > 0
 
     def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         observation, rewards, terminated, truncated, infos = self.envs.step(self._actions)

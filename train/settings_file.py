@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from dllm_env import consent
 from dllm_env.errors import UsageError
 from dllm_env.user_code import origin_of
 
@@ -147,11 +148,19 @@ def renamed_flags(arguments: Sequence[str], kind: type, note: Callable[[str], No
 # ------------------------------------------------------------------------------------------ files
 
 
-def read_settings(path: Path, base: Settings) -> Settings:
+def read_settings(path: Path, base: Settings, used: bool = True) -> Settings:
     """The settings of a YAML or JSON file (or of a run's folder) over those of ``base``.
 
+    That programs may be run is for the user to say, so that ``allow_code_execution`` is always that of ``base``.
+
+    Args:
+        path: the file or folder.
+        base: what the file leaves open.
+        used: whether what the settings name is going to be loaded, which code of the user's own needs consent for.
+
     Raises:
-        UsageError: no such file, one that cannot be read, a name that there is not, or a value of the wrong type.
+        UsageError: no such file, one that cannot be read, a name that there is not, a value of the wrong type, or
+            code that nobody has consented to.
     """
     file = path / SETTINGS if path.is_dir() else path
     try:
@@ -165,7 +174,10 @@ def read_settings(path: Path, base: Settings) -> Settings:
         return base
     if not isinstance(table, dict):
         raise UsageError(f"{file} has to be a table of settings (name: value), got {_kind(table)}")
+    if used:
+        consent.check_read(table, file)
     values = _values(table, type(base), str(file))
+    values.pop("allow_code_execution", None)
     try:
         return changed(base, **values)
     except UsageError as error:

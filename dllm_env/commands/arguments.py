@@ -12,6 +12,7 @@ from dataclasses import make_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dllm_env import consent
 from dllm_env.errors import UsageError
 
 Settings = TypeVar("Settings")
@@ -36,6 +37,10 @@ SUMMARIES = {
 """One line about each command, and about those that have several beneath them."""
 
 
+CONSENTING = ("train grpo", "train ppo", "train denoiser", "ablate heads", "demo", "eval", "generate", "push")
+"""Commands that may load what only a file names."""
+
+
 class Interrupted(Exception):
     """The user stopped a command; the message says how to go on."""
 
@@ -45,11 +50,11 @@ def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
     import tyro
 
     shown = io.StringIO()
+    about = f"{SUMMARIES[name]}\n\n{consent.HELP}" if name in CONSENTING else SUMMARIES[name]
+    words = [word for word in consent.without_flags(arguments) if word != "--trust_remote_code"]
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(
-                kind, args=arguments, prog=f"dllm-env {name}".strip(), description=SUMMARIES[name], **more
-            )
+            return tyro.cli(kind, args=words, prog=f"dllm-env {name}".strip(), description=about, **more)
     except SystemExit as stop:
         # Settings check themselves when tyro makes them; it frames their one line as its own error.
         cause: BaseException | None = stop

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dllm_env import consent
 from dllm_env.commands.arguments import (
     Interrupted,
     check_folder,
@@ -96,7 +97,7 @@ def lm_eval(arguments: list[str]) -> None:
     """``dllm-env lm-eval``; the harness itself reads the arguments."""
     from dllm_env.eval.harness import main as run
 
-    raise SystemExit(run(arguments))
+    raise SystemExit(run(consent.without_flags(arguments)))
 
 
 def list_tasks(arguments: list[str]) -> None:
@@ -135,11 +136,12 @@ def generate(arguments: list[str]) -> None:
 def push(arguments: list[str]) -> None:
     """``dllm-env push``."""
     import json
+    import re
 
     import tyro
 
     from dllm_env.eval.results import RESULTS_JSON
-    from dllm_env.policies.learned import CARD, LearnedPolicy
+    from dllm_env.policies.learned import UPLOADED, LearnedPolicy
 
     @dataclass(frozen=True)
     class Arguments:
@@ -155,8 +157,8 @@ def push(arguments: list[str]) -> None:
         """Write the files into this folder, and upload nothing."""
 
     given = parse(Arguments, arguments, "push")
-    if given.to.count("/") != 1:
-        raise UsageError(f"a name on the Hub is owner/name, got {given.to!r}")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", given.to, re.ASCII):
+        raise UsageError(f"a name on the Hub is owner/name, of letters, digits, '-', '_' and '.', got {given.to!r}")
     policy = LearnedPolicy.from_pretrained(given.policy)
     shown: list[Any] = []
     for folder in given.results:
@@ -166,8 +168,9 @@ def push(arguments: list[str]) -> None:
             raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged") from None
     card = {"name": given.to, "results": shown}
     if given.dry_run:
-        policy.save_pretrained(check_folder(given.dry_run), model_card_kwargs=card)
-        print(f"written, not uploaded: {given.dry_run} (read {CARD})")
+        policy.published().save_pretrained(check_folder(given.dry_run), model_card_kwargs=card)
+        files = ", ".join(f"{name} ({(given.dry_run / name).stat().st_size:,} bytes)" for name in UPLOADED)
+        print(f"written, not uploaded: {given.dry_run}; {given.to} would get {files}, exactly as they are there")
         return
     try:
         url = policy.push_to_hub(given.to, private=given.private or None, model_card_kwargs=card)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dllm_env.commands.arguments import parse, peek, renamed, resumable, run_folder, started_with
+from dllm_env.consent import ALLOW_FILE
 from dllm_env.errors import UsageError
+from dllm_env.user_code import file_part
 
 if TYPE_CHECKING:
     from dllm_env.train.config import PolicyTraining
@@ -107,6 +109,8 @@ def _what_next(made: Path, settings: "PolicyTraining") -> None:
     more += " --limit-block-steps" if settings.limit_block_steps else ""
     more += f" --data {shlex.quote(settings.data)}" if settings.data else ""
     more += " --allow-code-execution" if settings.allow_code_execution else ""
+    own = (file_part(str(part)) for part in (settings.policy.head, settings.policy.network))
+    more += "".join(f" {ALLOW_FILE} {shlex.quote(str(part.file))}" for part in own if part)
     folder = shlex.quote(str(made))
     print(f"policy:   {folder}\nlogs:     tensorboard --logdir {folder}")
     print(

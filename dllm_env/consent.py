@@ -258,7 +258,7 @@ def may_use(file: Path, name: str) -> bool:
 
 
 def passed(value: object) -> None:
-    """A caller in Python has passed an object: that is consent to its class, where a file names it later."""
+    """A caller in Python has an object at hand: that is consent to its class, where a file names it later."""
     kind = value if inspect.isclass(value) or inspect.isfunction(value) else type(value)
     with contextlib.suppress(TypeError, OSError):  # made in an interpreter
         _passed.add((Path(inspect.getfile(kind)).resolve(), kind.__qualname__))

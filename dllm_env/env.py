@@ -219,7 +219,9 @@ class Game:
         Raises:
             UsageError: another shape, or other entries.
         """
-        return torch.from_numpy(entries(actions, rows, self.dynamics.width) > 0).to(self.denoiser.device)
+        width = self.dynamics.width
+        most = width if isinstance(actions, Ranks) else 1
+        return torch.from_numpy(entries(actions, rows, width, most) > 0).to(self.denoiser.device)
 
     def judge(self, state: State, episodes: Sequence[Episode]) -> StepResult:
         """Looks at rows just after an action."""
@@ -291,6 +293,10 @@ class Game:
         return None
 
 
+class Ranks(np.ndarray):
+    """Actions of a policy that says in which order it has drawn: 0 leaves a position masked, 1, 2, … unmask it."""
+
+
 def entries(actions: Any, rows: int, width: int, most: int = 1) -> np.ndarray:
     """The entries of actions, whole numbers from 0 to ``most`` of any boolean, integer or floating type.
 
@@ -315,7 +321,7 @@ def entries(actions: Any, rows: int, width: int, most: int = 1) -> np.ndarray:
         raise UsageError(f"an action has {width} entries a row, {(rows, width)} in all, got shape {array.shape}")
     if array.dtype.kind not in "biuf":
         raise UsageError(f"an action has the entries {wanted}, got the type {array.dtype}")
-    array = array.reshape(rows, width)
+    array = np.asarray(array).reshape(rows, width)
     numbers = array.astype(np.int8) if array.dtype.kind == "b" else array
     wrong = (numbers != np.floor(numbers)) | ~((numbers >= 0) & (numbers <= most))  # NaN, which is neither, too
     if wrong.any():

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dllm_env import consent
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
 from dllm_env.specs import load
@@ -354,7 +353,6 @@ def load_head(head: str | Head) -> Head:
         UsageError: no such head or setting, or a value out of range.
     """
     if not isinstance(head, str):
-        consent.passed(head)
         return head
     if (place := file_part(head)) is not None:
         return load_from_file(place, "head", METHODS).value

@@ -118,6 +118,8 @@ class LearnedPolicy(ModelHubMixin):
         Returns:
             The folder.
         """
+        for part in (self.head, self.network):
+            consent.passed(part)  # which the caller has at hand, whatever file it stands in
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         about = {

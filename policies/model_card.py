@@ -73,9 +73,10 @@ def _introduction(policy: PolicyFacts, name: str) -> str:
     sees = block if policy.context == "block" else "the whole response"
     head = plain_markdown(policy.head.replace("_", " "))
     return (
-        f"# {plain_markdown(name)}\n\nAn unmasking policy for masked diffusion language models: in each step it chooses "
-        f"which masks to replace. One transformer block of {policy.weights:,} weights with a {head} head, trained with "
-        f"dllm-env {dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\nIt reads {reads}. It sees {sees}."
+        f"# {plain_markdown(name)}\n\nAn unmasking policy for masked diffusion language models: in each step it "
+        f"chooses which masks to replace. One transformer block of {policy.weights:,} weights with a {head} head, "
+        f"trained with dllm-env {dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\n"
+        f"It reads {reads}. It sees {sees}."
     )
 
 

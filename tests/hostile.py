@@ -1,8 +1,8 @@
 """Folders and files that try to run code which nobody has consented to, and how a command takes them.
 
 Each case makes its files in a folder of its own and gives the words of a command line that reads them. None of
-these words consents to anything. Whatever code is there writes the file ``ran``; a "y" to every question waits on the
-standard input.
+these words consents to anything. Whatever code is there writes the file ``ran``; a "y" to every question waits on
+the standard input.
 """
 
 from __future__ import annotations
@@ -122,14 +122,14 @@ def pickled(folder: Path) -> bytes:
 
 
 @functools.cache
-def _policy() -> LearnedPolicy:
+def small_policy() -> LearnedPolicy:
     network = make_network("confidence", NetworkConfig(width=8, heads=2), torch_generator(1))
     return LearnedPolicy(network, load_head("bernoulli"), training={"task": "trace", "denoiser": "tiny"})
 
 
 def policy(folder: Path, change: Callable[[dict[str, Any]], None], name: str = "runs/x") -> str:
     """A learned policy whose ``policy.json`` was changed."""
-    made = _policy().save_pretrained(folder / name)
+    made = small_policy().save_pretrained(folder / name)
     about = json.loads((made / "policy.json").read_text())
     change(about)
     (made / "policy.json").write_text(json.dumps(about))

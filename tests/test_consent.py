@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hostile import attempt, checkpoint_cases, checkpoints_in, policy, quick_cases
+from hostile import attempt, checkpoint_cases, checkpoints_in, policy, quick_cases, small_policy
 from make_checkpoint import make_a2d, make_llada
 from safetensors.torch import save_file
 from test_huggingface import CODE as REMOTE
@@ -26,7 +26,6 @@ from dllm_env.eval import parallel
 from dllm_env.eval.evaluate import EvaluationConfig
 from dllm_env.eval.harness_arguments import with_defaults
 from dllm_env.eval.suite import load_suite
-from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.train.grpo import GRPO
 from dllm_env.train.settings_file import read_settings
@@ -113,13 +112,12 @@ def test_in_python_objects_names_and_words(place: Path) -> None:
     assert isinstance(load_policy("runs/x"), LearnedPolicy)  # whose head the caller has named by now
 
 
-def test_an_object_that_was_passed_is_consent_to_its_class(tmp_path: Path, monkeypatch) -> None:
-    from own_head import Prefix
+def test_who_saves_an_object_has_consented_to_its_class(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(place))
+    import heads
 
-    monkeypatch.chdir(tmp_path)
-    place = policy(tmp_path, lambda about: about.update(head={"kind": f"{EXAMPLES / 'own_head.py'}:Prefix"}))
-    load_head(Prefix(0.5))
-    assert type(load_policy(place).head).__name__ == "Prefix"  # type: ignore[attr-defined]
+    made = LearnedPolicy(small_policy().network, heads.Prefix(0.5)).save_pretrained(place / "mine")
+    assert LearnedPolicy.from_pretrained(made).head == heads.Prefix(0.5)
 
 
 def test_a_file_gives_what_it_defines_not_what_it_imports(place: Path) -> None:

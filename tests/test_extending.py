@@ -140,14 +140,16 @@ def test_a_policy_whose_file_is_gone(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*command, f"{network}:WithEntropy"]) == 0, capsys.readouterr().err
     moved = head.rename(tmp_path / "moved.py")
     capsys.readouterr()
-    assert main(["eval", "--policies", str(run), "--problems", "2", "--out", str(tmp_path / "a")]) == 2
+    command = ["eval", "--policies", str(run), "--problems", "2", "--out", str(tmp_path / "a")]
+    assert main([*command, "--allow-code-from", str(network)]) == 2
     told = capsys.readouterr().err
     assert "own_head.py" in told
     assert told.count("\n") == 1
-    loaded = load_policy(f"{run}:head={moved}:Prefix(temperature=0.4)")
-    assert isinstance(loaded, LearnedPolicy)
-    assert loaded.head.temperature == 0.4
-    assert LearnedPolicy.from_pretrained(run, head=Prefix(0.3)).head == Prefix(0.3)
+    with consent.allow(files=[network]):
+        loaded = load_policy(f"{run}:head={moved}:Prefix(temperature=0.4)")
+        assert isinstance(loaded, LearnedPolicy)
+        assert loaded.head.temperature == 0.4
+        assert LearnedPolicy.from_pretrained(run, head=Prefix(0.3)).head == Prefix(0.3)
     network.unlink()
     with pytest.raises(UsageError, match=r"own_network\.py"):
         LearnedPolicy.from_pretrained(run, head=Prefix())

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from dllm_env.dynamics import Observation
-from dllm_env.env import entries
+from dllm_env.env import Ranks, entries
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, Head, load_head
 from dllm_env.policies.learned import LearnedPolicy
@@ -109,6 +109,13 @@ class UnmaskVecEnv(VecEnv):
         return [False] * len(list(self._get_indices(indices)))
 
 
+class _Draw(Tensor):
+    """Draws of a policy, which as NumPy's arrays are ``Ranks``: single environments take no others above 1."""
+
+    def numpy(self, *, force: bool = False) -> Ranks:  # type: ignore[override]
+        return self.as_subclass(Tensor).numpy(force=force).view(Ranks)
+
+
 def _columns(infos: dict[str, Any]) -> list[tuple[str, Any]]:
     """Gymnasium's info without its ``_name`` columns, which say which rows have a value."""
     return [(name, values) for name, values in infos.items() if not name.startswith("_")]
@@ -178,7 +185,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         scores = self.network.scores(features)
         draw = self._draw(scores, seen, deterministic)
         log_prob = self.unmask_head.log_prob(scores, seen.selectable, draw)
-        return draw.long(), self._value(features), log_prob
+        return draw.long().as_subclass(_Draw), self._value(features), log_prob
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 1) values, (B,) log-probabilities and (B,) entropies of draws (B, W)."""
@@ -194,7 +201,7 @@ class UnmaskPolicy(ActorCriticPolicy):
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         seen = self.observation(observation)
-        return self._draw(self.network(seen), seen, deterministic).long()
+        return self._draw(self.network(seen), seen, deterministic).long().as_subclass(_Draw)
 
     def get_distribution(self, obs: Any) -> Distribution:
         """Not there: a head is not one of Stable-Baselines3's distributions; see ``unmask_head``."""

@@ -131,6 +131,16 @@ def test_on_single_environments(tmp_path: Path) -> None:
     model.learn(32)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), -1, 0.5, 21])
+def test_other_than_ranks_are_refused(wrong: float) -> None:
+    adapted = rows()
+    adapted.reset()
+    action = np.zeros((4, 20))
+    action[2, 3] = wrong
+    with pytest.raises(UsageError, match=r"whole numbers from 0 to 20, got .* in row 2 at 3"):
+        adapted.step(action)
+
+
 @pytest.mark.parametrize("algorithm", [PPO, A2C])
 @pytest.mark.parametrize("policy", ["UnmaskPolicy", "MultiInputPolicy"])
 def test_by_name_alone(algorithm: type[PPO | A2C], policy: str) -> None:

@@ -164,7 +164,8 @@ def push(arguments: list[str]) -> None:
     for folder in given.results:
         try:
             shown += json.loads((folder / RESULTS_JSON).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            policy.generate_model_card(name=given.to, results=shown)
+        except (OSError, ValueError, KeyError, TypeError):
             raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged") from None
     card = {"name": given.to, "results": shown}
     if given.dry_run:

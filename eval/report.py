@@ -184,7 +184,7 @@ def _condition(group: Sequence[Entry], title: str, limit: int, texts: Texts) -> 
         "entries": [_point(entry) for entry in group],
         "fronts": {who: _front(group, side) for who, side in sides.items()},
         "opening": _opening(group),
-        "order": [mean_order(entry.outcomes) for entry in group],
+        "order": [mean_order(entry.outcomes)[:MOST_WORDS] for entry in group],
         **_problems(group, limit, texts),
     }
 

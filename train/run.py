@@ -22,7 +22,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
@@ -32,7 +31,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dllm_env.errors import UsageError
+from dllm_env.train.checkpoint import optimizer_tensors, read_checkpoint
 from dllm_env.train.settings_file import SETTINGS, Settings, flat, read_settings, write_settings
+from dllm_env.weights import DIGESTS, digest_of_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -100,42 +101,34 @@ class Run:
         """
         tensors: dict[str, Tensor] = {}
         for name, part in parts.items():
-            values = part.state_dict() if isinstance(part, nn.Module) else _optimizer_tensors(part)
+            values = part.state_dict() if isinstance(part, nn.Module) else optimizer_tensors(part)
             tensors |= {f"{name}.{key}": value.detach().clone().contiguous() for key, value in values.items()}
         temporary = self.folder / (CHECKPOINT + ".tmp")
-        save_file(tensors, temporary, metadata={"info": json.dumps(info)})
+        said = json.dumps(info)
+        save_file(tensors, temporary, metadata={"info": said, DIGESTS: digest_of_tensors(tensors, said)})
         temporary.replace(self.folder / CHECKPOINT)
 
-    def load(self, parts: Mapping[str, nn.Module | Optimizer]) -> dict[str, Any]:
+    def load(
+        self, parts: Mapping[str, nn.Module | Optimizer], steps: float = math.inf, last: float = math.inf
+    ) -> dict[str, Any]:
         """Puts what ``save`` wrote last back into the parts and returns the info.
 
+        Args:
+            parts: networks and optimizers by name.
+            steps: how many an optimizer takes in an update at most.
+            last: the run's last update.
+
         Raises:
-            UsageError: the checkpoint is damaged.
+            UsageError: the checkpoint is damaged, or not one of these parts; none of them is changed then.
         """
         path = self.folder / CHECKPOINT
         try:
-            with safe_open(path, "pt") as file:
-                info = json.loads(file.metadata()["info"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            for name, part in parts.items():
-                values = {key[len(name) + 1 :]: v for key, v in tensors.items() if key.startswith(name + ".")}
-                part.load_state_dict(values if isinstance(part, nn.Module) else _optimizer_state(part, values))
-            return info
-        except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
-            raise UsageError(f"cannot resume from {path}: {str(error).splitlines()[0]}") from None
-
-
-def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
-
-
-def _optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+            state, info = read_checkpoint(path, parts, steps, last)
+        except UsageError as error:
+            raise UsageError(f"cannot resume from {path}: {error}") from None
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return info
 
 
 def settings_of_run(folder: Path, base: Settings) -> Settings:

@@ -16,6 +16,9 @@ from dllm_env.commands.arguments import (
     without_arguments,
 )
 from dllm_env.errors import UsageError
+from dllm_env.reading import exists
+
+MOST_WORKERS = 1024
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -24,7 +27,7 @@ def evaluate(arguments: list[str]) -> None:
 
     from dllm_env.eval.evaluate import EvaluationConfig, prepare
     from dllm_env.eval.parallel import default_workers
-    from dllm_env.eval.runner import finish, play
+    from dllm_env.eval.runner import check_baseline, finish, play
     from dllm_env.eval.suite import load_suite
 
     @dataclass(frozen=True)
@@ -49,8 +52,12 @@ def evaluate(arguments: list[str]) -> None:
     if given.suite and given.policies:
         raise UsageError("give --suite or --policies, not both")
     folder = results_folder(given.out, given.resume)
+    if not 0 <= given.workers <= MOST_WORKERS:
+        raise UsageError(f"--workers must be from 1 to {MOST_WORKERS}, or 0 for the default, got {given.workers}")
     plans = load_suite(given.suite, given.config) if given.suite else [(given.config, given.policies)]
     evaluations = prepare(plans)
+    if given.baseline:
+        check_baseline(evaluations, folder, given.baseline)
     try:
         play(evaluations, folder, given.workers or default_workers(evaluations))
     except KeyboardInterrupt:
@@ -87,6 +94,8 @@ def report(arguments: list[str]) -> None:
     rows = pool(read(given.folders, given.skip_broken, given.mix_versions))
     page = given.out or given.folders[0] / REPORT
     check_folder(page.parent)
+    if exists(page) and page.is_dir():
+        raise UsageError(f"{page} is a folder; give the page's file with --out")
     page.parent.mkdir(parents=True, exist_ok=True)
     write_report(rows, comparisons(rows, given.baseline), page, title(rows))
     print(f"report: {page}")
@@ -134,11 +143,9 @@ def generate(arguments: list[str]) -> None:
 
 def push(arguments: list[str]) -> None:
     """``dllm-env push``."""
-    import json
-
     import tyro
 
-    from dllm_env.eval.results import RESULTS_JSON
+    from dllm_env.eval.results import RESULTS_JSON, read_records
     from dllm_env.policies.learned import CARD, LearnedPolicy
 
     @dataclass(frozen=True)
@@ -161,9 +168,9 @@ def push(arguments: list[str]) -> None:
     shown: list[Any] = []
     for folder in given.results:
         try:
-            shown += json.loads((folder / RESULTS_JSON).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged") from None
+            shown += read_records(folder)
+        except UsageError as error:
+            raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged: {error}") from None
     card = {"name": given.to, "results": shown}
     if given.dry_run:
         policy.save_pretrained(check_folder(given.dry_run), model_card_kwargs=card)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import make_dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,7 +51,7 @@ def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
     """The settings of a command; ``kind`` is a class or a union of some, ``more`` are tyro's own arguments."""
     import tyro
 
-    for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, value in zip_longest(arguments, arguments[1:], fillvalue=""):
         if argument in (f"{flag}=" for flag in PLACES) or (argument in PLACES and not value):
             raise UsageError(f"{argument.rstrip('=')} needs the name of a place, got nothing")
     shown = io.StringIO()
@@ -98,7 +99,7 @@ def started_with(base: Settings, arguments: Sequence[str]) -> Settings:
 def peek(arguments: Sequence[str], flag: str, default: str) -> str:
     """A flag's value before parsing: presets have to be known when the defaults are set."""
     value = default
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         if argument == flag:
             value = following
         elif argument.startswith(flag + "="):

@@ -25,7 +25,7 @@ from dllm_env.denoisers import templates
 from dllm_env.denoisers.plain_text import PlainText
 from dllm_env.denoisers.tiny import TinyConfig, TinyDenoiser
 from dllm_env.errors import UsageError
-from dllm_env.eval import results
+from dllm_env.eval import evaluate, results
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.eval.runner import check_baseline, finish
 from dllm_env.eval.suite import load_suite
@@ -231,7 +231,7 @@ def without_digest(path: Path) -> None:
 def test_bad_weights_are_refused_by_name(which: str, change: Any, message: str, copies: Any) -> None:
     folder, config, weights, load = copies[which]
     state = load_file(folder / weights)
-    name = sorted(name for name, value in state.items() if value.ndim > 1)[-1]
+    name = sorted(name for name, value in state.items() if value.ndim > 1 and len(value) > 1)[-1]
     state[name] = change(state[name])
     save_file(state, folder / weights)
     replaced = refusal(lambda: load(folder))
@@ -307,7 +307,7 @@ def test_bad_policy_json(change: dict[str, Any], message: str, copies: Any) -> N
         ({"network": {"layers": 10**9}}, "at most 1,024 layers"),
         ({"network": {"width": 1.5}}, "width must be a whole number"),
         ({"network": {"convolution": 4}}, "has to be odd"),
-        ({"network": {"width": 2**17, "heads": 2**16, "layers": 1000}}, "is missing"),  # and no memory is taken
+        ({"network": {"width": 2**17, "heads": 2**16, "layers": 30}}, "is missing"),  # and no memory is taken
     ],
 )
 def test_bad_denoiser_json(change: dict[str, Any], message: str, copies: Any) -> None:
@@ -596,8 +596,9 @@ def test_problems_are_made_when_they_are_played(monkeypatch: pytest.MonkeyPatch,
     made: list[int] = []
     original = Trace._program
     monkeypatch.setattr(Trace, "_program", lambda self, rng: made.append(1) or original(self, rng))
-    Evaluation(EvaluationConfig(problems=1_000_000), ["random"], toy)
-    assert len(made) < 200_000
+    monkeypatch.setattr(evaluate, "LOOKED_AT", 50)
+    Evaluation(EvaluationConfig(problems=100_000), ["random"], toy)
+    assert len(made) < 5000
 
 
 def test_a_policy_is_named_once(policy: Path, toy: TinyDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -819,12 +820,14 @@ def test_damaged_files_are_read_or_refused(
         case = tmp_path / str(number)
         shutil.copytree(whole, case)
         way = damage_file(rng, case / name)
+        said = ""
         try:
             readers[name](case / name)
         except UsageError as error:
-            refused += 1
-            assert "\n" not in str(error), (name, way)
-            assert len(str(error)) < 2100, (name, way)
+            said = str(error)
+        refused += bool(said)
+        assert "\n" not in said, (name, way)
+        assert len(said) < 2100, (name, way)
         shutil.rmtree(case)
     assert 60 < refused < 120
 

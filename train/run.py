@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from google.protobuf.message import DecodeError
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -31,11 +32,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dllm_env.errors import UsageError
+from dllm_env.reading import decode, read_bytes, reason
 from dllm_env.train.checkpoint import optimizer_tensors, read_checkpoint
 from dllm_env.train.settings_file import SETTINGS, Settings, flat, read_settings, write_settings
 from dllm_env.weights import DIGESTS, digest_of_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
+LARGEST_LOG = 2**31
+"""Bytes."""
 
 
 def default_folder(kind: str) -> Path:
@@ -168,10 +172,13 @@ def cut_logs(folder: Path, last: int) -> None:
     heeds the mark, and which of two files comes first is not certain where both began in the same second.
     """
     for path in sorted(folder.glob("progress*.csv")):
-        text = path.read_text(encoding="utf-8")
+        text = decode(read_bytes(path, LARGEST_LOG), str(path))
         whole = text[: text.rfind("\n") + 1]  # a kill may have cut off the last line
-        lines = list(csv.reader(io.StringIO(whole)))
-        kept = lines[:1] + [line for line in lines[1:] if _update(lines[0], line) <= last]
+        try:
+            lines = list(csv.reader(io.StringIO(whole)))
+            kept = lines[:1] + [line for line in lines[1:] if _update(lines[0], line) <= last]
+        except (csv.Error, ValueError) as error:
+            raise UsageError(f"cannot read the log {path}: {reason(error)}; move it away to go on") from None
         if kept != lines or whole != text:
             out = io.StringIO()
             csv.writer(out, lineterminator="\n").writerows(kept)
@@ -195,8 +202,13 @@ def _update(head: list[str], line: list[str]) -> float:
 
 def _events(path: Path) -> Iterator[tuple[bytes, int]]:
     """The events of a file with their steps, up to one that a kill cut off."""
-    for data in RawEventFileLoader(str(path)).Load():
-        yield data, Event.FromString(data).step
+    if not path.is_file():
+        raise UsageError(f"cannot read the log {path}: it is no regular file; move it away to go on")
+    try:
+        for data in RawEventFileLoader(str(path)).Load():
+            yield data, Event.FromString(data).step
+    except (DecodeError, ValueError, OSError) as error:
+        raise UsageError(f"cannot read the log {path}: {reason(error)}; move it away to go on") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

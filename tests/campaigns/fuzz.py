@@ -48,7 +48,7 @@ class Kind:
     Attributes:
         arguments: valid ones; files are relative to the case's folder.
         parts: what of the fixtures is copied into that folder.
-        files: those of them that may be damaged.
+        files: those of them that may be damaged, as patterns.
         limits: arguments that stand at the end, undamaged, so that whatever is left is soon done.
         weight: how often it is drawn.
     """
@@ -118,7 +118,7 @@ KINDS = (
     Kind(
         ("train", "grpo", "--denoiser", "toy", "--out", "run", "--resume"),
         ("toy", "run"),
-        ("run/settings.json", "run/checkpoint.safetensors", "run/logs/progress.csv"),
+        ("run/settings.json", "run/checkpoint.safetensors", "run/logs/progress.csv", "run/logs/events.out.*"),
         (),
         5,
     ),
@@ -207,7 +207,7 @@ def prepare(rng: random.Random, fixtures: Path, folder: Path) -> tuple[list[str]
         (shutil.copytree if whole.is_dir() else shutil.copy)(whole, folder / part)
     arguments, done = list(kind.arguments), ""
     if kind.files and rng.random() < 0.75:
-        file = folder / rng.choice(kind.files)
+        file = rng.choice(sorted(folder.glob(rng.choice(kind.files))))
         done = f"{file.relative_to(folder)}: {damage_file(rng, file)}"
     if not done or rng.random() < 0.15:
         count = 2 if arguments[0] in ("train", "ablate") else 1

@@ -836,3 +836,34 @@ def replace_folder(run: Run, folder: Path) -> Run:
     other = Run.__new__(Run)
     other.folder, other.resume = folder, True
     return other
+
+
+# ------------------------------------------------------------------------------------ rows and batches
+
+
+def test_rows_alone_and_together(toy: TinyDenoiser) -> None:
+    """A part of the campaign ``batches``."""
+    import batches
+    from common import Tally
+
+    tally = Tally("batches", {}, [])
+    batches.check(tally, 12, random.Random(0), {"toy": toy})
+    assert tally.counts == {"combinations": 12, "rows alone": 24}
+    assert not tally.failures
+
+
+def test_the_campaign_notices_a_row_that_depends_on_others(
+    toy: TinyDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import batches
+    from common import Tally
+
+    class Leaking(TinyDenoiser):
+        """Its features depend on how many rows there are."""
+
+        def features(self, tokens: torch.Tensor, last: int) -> torch.Tensor:
+            return super().features(tokens, last) * (1 + 0.1 * len(tokens))
+
+    tally = Tally("batches", {}, [])
+    batches.check(tally, 8, random.Random(0), {"toy": Leaking(toy.network)})
+    assert tally.failures

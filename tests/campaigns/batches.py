@@ -92,15 +92,8 @@ def draw(rng: random.Random, denoisers: dict[str, Denoiser]) -> Combination:
         limit_block_steps=not remasks and rng.random() < 0.2,
         prefix_cache=getattr(denoiser, "caches_prefix", False) and rng.random() < 0.4,
     )
-    return Combination(
-        name,
-        _policy(rng, remasks, isinstance(denoiser, TinyDenoiser)),
-        task,
-        rules,
-        rng.randint(3, 9),
-        rng.randint(2, 6),
-        rng.randrange(10**6),
-    )
+    policy = _policy(rng, remasks, isinstance(denoiser, TinyDenoiser))
+    return Combination(name, policy, task, rules, rng.randint(3, 9), rng.randint(2, 6), rng.randrange(10**6))
 
 
 def _policy(rng: random.Random, remasks: bool, shadows: bool) -> str:

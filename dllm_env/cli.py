@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     tolerate_any_character(sys.stdout, sys.stderr)
     try:
+        check(arguments)
         name, rest = choose(arguments)
         run(name, rest)
         sys.stdout.flush()
@@ -60,6 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as stop:  # tyro's way to end after --help (0) or wrong arguments (2)
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+
+
+def check(arguments: Sequence[str]) -> None:
+    """Refuses arguments that no command line can have.
+
+    Raises:
+        UsageError: one with a NUL byte, at which names of files would end.
+    """
+    for argument in arguments:
+        if "\0" in argument:
+            raise UsageError(f"an argument holds a NUL byte: {argument[:80]!r}")
 
 
 def run(name: str, arguments: list[str]) -> None:

@@ -24,6 +24,8 @@ PREFIX = "dllm_env_user_"
 """Begins the names of modules that are made of users' files."""
 
 _FILE = re.compile(r"(?P<file>.+?\.py):(?P<name>[^\W\d]\w*)\s*(?P<call>\(.*\))?", re.DOTALL)
+LONGEST = 10_000
+"""Letters of a text that names a file."""
 SETTING = re.compile(r":\s*[^\W\d]\w*\s*=")
 """Where the settings behind a place begin."""
 
@@ -78,7 +80,7 @@ class Loaded:
 
 def file_part(text: str) -> FilePart | None:
     """What ``file.py:Name(…)`` names; None for another kind of text."""
-    found = _FILE.fullmatch(text.strip())
+    found = _FILE.fullmatch(text.strip()) if len(text) <= LONGEST else None
     if found is None:
         return None
     part = FilePart(text, Path(found["file"]), found["name"], found["call"] or "")
@@ -204,7 +206,7 @@ def _arguments(place: FilePart, kind: Callable[..., Any]) -> tuple[list[Any], di
             raise UsageError(readable)
         given = [ast.literal_eval(argument) for argument in node.args]
         keywords = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         raise UsageError(readable) from None
     takes_more = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(kind).parameters.values())
     known = parameters(kind)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -32,6 +33,7 @@ from dllm_env.eval.results import code_version
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout
 from dllm_env.random import derive_key
+from dllm_env.reading import reason
 from dllm_env.rules import Rules
 
 try:
@@ -301,6 +303,12 @@ def _summary(rows: Sequence[Played]) -> dict[str, float]:
     return {"responses": len(rows), "cut_off": cut_off, "mean_nfe": sum(nfe for _, _, nfe in rows) / len(rows)}
 
 
+def _is_ours(error: BaseException) -> bool:
+    """Whether something was raised while this package's code was at work, and not by the harness on its own."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.partition(".")[0] == "dllm_env" for name in frames[1:])
+
+
 def main(arguments: Sequence[str]) -> int:
     """The harness's own command line, ``lm-eval``, with the model ``dllm-env`` where ``--model`` names none.
 
@@ -311,7 +319,7 @@ def main(arguments: Sequence[str]) -> int:
         The exit status.
 
     Raises:
-        UsageError: model arguments that do not fit.
+        UsageError: model arguments that do not fit, or something that the harness refuses.
     """
     before = sys.argv
     sys.argv = ["lm-eval", *with_defaults(arguments)]
@@ -319,6 +327,13 @@ def main(arguments: Sequence[str]) -> int:
         cli_evaluate()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except UsageError:
+        raise
+    except Exception as error:
+        if _is_ours(error):
+            raise
+        said = reason(error) or type(error).__name__
+        raise UsageError(f"the lm-evaluation-harness refuses this ({type(error).__name__}): {said}") from None
     finally:
         sys.argv = before
     return 0

@@ -14,12 +14,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dllm_env import consent
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
+from dllm_env.reading import check_value, read_yaml, shown
 from dllm_env.rules import Rules
 
 NAME = "dllm-env"
@@ -28,6 +27,8 @@ NAME = "dllm-env"
 DENOISER_OPTIONS = ("dtype", "device_map", "attention", "chat", "shift", "mask", "revision", "trust_remote_code")
 """Settings of a checkpoint that are model arguments, too; see ``dllm_env.denoisers.huggingface.Options``."""
 
+MOST = 10**6
+"""Sequences at a time, or samples of a likelihood, at most."""
 BATCH = 128
 """Sequences at a time, where nothing or ``auto`` is said."""
 
@@ -99,9 +100,13 @@ class HarnessConfig(Rules):
 
     def __post_init__(self) -> None:
         Rules.of(self, temperature=self.temperature or 0.0)
-        for name in ("batch_size", "mc_samples"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"model argument {name} has to be at least 1, got {getattr(self, name)}")
+        for name, least in (("batch_size", 1), ("mc_samples", 1), ("max_batch_size", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise UsageError(f"model argument {name} has to be at least {least}, got {value}")
+            if value > MOST:
+                raise UsageError(f"model argument {name} has to be at most {MOST:,}, got {value:,}")
+        check_value(self.seed, int, "model argument seed")
 
 
 def _value(name: str, value: Any, kind: type) -> Any:
@@ -116,7 +121,7 @@ def _value(name: str, value: Any, kind: type) -> Any:
         if kind is str and not isinstance(value, (str, int, float)):
             return value  # a denoiser or policy
         return kind(value)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         wanted = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
         raise UsageError(f"model argument {name} has to be {wanted}, got {value!r}") from None
 
@@ -208,9 +213,12 @@ def _check_request_cache(given: Mapping[str, Any], file: Mapping[str, Any]) -> N
 
 
 def _yaml(path: str) -> dict[str, Any]:
-    """A configuration file; nothing where it cannot be read, of which the harness will complain."""
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """A configuration file.
+
+    Raises:
+        UsageError: it cannot be read, or holds no settings.
+    """
+    found = read_yaml(Path(path))
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} has to hold settings, name: value, got {shown(found)}")
+    return found

@@ -23,6 +23,17 @@ import dllm_env.policies
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import accuracy_interval, mean, quantile
 from dllm_env.random import derive_key
+from dllm_env.reading import (
+    as_table,
+    check_fields,
+    check_value,
+    exists,
+    json_lines,
+    parse_json,
+    read_json,
+    shown,
+    type_hints,
+)
 from dllm_env.rules import Rules
 
 SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.jsonl", "results.json", "results.csv"
@@ -290,15 +301,13 @@ def read(folders: Sequence[Path], skip_broken: bool = False, mix_versions: bool 
     settings: dict[str, Setting] = {}
     outcomes: dict[str, dict[tuple[int, int], Outcome]] = {}
     for folder in folders:
-        if not (folder / PROBLEMS).is_file() or not (folder / SETTINGS).is_file():
+        if not all(exists(folder / name) and (folder / name).is_file() for name in (PROBLEMS, SETTINGS)):
             raise UsageError(f"no results in {folder}: {SETTINGS} or {PROBLEMS} is missing")
         for setting in _lines(folder / SETTINGS, _setting, skip_broken):
             settings[setting.key] = setting
 
         def outcome(line: Mapping[str, Any]) -> Outcome:
-            if line["setting"] not in settings:
-                raise ValueError(f"its setting {line['setting']!r} is not in {SETTINGS}")
-            return Outcome(**line)
+            return _outcome(line, settings)
 
         for found in _lines(folder / PROBLEMS, outcome, skip_broken):
             outcomes.setdefault(found.setting, {})[found.index, found.sample] = found
@@ -311,26 +320,84 @@ def read(folders: Sequence[Path], skip_broken: bool = False, mix_versions: bool 
 
 
 def _setting(line: Mapping[str, Any]) -> Setting:
-    setting = Setting(**{name: value for name, value in line.items() if name != "key"})
-    if line["key"] != setting.key:
-        raise ValueError("its key is not that of its values")
+    values = {name: value for name, value in line.items() if name != "key"}
+    check_fields(Setting, values)
+    setting = Setting(**values)
+    if line.get("key") != setting.key:
+        raise UsageError("its key is not that of its values")
     return setting
+
+
+_COUNTS = ("index", "sample", "steps", "remasks", "tokens", "seconds")
+_PLACES = ("words", "revealed_at", "confidence")
+
+
+def _outcome(line: Mapping[str, Any], settings: Mapping[str, Setting]) -> Outcome:
+    """A line of ``problems.jsonl`` whose values can be those of an outcome.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    check_fields(Outcome, line)
+    outcome = Outcome(**line)
+    if outcome.setting not in settings:
+        raise UsageError(f"its setting {shown(outcome.setting)} is not in {SETTINGS}")
+    for name in _COUNTS:
+        if getattr(outcome, name) < 0:
+            raise UsageError(f"{name} must be at least 0, got {getattr(outcome, name)}")
+    if outcome.nfe < 1:
+        raise UsageError(f"nfe must be at least 1, got {outcome.nfe}")
+    if not 0 <= outcome.correct <= 1:
+        raise UsageError(f"correct must be from 0 to 1, got {outcome.correct:g}")
+    lengths = {len(getattr(outcome, name)) for name in _PLACES}
+    length = settings[outcome.setting].response_length
+    if lengths != {length}:
+        raise UsageError(f"{', '.join(_PLACES)} must have {length} entries each, as the response has tokens")
+    if outcome.rewards and "total" not in outcome.rewards:
+        raise UsageError("rewards has no total")
+    return outcome
 
 
 def _lines(file: Path, make: Any, skip_broken: bool) -> list[Any]:
     made = []
-    lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last line end was cut off by a kill
-    for number, line in enumerate(lines, 1):
+    for number, line in json_lines(file):
         try:
-            made.append(make(json.loads(line)))
-        except (ValueError, TypeError, KeyError) as error:
+            made.append(make(as_table(parse_json(line, "it"), "it")))
+        except UsageError as error:
             if not skip_broken:
-                reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 raise UsageError(
-                    f"{file}, line {number} cannot be read ({reason}); remove it, or go on without such lines with "
+                    f"{file}, line {number} cannot be read ({error}); remove it, or go on without such lines with "
                     "--skip-broken"
                 ) from None
     return made
+
+
+SHOWN = (
+    *("policy", "task", "denoiser", "block_length", "problems"),
+    *("accuracy", "accuracy_low", "accuracy_high", "nfe"),
+)
+"""What a model card shows of an entry of ``results.json``."""
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """What ``results.json`` of a folder says: settings with their figures.
+
+    Raises:
+        UsageError: it is missing or damaged.
+    """
+    records = read_json(folder / RESULTS_JSON)
+    check_value(records, list, RESULTS_JSON)
+    kinds = {**type_hints(Setting), **type_hints(Figures)}
+    for number, record in enumerate(records):
+        about = f"{RESULTS_JSON}, entry {number}"
+        values = as_table(record, about)
+        for name in SHOWN:
+            if name not in values:
+                raise UsageError(f"{about}: the field {name!r} is missing")
+        for name, value in values.items():
+            if name in kinds:
+                check_value(value, kinds[name], f"{about}: {name}")
+    return records
 
 
 def write_tables(folder: Path, results: Sequence[Result]) -> None:

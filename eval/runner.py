@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from dllm_env.errors import UsageError
 from dllm_env.eval.compare import (
     Entry,
     by_condition,
@@ -63,6 +64,20 @@ def play(evaluations: Sequence[Evaluation], folder: Path, workers: int = 1) -> N
 
         for setting, outcomes in play_pieces(evaluations, todo, workers, report):
             append(folder, setting, outcomes)
+
+
+def check_baseline(evaluations: Sequence[Evaluation], folder: Path, baseline: str) -> None:
+    """Before anything is played.
+
+    Raises:
+        UsageError: neither the evaluations nor the folder's results have such a policy.
+    """
+    names = [job.setting.policy for evaluation in evaluations for job in evaluation.jobs]
+    if (folder / PROBLEMS).exists():
+        names += [result.setting.policy for result in read([folder])]
+    if baseline not in names:
+        known = ", ".join(dict.fromkeys(names))
+        raise UsageError(f"no results of the baseline {baseline!r}, now or in {folder}; there are {known}")
 
 
 def finish(folder: Path, baseline: str = "") -> list[Entry]:

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from dllm_env import consent
 from dllm_env.denoisers.base import Extras
@@ -24,12 +23,17 @@ from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_networ
 from dllm_env.policies.public import base_names
 from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
+from dllm_env.reading import check_fields, check_value, exists, read_table, reason
+from dllm_env.reading import shown as in_short
 from dllm_env.rules import Context
 from dllm_env.specs import Settings, read_settings, split, typed
 from dllm_env.user_code import file_part, parameters
+from dllm_env.weights import DIGESTS, check_weights, digest_of_file, fits, not_fitting, read_safetensors
 
 WEIGHTS, CONFIG, CARD = "policy.safetensors", "policy.json", "README.md"
 UPLOADED = (CARD, CONFIG, WEIGHTS)
+UNFINISHED = ".tmp"
+"""Ends the name of a file that is not in its place yet."""
 
 
 class LearnedPolicy(ModelHubMixin):
@@ -132,14 +136,13 @@ class LearnedPolicy(ModelHubMixin):
         about = base_names(about) if self._public else about
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         card = self.generate_model_card(**dict(model_card_kwargs or {}))
-        for name, write in (
-            (WEIGHTS, lambda path: save_file(state, path)),
-            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")),
-            (CARD, lambda path: path.write_text(str(card), encoding="utf-8")),
-        ):
-            temporary = folder / (name + ".tmp")
-            write(temporary)
-            temporary.replace(folder / name)
+        new = {name: folder / (name + UNFINISHED) for name in (WEIGHTS, CONFIG, CARD)}
+        save_file(state, new[WEIGHTS])
+        about[DIGESTS] = {WEIGHTS: digest_of_file(new[WEIGHTS])}
+        new[CONFIG].write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        new[CARD].write_text(str(card), encoding="utf-8")
+        for name, path in new.items():  # all are there before the first goes to its place; see ``_read_config``
+            path.replace(folder / name)
         if push_to_hub:
             self.push_to_hub(repo_id or folder.name, model_card_kwargs=dict(model_card_kwargs or {}), **pushing)
         return folder
@@ -187,22 +190,21 @@ class LearnedPolicy(ModelHubMixin):
         """
         found = _find(str(folder))
         try:
-            config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
+            config = _read_config(found)
             consent.check_read(
                 [None if network else config["network"], None if head else config["head"]], found / CONFIG
             )
-            if config["context"] not in ("full", "block"):
-                raise ValueError(f"its context is {config['context']!r}, not full or block")
-            kind, hidden_size = network or config["network"].pop("kind"), config["network"].pop("hidden_size", 0)
-            shape = NetworkConfig(**{k: v for k, v in config["network"].items() if k != "kind"})
-            made = make_network(kind, shape, torch_generator(0), hidden_size)
-            made.load_state_dict(load_file(found / WEIGHTS))
+            shape = {**config["network"]}
+            kind, hidden_size = shape.pop("kind"), shape.pop("hidden_size", 0)
+            made = make_network(network or kind, NetworkConfig(**shape), torch_generator(0), hidden_size)
+            state, _ = read_safetensors(found / WEIGHTS)
+            check_weights(state, made.state_dict(), WEIGHTS)
+            made.load_state_dict(state)
             chosen = restore_head(config["head"]) if head is None else load_head(head)
             shown = name or str(folder)
             return cls(made.to(device).eval(), chosen, config["context"], shown, training=config["training"])
-        except (SafetensorError, RuntimeError, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"cannot load the policy in {found}: {reason}") from None
+        except (RuntimeError, UsageError) as error:
+            raise UsageError(f"cannot load the policy in {found}: {reason(error)}") from None
 
     def with_settings(self, name: str, settings: Settings) -> LearnedPolicy:
         """The same network, acting otherwise: settings of its head, like ``temperature``, and ``greedy``.
@@ -224,12 +226,53 @@ class LearnedPolicy(ModelHubMixin):
         return LearnedPolicy(self.network, head, self.context, name, greedy, self.training)
 
 
+def _read_config(folder: Path) -> dict[str, Any]:
+    """What ``policy.json`` says, checked.
+
+    ``save_pretrained`` puts the weights into their place before it. A kill between the two leaves the one that
+    belongs to the weights under its unfinished name.
+
+    Raises:
+        UsageError: it is damaged, lacks something, or the weights are not those that it was written with.
+    """
+    config = _checked(read_table(folder / CONFIG))
+    if fits(folder, config):
+        return config
+    unfinished = folder / (CONFIG + UNFINISHED)
+    if unfinished.is_file():
+        newer = _checked(read_table(unfinished))
+        if newer.get(DIGESTS) and fits(folder, newer):
+            return newer
+    raise not_fitting(folder, CONFIG, WEIGHTS)
+
+
+def _checked(config: dict[str, Any]) -> dict[str, Any]:
+    """The same, if it has everything, each of its type."""
+    for name, kind in (("network", dict), ("head", dict), ("training", dict), ("context", str)):
+        if name not in config:
+            raise UsageError(f"{CONFIG}: the field {name!r} is missing")
+        if not isinstance(config[name], kind):
+            wanted = "a text" if kind is str else "a table of names and values"
+            raise UsageError(f"{CONFIG}: {name} has to be {wanted}, got {in_short(config[name])}")
+    if config.get("format", 1) != 1:
+        raise UsageError(f"{CONFIG}: its format is {in_short(config['format'])}, of a newer version; this reads 1")
+    if config["context"] not in ("full", "block"):
+        raise UsageError(f"{CONFIG}: its context is {in_short(config['context'])}, not full or block")
+    for part in ("network", "head"):
+        if not isinstance(config[part].get("kind"), str):
+            raise UsageError(f"{CONFIG}: {part} names no kind")
+    shape = {name: value for name, value in config["network"].items() if name not in ("kind", "hidden_size")}
+    check_fields(NetworkConfig, shape, f"{CONFIG}: network")
+    check_value(config["network"].get("hidden_size", 0), int, f"{CONFIG}: network: hidden_size")
+    return config
+
+
 def _find(name: str) -> Path:
     """The folder that holds the policy's files, downloaded where it is a Hub name."""
     for folder in (Path(name), Path(name) / "best", Path(name) / "last"):
-        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+        if exists(folder / CONFIG) and (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
-    if name.count("/") != 1 or Path(name).parent.exists():  # a Hub name is owner/name; this is a place on the disk
+    if name.count("/") != 1 or exists(Path(name).parent):  # a Hub name is owner/name; this is a place on the disk
         raise UsageError(
             f"no policy {name!r}: neither a heuristic ({', '.join(HEURISTICS)}), nor a class in a file "
             f"(my_rules.py:MyRule), nor a folder with {CONFIG} and {WEIGHTS}"

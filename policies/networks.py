@@ -21,8 +21,11 @@ from dllm_env.denoisers.base import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.numerics import in_tiles, rotate, rotation_angles, rows_at_once
+from dllm_env.specs import check_types
 from dllm_env.user_code import file_part, load_from_file, origin_of
 
+WIDEST = 4096
+"""The largest width; with it a policy has 270M parameters."""
 ROTATION_BASE = 100.0
 """Base of RoPE, for waves of 6 to some 500 positions; with the usual 10,000 most are longer than a response."""
 
@@ -41,6 +44,9 @@ class NetworkConfig:
     """Bias of the output, the score that all positions start with; sigmoid(−2) is about 12%."""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        if self.width > WIDEST or self.top > WIDEST or abs(self.bias) > WIDEST:
+            raise UsageError(f"a policy's width, top and bias are at most {WIDEST:,} in size, got {self}")
         if self.width < 1 or self.heads < 1 or self.width % self.heads or self.width // self.heads % 2:
             raise UsageError(f"policy width {self.width} has to be an even multiple of its heads ({self.heads})")
         if self.top < 1:

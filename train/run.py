@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from google.protobuf.message import DecodeError
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,7 +23,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
@@ -32,9 +32,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dllm_env.errors import UsageError
+from dllm_env.reading import decode, read_bytes, reason
+from dllm_env.train.checkpoint import optimizer_tensors, read_checkpoint
 from dllm_env.train.settings_file import SETTINGS, Settings, flat, read_settings, write_settings
+from dllm_env.weights import DIGESTS, digest_of_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
+LARGEST_LOG = 2**31
+"""Bytes."""
 
 
 def default_folder(kind: str) -> Path:
@@ -100,42 +105,34 @@ class Run:
         """
         tensors: dict[str, Tensor] = {}
         for name, part in parts.items():
-            values = part.state_dict() if isinstance(part, nn.Module) else _optimizer_tensors(part)
+            values = part.state_dict() if isinstance(part, nn.Module) else optimizer_tensors(part)
             tensors |= {f"{name}.{key}": value.detach().clone().contiguous() for key, value in values.items()}
         temporary = self.folder / (CHECKPOINT + ".tmp")
-        save_file(tensors, temporary, metadata={"info": json.dumps(info)})
+        said = json.dumps(info)
+        save_file(tensors, temporary, metadata={"info": said, DIGESTS: digest_of_tensors(tensors, said)})
         temporary.replace(self.folder / CHECKPOINT)
 
-    def load(self, parts: Mapping[str, nn.Module | Optimizer]) -> dict[str, Any]:
+    def load(
+        self, parts: Mapping[str, nn.Module | Optimizer], steps: float = math.inf, last: float = math.inf
+    ) -> dict[str, Any]:
         """Puts what ``save`` wrote last back into the parts and returns the info.
 
+        Args:
+            parts: networks and optimizers by name.
+            steps: how many an optimizer takes in an update at most.
+            last: the run's last update.
+
         Raises:
-            UsageError: the checkpoint is damaged.
+            UsageError: the checkpoint is damaged, or not one of these parts; none of them is changed then.
         """
         path = self.folder / CHECKPOINT
         try:
-            with safe_open(path, "pt") as file:
-                info = json.loads(file.metadata()["info"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            for name, part in parts.items():
-                values = {key[len(name) + 1 :]: v for key, v in tensors.items() if key.startswith(name + ".")}
-                part.load_state_dict(values if isinstance(part, nn.Module) else _optimizer_state(part, values))
-            return info
-        except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
-            raise UsageError(f"cannot resume from {path}: {str(error).splitlines()[0]}") from None
-
-
-def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
-
-
-def _optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+            state, info = read_checkpoint(path, parts, steps, last)
+        except UsageError as error:
+            raise UsageError(f"cannot resume from {path}: {error}") from None
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return info
 
 
 def settings_of_run(folder: Path, base: Settings, used: bool = True) -> Settings:
@@ -181,10 +178,13 @@ def cut_logs(folder: Path, last: int) -> None:
     heeds the mark, and which of two files comes first is not certain where both began in the same second.
     """
     for path in sorted(folder.glob("progress*.csv")):
-        text = path.read_text(encoding="utf-8")
+        text = decode(read_bytes(path, LARGEST_LOG), str(path))
         whole = text[: text.rfind("\n") + 1]  # a kill may have cut off the last line
-        lines = list(csv.reader(io.StringIO(whole)))
-        kept = lines[:1] + [line for line in lines[1:] if _update(lines[0], line) <= last]
+        try:
+            lines = list(csv.reader(io.StringIO(whole)))
+            kept = lines[:1] + [line for line in lines[1:] if _update(lines[0], line) <= last]
+        except (csv.Error, ValueError) as error:
+            raise UsageError(f"cannot read the log {path}: {reason(error)}; move it away to go on") from None
         if kept != lines or whole != text:
             out = io.StringIO()
             csv.writer(out, lineterminator="\n").writerows(kept)
@@ -208,8 +208,13 @@ def _update(head: list[str], line: list[str]) -> float:
 
 def _events(path: Path) -> Iterator[tuple[bytes, int]]:
     """The events of a file with their steps, up to one that a kill cut off."""
-    for data in RawEventFileLoader(str(path)).Load():
-        yield data, Event.FromString(data).step
+    if not path.is_file():
+        raise UsageError(f"cannot read the log {path}: it is no regular file; move it away to go on")
+    try:
+        for data in RawEventFileLoader(str(path)).Load():
+            yield data, Event.FromString(data).step
+    except (DecodeError, ValueError, OSError) as error:
+        raise UsageError(f"cannot read the log {path}: {reason(error)}; move it away to go on") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

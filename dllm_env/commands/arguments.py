@@ -7,13 +7,16 @@ import io
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import make_dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dllm_env import consent
 from dllm_env.errors import UsageError
+from dllm_env.reading import as_path, exists, reason
 
 Settings = TypeVar("Settings")
 
@@ -39,6 +42,8 @@ SUMMARIES = {
 
 CONSENTING = ("train grpo", "train ppo", "train denoiser", "ablate heads", "demo", "eval", "generate", "push")
 """Commands that may load what only a file names."""
+PLACES = ("--out", "--suite", "--config", "--dry-run")
+"""Flags that name a file or folder; tyro takes nothing for the working folder."""
 
 
 class Interrupted(Exception):
@@ -49,6 +54,9 @@ def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
     """The settings of a command; ``kind`` is a class or a union of some, ``more`` are tyro's own arguments."""
     import tyro
 
+    for argument, value in zip_longest(arguments, arguments[1:], fillvalue=""):
+        if argument in (f"{flag}=" for flag in PLACES) or (argument in PLACES and not value):
+            raise UsageError(f"{argument.rstrip('=')} needs the name of a place, got nothing")
     shown = io.StringIO()
     about = f"{SUMMARIES[name]}\n\n{consent.HELP}" if name in CONSENTING else SUMMARIES[name]
     words = [word for word in consent.without_flags(arguments) if word != "--trust_remote_code"]
@@ -94,7 +102,7 @@ def started_with(base: Settings, arguments: Sequence[str]) -> Settings:
 def peek(arguments: Sequence[str], flag: str, default: str) -> str:
     """A flag's value before parsing: presets have to be known when the defaults are set."""
     value = default
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         if argument == flag:
             value = following
         elif argument.startswith(flag + "="):
@@ -114,11 +122,23 @@ def check_folder(folder: Path) -> Path:
     Raises:
         UsageError: it is a file, or what it would be made in cannot be written to.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    as_path(str(folder))
+    existing = next(path for path in (folder, *folder.absolute().parents) if exists(path))
     if not existing.is_dir():
         raise UsageError(f"{existing} is a file; give another folder with --out")
     if not os.access(existing, os.W_OK):
         raise UsageError(f"cannot write to {existing}; give another folder with --out")
+    missing = [path for path in (folder, *folder.parents) if not exists(path)]
+    try:  # rights say too little: nobody can write to /proc
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {reason(error)}; give another folder with --out") from None
+    finally:
+        for path in missing:  # what is refused later leaves nothing behind
+            with contextlib.suppress(OSError):
+                path.rmdir()
     return folder
 
 

@@ -17,6 +17,9 @@ from dllm_env.commands.arguments import (
     without_arguments,
 )
 from dllm_env.errors import UsageError
+from dllm_env.reading import exists
+
+MOST_WORKERS = 1024
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -25,7 +28,7 @@ def evaluate(arguments: list[str]) -> None:
 
     from dllm_env.eval.evaluate import EvaluationConfig, prepare
     from dllm_env.eval.parallel import default_workers
-    from dllm_env.eval.runner import finish, play
+    from dllm_env.eval.runner import check_baseline, finish, play
     from dllm_env.eval.suite import load_suite
 
     @dataclass(frozen=True)
@@ -50,8 +53,12 @@ def evaluate(arguments: list[str]) -> None:
     if given.suite and given.policies:
         raise UsageError("give --suite or --policies, not both")
     folder = results_folder(given.out, given.resume)
+    if not 0 <= given.workers <= MOST_WORKERS:
+        raise UsageError(f"--workers must be from 1 to {MOST_WORKERS}, or 0 for the default, got {given.workers}")
     plans = load_suite(given.suite, given.config) if given.suite else [(given.config, given.policies)]
     evaluations = prepare(plans)
+    if given.baseline:
+        check_baseline(evaluations, folder, given.baseline)
     try:
         play(evaluations, folder, given.workers or default_workers(evaluations))
     except KeyboardInterrupt:
@@ -88,6 +95,8 @@ def report(arguments: list[str]) -> None:
     rows = pool(read(given.folders, given.skip_broken, given.mix_versions))
     page = given.out or given.folders[0] / REPORT
     check_folder(page.parent)
+    if exists(page) and page.is_dir():
+        raise UsageError(f"{page} is a folder; give the page's file with --out")
     page.parent.mkdir(parents=True, exist_ok=True)
     write_report(rows, comparisons(rows, given.baseline), page, title(rows))
     print(f"report: {page}")
@@ -135,12 +144,11 @@ def generate(arguments: list[str]) -> None:
 
 def push(arguments: list[str]) -> None:
     """``dllm-env push``."""
-    import json
     import re
 
     import tyro
 
-    from dllm_env.eval.results import RESULTS_JSON
+    from dllm_env.eval.results import RESULTS_JSON, read_records
     from dllm_env.policies.learned import UPLOADED, LearnedPolicy
 
     @dataclass(frozen=True)
@@ -163,10 +171,10 @@ def push(arguments: list[str]) -> None:
     shown: list[Any] = []
     for folder in given.results:
         try:
-            shown += json.loads((folder / RESULTS_JSON).read_text(encoding="utf-8"))
+            shown += read_records(folder)
             policy.generate_model_card(name=given.to, results=shown)
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged") from None
+        except (UsageError, KeyError, TypeError) as error:
+            raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged: {error}") from None
     card = {"name": given.to, "results": shown}
     if given.dry_run:
         policy.published().save_pretrained(check_folder(given.dry_run), model_card_kwargs=card)

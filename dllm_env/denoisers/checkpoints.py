@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,10 +9,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
 
 from dllm_env import consent
 from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options, family_of, transformers
+from dllm_env.denoisers.tiny import CONFIG
 from dllm_env.errors import UsageError
+from dllm_env.reading import read_table
+from dllm_env.reading import shown as in_short
 
 
 def load_huggingface(place: str, options: Options, name: str = "") -> HuggingFaceDenoiser:
@@ -28,11 +32,12 @@ def load_huggingface(place: str, options: Options, name: str = "") -> HuggingFac
         UsageError: nothing there, files that are damaged or do not fit, or a kind of model that cannot be used.
     """
     try:
+        if Path(place).is_dir():
+            read_table(Path(place) / CONFIG)  # says what is wrong with it in fewer words
         raw, _ = transformers.PretrainedConfig.get_config_dict(place, revision=options.revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"no denoiser {place!r}: {_line(error)}") from None
-    if "model_type" not in raw:
-        raise UsageError(f"{place}: its config.json names no model_type")
+    _check_config(raw, place)
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     options = replace(options, device=device)
     try:
@@ -40,13 +45,15 @@ def load_huggingface(place: str, options: Options, name: str = "") -> HuggingFac
             asked = replace(options, trust_remote_code=True)  # by that very name
             _need_trust(place, asked, f"is asked for attention={options.attention}, code from the Hub")
         check_shards(place, options.revision)
+        check_files(place, raw, options.revision)
         model = _model(place, raw, options)
+        check_finite(model, place)
         tokenizer = _tokenizer(place, raw, options)
+        return HuggingFaceDenoiser(model, tokenizer, name or place, options, raw)
     except UsageError:
         raise
     except Exception as error:  # transformers raises all kinds of errors for damaged files
         raise UsageError(f"cannot load the denoiser {place!r}: {_line(error)}") from None
-    return HuggingFaceDenoiser(model, tokenizer, name or place, options, raw)
 
 
 def check_shards(place: str, revision: str = "main") -> None:
@@ -71,11 +78,10 @@ def check_shards(place: str, revision: str = "main") -> None:
         )
         indices = [] if found is None else [Path(found)]
     for index in indices:
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise UsageError(f"{index} is no index of weights (weight_map: names to files)") from None
-        for name in names:
+        named = read_table(index).get("weight_map")
+        if not isinstance(named, dict):
+            raise UsageError(f"{index} is no index of weights (weight_map: names to files)")
+        for name in named.values():
             if not isinstance(name, str) or not _is_inside(name, index.parent):
                 raise UsageError(f"{index} names the weights {name!r}, which are not in its folder")
 
@@ -91,7 +97,67 @@ def _is_inside(name: str, folder: Path) -> bool:
 
 
 def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return in_short(line)[1:-1] if len(line) > 300 else line or type(error).__name__
+
+
+def _check_config(raw: Mapping[str, Any], place: str) -> None:
+    """Of a configuration, what would take for ever, or be understood as something else.
+
+    Raises:
+        UsageError: no kind of model, or a size that no model has.
+    """
+    if not isinstance(raw.get("model_type"), str):
+        raise UsageError(f"{place}: its config.json names no model_type")
+    for name, most in SIZES.items():
+        value = raw.get(name)
+        if value is not None and not (type(value) is int and 1 <= value <= most):
+            got = in_short(value)
+            raise UsageError(f"{place}: {name} in its config.json must be from 1 to {most:,}, and whole, got {got}")
+
+
+_LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+_WIDTHS = ("hidden_size", "d_model", "n_heads", "num_attention_heads", "intermediate_size", "mlp_hidden_size")
+SIZES = {
+    **dict.fromkeys(_LAYERS, 1000),
+    **dict.fromkeys(_WIDTHS, 2**20),
+    **dict.fromkeys(("vocab_size", "embedding_size"), 2**24),
+}
+"""Sizes in a configuration, and the largest that they may be."""
+
+
+def check_files(place: str, raw: Mapping[str, Any], revision: str) -> None:
+    """Looks into the headers of a checkpoint's safetensors files.
+
+    Raises:
+        UsageError: weights that are whole numbers, in a checkpoint that does not say how these stand for others.
+    """
+    if raw.get("quantization_config") is not None:
+        return
+    folder = Path(place)
+    if not folder.is_dir():
+        found = try_to_load_from_cache(place, CONFIG, revision=revision)
+        if not isinstance(found, str):
+            return
+        folder = Path(found).parent
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                kind = opened.get_slice(name).get_dtype()
+                if name.endswith(("weight", "bias")) and not kind.startswith(("F", "BF")):
+                    raise UsageError(f"{place}: the weight {name} in {file.name} is {kind}, not floating-point")
+
+
+def check_finite(model: Any, place: str) -> None:
+    """Looks at all weights and buffers of a checkpoint.
+
+    Raises:
+        UsageError: one of them holds NaN or infinity.
+    """
+    for name, value in model.state_dict().items():
+        looked_at = value.is_floating_point() and value.element_size() > 1 and value.device.type != "meta"
+        if looked_at and not bool(value.isfinite().all()):
+            raise UsageError(f"{place}: the weight {name} holds NaN or infinity: the file is damaged")
 
 
 def _model(place: str, raw: Mapping[str, Any], options: Options) -> Any:

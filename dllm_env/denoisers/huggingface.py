@@ -208,6 +208,10 @@ class HuggingFaceDenoiser(Denoiser):
         a, b, c, d = (known[len(known) * k // 5] for k in range(1, 5))
         first = self.parts.features(torch.tensor([[a, b, c]], device=self.device), None)
         other = self.parts.features(torch.tensor([[a, b, d]], device=self.device), None)
+        if not bool(first.isfinite().all()):
+            raise UsageError(
+                f"{self.name}: its hidden states are NaN or infinite; weights or config.json are damaged"
+            )
         if torch.equal(first[:, 0], other[:, 0]):
             raise UsageError(
                 f"{self.name} attends to the left only, so it cannot predict masks from what follows them; "

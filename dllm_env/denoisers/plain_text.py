@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dllm_env.denoisers.templates import Renderer
 from dllm_env.errors import UsageError
 
 OPEN, CLOSE = "\ue0f0", "\ue0f1"
@@ -27,6 +28,8 @@ class PlainText:
 
     def __init__(self, tokenizer: Any, controls: Iterable[int] = ()) -> None:
         self.tokenizer = tokenizer
+        self._renderer: Renderer | None = None
+        self._template: Any = None
         added = getattr(tokenizer, "added_tokens_decoder", {})
         special = {i for i, token in added.items() if token.special} | set(
             getattr(tokenizer, "all_special_ids", ())
@@ -69,14 +72,17 @@ class PlainText:
             settings: more arguments of ``apply_chat_template``.
 
         Raises:
-            UsageError: there is no template, or it refuses the conversation.
+            UsageError: there is no template, or it refuses the conversation, or takes too long or too much memory.
         """
         if not (getattr(self.tokenizer, "chat_template", None) or settings.get("chat_template")):
             raise UsageError("conversations need a tokenizer with a chat template; give texts")
         said = [{name: self._escape_all(value) for name, value in message.items()} for message in messages]
+        template = getattr(self.tokenizer, "chat_template", None)
+        if self._renderer is None or template != self._template:  # it has the tokenizer as it was when it began
+            self._renderer, self._template = Renderer(self.tokenizer.apply_chat_template), template
         try:
-            return str(self.tokenizer.apply_chat_template(said, tokenize=False, **settings))
-        except Exception as error:  # templates are programs, and raise what they like
+            return self._renderer({"conversation": said, "tokenize": False, **settings})
+        except UsageError as error:
             raise UsageError(f"the chat template refuses the conversation: {error}") from None
 
     def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:

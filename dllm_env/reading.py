@@ -337,7 +337,7 @@ class _Loader(yaml.SafeLoader):
 # ---------------------------------------------------------------------------------------------------- fields
 
 
-WORDS = {
+WORDS: dict[Any, str] = {
     **{bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"},
     **{list: "a list", dict: "a table of names and values"},
 }
@@ -371,7 +371,7 @@ def check_fields(kind: type, table: Mapping[str, Any], where: str = "") -> None:
 
 
 @functools.cache
-def type_hints(kind: type) -> dict[str, Any]:
+def type_hints(kind: Any) -> dict[str, Any]:
     """The types of a dataclass's fields."""
     return typing.get_type_hints(kind)
 

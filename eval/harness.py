@@ -116,7 +116,14 @@ class HarnessModel(LM):
             for column in fields(self.config):
                 if column.name not in ("denoiser", "policy", "device", "batch_size", "max_batch_size"):
                     info[column.name] = getattr(self.config, column.name)
-            claim(cache_hook.dbdict, {name: str(value) for name, value in info.items()})
+            try:
+                claim(cache_hook.dbdict, {name: str(value) for name, value in info.items()})
+            except UsageError:
+                raise
+            except Exception as error:  # of its database, or of what stands in it
+                raise UsageError(
+                    f"this cache cannot be read ({reason(error)}); give another --use_cache, or remove its file"
+                ) from None
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness's results say of the model: versions, and the mean NFE of each task."""

@@ -119,11 +119,15 @@ class HuggingFaceDenoiser(Denoiser):
         if self.eot_id < 0:
             raise UsageError(f"{self.name}: its tokenizer has no end-of-text (eos_token or sep_token)")
         self._ends = _ends(tokenizer, self.eot_id, _of(known, config, "eos_token_id"))
-        self.plain_text = PlainText(tokenizer, (self.mask_id, *self._ends))
         weight = next(iter(model.parameters()))
         self.device = weight.device
         self.dtype = weight.dtype
         self.vocabulary = int(_of(known, config, "embedding_size") or _of(known, config, "vocab_size") or 0)
+        if 0 < self.vocabulary <= self.mask_id:
+            raise UsageError(
+                f"{self.name}: its mask token is {self.mask_id}, but it knows {self.vocabulary:,} tokens"
+            )
+        self.plain_text = PlainText(tokenizer, (self.mask_id, *self._ends), self.vocabulary)
         self.hidden_size = self.parts.hidden_size
         self.caches_prefix = isinstance(self.parts, Decoder)
         length = _of({}, config, "max_position_embeddings") or known.get("max_sequence_length") or 2**20

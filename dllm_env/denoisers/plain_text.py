@@ -24,10 +24,11 @@ class PlainText:
     Args:
         tokenizer: any.
         controls: ids that no text may become, besides those that the tokenizer itself calls special.
+        vocabulary: how many tokens the model knows; 0 where nobody says it.
     """
 
-    def __init__(self, tokenizer: Any, controls: Iterable[int] = ()) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, controls: Iterable[int] = (), vocabulary: int = 0) -> None:
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary
         self._renderer: Renderer | None = None
         self._template: Any = None
         added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -101,7 +102,13 @@ class PlainText:
         return [self._escape_all(part) for part in value] if isinstance(value, (list, tuple)) else value
 
     def _ids(self, text: str, **settings: Any) -> list[int]:
-        return list(self.tokenizer(text, **{"add_special_tokens": False, **settings})["input_ids"])
+        ids = list(self.tokenizer(text, **{"add_special_tokens": False, **settings})["input_ids"])
+        if self.vocabulary and max(ids, default=0) >= self.vocabulary:
+            raise UsageError(
+                f"the tokenizer makes token {max(ids)} of a text, but the model knows {self.vocabulary:,} tokens: "
+                "they do not belong together"
+            )
+        return ids
 
     def _plain(self, text: str) -> list[int]:
         """Token ids of a text in which nothing is special; letter by letter where the tokenizer cannot do that."""

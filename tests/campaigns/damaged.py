@@ -79,6 +79,8 @@ def damage_file(rng: random.Random, path: Path) -> str:
         ways = (*YAML * 4, *BYTES)
     else:
         ways = BYTES
+    if path.name == "tokenizer_config.json":
+        ways = (*ways, *[odd_template] * 8)
     way = rng.choice(ways)
     way(rng, path)
     return way.__name__
@@ -265,6 +267,22 @@ def odd_yaml(rng: random.Random, path: Path) -> None:
         )
     )
     path.write_text(rng.choice((more, text + more, more + text)))
+
+
+def odd_template(rng: random.Random, path: Path) -> None:
+    """A chat template that is broken, raises, or would take for ever or all memory."""
+    template = rng.choice(
+        (
+            "{% for i in range(10**12) %}x{% endfor %}",
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+            "{{ 'x' * 10**11 }}",
+            "{% set x = namespace(v='x') %}{% for i in range(60) %}{% set x.v = x.v ~ x.v %}{% endfor %}",
+            *("{{ raise_exception('no\nno') }}", "{{ 1 / 0 }}", "{% if %}", "{{", "{{ messages[99].content }}", ""),
+            *("{{ messages.__class__.__mro__ }}", "{% include 'x' %}", "{{ messages|tojson * 100 }}"),
+        )
+    )
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
 
 
 STRUCTURE = (change_json, change_json, change_json, repeat_name)

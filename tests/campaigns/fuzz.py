@@ -96,7 +96,6 @@ KINDS = (
         (
             *("llada/config.json", "llada/tokenizer.json", "llada/tokenizer_config.json"),
             *("llada/model.safetensors.index.json", "llada/model-00001-of-00003.safetensors"),
-            "llada/chat_template.jinja",
         ),
         ("--response-length", "8", "--block-length", "8"),
         4,

@@ -18,6 +18,7 @@ import yaml
 
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
+from dllm_env.locks import LOCK
 from dllm_env.policies.base import Policy
 from dllm_env.rules import Rules
 
@@ -173,6 +174,29 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
         _check_request_cache(given, file)
         words += [word for name in ("batch_size", "device") if not said[name] for word in (f"--{name}", "auto")]
     return words
+
+
+def written_places(arguments: Sequence[str]) -> list[tuple[Path, str]]:
+    """Where the harness will write: folders, each with the name of the lock that stands for what is written there.
+
+    Results get names by their time, in the folder of ``--output_path``; a cache of results is one file.
+    """
+    if not arguments or arguments[0] in ("ls", "validate") or {"-h", "--help"} & set(arguments):
+        return []
+    parser = argparse.ArgumentParser("lm-eval", add_help=False)
+    for names in (("--config", "-C"), ("--output_path", "-o"), ("--use_cache", "-c")):
+        parser.add_argument(*names)
+    given = vars(parser.parse_known_args(list(arguments))[0])
+    file = _yaml(given["config"]) if given["config"] else {}
+    output, cache = (given[name] or file.get(name) for name in ("output_path", "use_cache"))
+    places = []
+    if output:
+        path = Path(str(output))
+        places.append((path.parent if path.suffix == ".json" else path, LOCK))
+    if cache:
+        path = Path(str(cache))
+        places.append((path.parent, f".{path.name}.lock"))
+    return places
 
 
 def _check_request_cache(given: Mapping[str, Any], file: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -22,6 +23,7 @@ import dllm_env
 import dllm_env.policies
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import accuracy_interval, mean, quantile
+from dllm_env.files import named, write_atomically
 from dllm_env.random import derive_key
 from dllm_env.rules import Rules
 
@@ -30,7 +32,7 @@ SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.json
 VERSIONS = ("policy_version", "denoiser_version", "code_version")
 NOT_PLAYED = (
     *("train", "eval", "policies"),  # in an installed package they are folders of it; policies count by themselves
-    *("commands", "cli.py", "__main__.py", "pareto.py", "intervals.py"),
+    *("commands", "cli.py", "__main__.py", "pareto.py", "intervals.py", "files.py", "locks.py", "processes.py"),
 )
 """What of the core cannot change an outcome: commands and pictures. All other modules count, new ones as well."""
 
@@ -250,7 +252,10 @@ def check_versions(settings: Iterable[Setting]) -> None:
 
 
 def append(folder: Path, setting: Setting, outcomes: Sequence[Outcome]) -> None:
-    """Adds outcomes of a setting to the folder's files."""
+    """Adds outcomes of a setting to the folder's files; the caller holds the folder's lock.
+
+    The setting comes first, so that whoever reads outcomes and then settings knows them all.
+    """
     file = folder / SETTINGS
     line = json.dumps({"key": setting.key, **asdict(setting)}) + "\n"
     if not file.exists() or line not in file.read_text(encoding="utf-8"):
@@ -268,7 +273,20 @@ def _append(file: Path, text: str) -> None:
             size = stream.seek(size - step)
             tail = stream.read(step) + tail
         stream.truncate(size + tail.rfind(b"\n") + 1)
-        stream.write(text.encode())
+        try:
+            stream.write(text.encode())
+            stream.flush()
+        except OSError as error:
+            raise named(error, file) from None
+
+
+def has_outcomes(folder: Path) -> bool:
+    """Whether a folder has any line of outcomes; a kill, or a full disk, may have left a file without one."""
+    try:
+        with (folder / PROBLEMS).open("rb") as stream:
+            return any(line.endswith(b"\n") for line in stream)
+    except FileNotFoundError:
+        return False
 
 
 Line = TypeVar("Line")
@@ -292,7 +310,8 @@ def read(folders: Sequence[Path], skip_broken: bool = False, mix_versions: bool 
     for folder in folders:
         if not (folder / PROBLEMS).is_file() or not (folder / SETTINGS).is_file():
             raise UsageError(f"no results in {folder}: {SETTINGS} or {PROBLEMS} is missing")
-        for setting in _lines(folder / SETTINGS, _setting, skip_broken):
+        played = (folder / PROBLEMS).read_bytes()  # before the settings, which are written first
+        for setting in _lines(folder / SETTINGS, (folder / SETTINGS).read_bytes(), _setting, skip_broken):
             settings[setting.key] = setting
 
         def outcome(line: Mapping[str, Any]) -> Outcome:
@@ -300,14 +319,14 @@ def read(folders: Sequence[Path], skip_broken: bool = False, mix_versions: bool 
                 raise ValueError(f"its setting {line['setting']!r} is not in {SETTINGS}")
             return Outcome(**line)
 
-        for found in _lines(folder / PROBLEMS, outcome, skip_broken):
+        for found in _lines(folder / PROBLEMS, played, outcome, skip_broken):
             outcomes.setdefault(found.setting, {})[found.index, found.sample] = found
-    played = [setting for setting in settings.values() if setting.key in outcomes]
-    if not played:
+    with_outcomes = [setting for setting in settings.values() if setting.key in outcomes]
+    if not with_outcomes:
         raise UsageError(f"no results in {', '.join(map(str, folders))}")
     if not mix_versions:
-        check_versions(played)
-    return [Result(s, [outcomes[s.key][place] for place in sorted(outcomes[s.key])]) for s in played]
+        check_versions(with_outcomes)
+    return [Result(s, [outcomes[s.key][place] for place in sorted(outcomes[s.key])]) for s in with_outcomes]
 
 
 def _setting(line: Mapping[str, Any]) -> Setting:
@@ -317,9 +336,9 @@ def _setting(line: Mapping[str, Any]) -> Setting:
     return setting
 
 
-def _lines(file: Path, make: Any, skip_broken: bool) -> list[Any]:
+def _lines(file: Path, content: bytes, make: Any, skip_broken: bool) -> list[Any]:
     made = []
-    lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last line end was cut off by a kill
+    lines = content.split(b"\n")[:-1]  # what follows the last line end was cut off by a kill
     for number, line in enumerate(lines, 1):
         try:
             made.append(make(json.loads(line)))
@@ -336,8 +355,9 @@ def _lines(file: Path, make: Any, skip_broken: bool) -> list[Any]:
 def write_tables(folder: Path, results: Sequence[Result]) -> None:
     """Writes ``results.json`` (a list with one object per setting) and ``results.csv``."""
     records = [result.record() for result in results]
-    (folder / RESULTS_JSON).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    with (folder / RESULTS_CSV).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    write_atomically(folder / RESULTS_JSON, (json.dumps(records, indent=1) + "\n").encode())
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(records[0]))
+    writer.writeheader()
+    writer.writerows(records)
+    write_atomically(folder / RESULTS_CSV, table.getvalue().encode(errors="backslashreplace"))

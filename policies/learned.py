@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
+from dllm_env.files import write_together
 from dllm_env.numerics import digest
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
@@ -125,14 +126,8 @@ class LearnedPolicy(ModelHubMixin):
         }
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         card = self.generate_model_card(**dict(model_card_kwargs or {}))
-        for name, write in (
-            (WEIGHTS, lambda path: save_file(state, path)),
-            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")),
-            (CARD, lambda path: path.write_text(str(card), encoding="utf-8")),
-        ):
-            temporary = folder / (name + ".tmp")
-            write(temporary)
-            temporary.replace(folder / name)
+        text = json.dumps(about, indent=1) + "\n"
+        write_together(folder, {WEIGHTS: save(state), CONFIG: text.encode(), CARD: str(card).encode()})
         if push_to_hub:
             self.push_to_hub(repo_id or folder.name, model_card_kwargs=dict(model_card_kwargs or {}), **pushing)
         return folder

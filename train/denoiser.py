@@ -19,6 +19,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
 from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+from dllm_env.locks import locked
 from dllm_env.random import torch_generator
 from dllm_env.tasks.base import Split
 from dllm_env.tasks.sudoku import Sudoku
@@ -247,7 +248,15 @@ def train_denoiser(
 
     Returns:
         The folder of the finished denoiser, for ``load_denoiser``.
+
+    Raises:
+        UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
+    with locked(folder):
+        return _train(settings, folder, resume, stop_after)
+
+
+def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: int | None) -> Path:
     config = TinyConfig(settings.width, settings.layers, settings.heads, feed_forward=2 * settings.width)
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dllm_env.errors import UsageError
+from dllm_env.files import write_atomically
 from dllm_env.train.settings_file import SETTINGS, Settings, flat, read_settings, write_settings
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -76,9 +77,7 @@ class Run:
             raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / ("new-" + SETTINGS)
-            write_settings(temporary, settings)
-            temporary.replace(folder / SETTINGS)
+            write_settings(folder / SETTINGS, settings)
         self.resume = resume
 
     def logger(self, at: int) -> Logger:
@@ -102,9 +101,7 @@ class Run:
         for name, part in parts.items():
             values = part.state_dict() if isinstance(part, nn.Module) else _optimizer_tensors(part)
             tensors |= {f"{name}.{key}": value.detach().clone().contiguous() for key, value in values.items()}
-        temporary = self.folder / (CHECKPOINT + ".tmp")
-        save_file(tensors, temporary, metadata={"info": json.dumps(info)})
-        temporary.replace(self.folder / CHECKPOINT)
+        write_atomically(self.folder / CHECKPOINT, save(tensors, metadata={"info": json.dumps(info)}))
 
     def load(self, parts: Mapping[str, nn.Module | Optimizer]) -> dict[str, Any]:
         """Puts what ``save`` wrote last back into the parts and returns the info.
@@ -204,13 +201,6 @@ def _events(path: Path) -> Iterator[tuple[bytes, int]]:
     """The events of a file with their steps, up to one that a kill cut off."""
     for data in RawEventFileLoader(str(path)).Load():
         yield data, Event.FromString(data).step
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a kill, sees the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def progress_bar() -> Progress:

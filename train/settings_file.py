@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from dllm_env.errors import UsageError
+from dllm_env.files import write_atomically
 from dllm_env.user_code import origin_of
 
 Settings = TypeVar("Settings")
@@ -177,7 +178,7 @@ def write_settings(path: Path, settings: Any) -> None:
     table = flat(settings)
     yaml_file = path.suffix in (".yaml", ".yml")
     text = yaml.safe_dump(table, sort_keys=False) if yaml_file else json.dumps(table, indent=1) + "\n"
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text.encode())
 
 
 def _values(table: Mapping[Any, Any], kind: type, file: str) -> dict[str, Any]:

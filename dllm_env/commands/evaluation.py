@@ -2,20 +2,20 @@
 
 # No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dllm_env.commands.arguments import (
-    Interrupted,
     check_folder,
+    going_on,
     parse,
+    refuse_results,
     results_folder,
-    with_out,
     without_arguments,
 )
 from dllm_env.errors import UsageError
+from dllm_env.locks import locked
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -49,14 +49,12 @@ def evaluate(arguments: list[str]) -> None:
     if given.suite and given.policies:
         raise UsageError("give --suite or --policies, not both")
     folder = results_folder(given.out, given.resume)
-    plans = load_suite(given.suite, given.config) if given.suite else [(given.config, given.policies)]
-    evaluations = prepare(plans)
-    try:
+    with locked(folder, fresh=given.out is None) as folder, going_on("eval", arguments, folder):
+        refuse_results(folder, given.resume)
+        plans = load_suite(given.suite, given.config) if given.suite else [(given.config, given.policies)]
+        evaluations = prepare(plans)
         play(evaluations, folder, given.workers or default_workers(evaluations))
-    except KeyboardInterrupt:
-        rest = shlex.join(["dllm-env", "eval", *with_out(arguments, folder), "--resume"])
-        raise Interrupted(f"interrupted; continue with: {rest}") from None
-    finish(folder, given.baseline)
+        finish(folder, given.baseline)
 
 
 def report(arguments: list[str]) -> None:
@@ -84,11 +82,12 @@ def report(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "report")
     if not given.folders:
         raise UsageError("give one or more folders of results")
-    rows = pool(read(given.folders, given.skip_broken, given.mix_versions))
     page = given.out or given.folders[0] / REPORT
     check_folder(page.parent)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_report(rows, comparisons(rows, given.baseline), page, title(rows))
+    # The page's own lock: results may be read, and shown, while more of them are being made.
+    with locked(page.parent, name=f".{page.name}.lock"):
+        rows = pool(read(given.folders, given.skip_broken, given.mix_versions))
+        write_report(rows, comparisons(rows, given.baseline), page, title(rows))
     print(f"report: {page}")
 
 
@@ -166,7 +165,8 @@ def push(arguments: list[str]) -> None:
             raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged") from None
     card = {"name": given.to, "results": shown}
     if given.dry_run:
-        policy.save_pretrained(check_folder(given.dry_run), model_card_kwargs=card)
+        with locked(check_folder(given.dry_run)) as folder:
+            policy.save_pretrained(folder, model_card_kwargs=card)
         print(f"written, not uploaded: {given.dry_run} (read {CARD})")
         return
     try:

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
+from dllm_env.files import write_together
 from dllm_env.numerics import digest, in_tiles, rotate, rotation_angles, rows_at_once
 from dllm_env.tasks.sudoku import BLANK
 from dllm_env.tasks.trace import FILLERS, OPERATIONS
@@ -237,8 +238,8 @@ class TinyDenoiser(Denoiser):
         """Writes ``model.safetensors`` and ``config.json``."""
         folder.mkdir(parents=True, exist_ok=True)
         config = {"network": asdict(self.network.config), "words": list(self.words)}
-        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        save_file(self.network.state_dict(), folder / "model.safetensors")
+        text = json.dumps(config, indent=1) + "\n"
+        write_together(folder, {"config.json": text.encode(), "model.safetensors": save(self.network.state_dict())})
 
     @classmethod
     def load(cls, folder: Path, name: str | None = None, device: str | torch.device = "cpu") -> TinyDenoiser:

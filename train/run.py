@@ -24,7 +24,12 @@ from rich.progress import (
 )
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import (
+    CSVOutputFormat,
+    Logger,
+    TensorBoardOutputFormat,
+    filter_excluded_keys,
+)
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -158,10 +163,35 @@ def _compare_settings(now: dict[str, Any], before: dict[str, Any]) -> None:
         )
 
 
+class CSVFile(CSVOutputFormat):
+    """Stable-Baselines3's CSV file, but a new column, for which it is written anew, cannot cost the lines before.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Adds a line."""
+        new = filter_excluded_keys(key_values, key_excluded, "csv").keys() - self.keys
+        if new and self.keys:
+            self.keys.extend(new)
+            self.file.seek(0)
+            lines = [",".join(self.keys), *(line[:-1] + "," * len(new) for line in self.file.readlines()[1:])]
+            self.file.close()
+            write_atomically(self.path, ("\n".join(lines) + "\n").encode())
+            self.file = self.path.open("r+", encoding="utf-8")
+            self.file.seek(0, io.SEEK_END)
+        super().write(key_values, key_excluded, step)
+
+
 def configure_logger(folder: Path, suffix: str = "") -> Logger:
     """SB3's logger, writing TensorBoard events and CSV into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    formats = [CSVOutputFormat(str(folder / f"progress{suffix}.csv")), TensorBoardOutputFormat(str(folder))]
+    formats = [CSVFile(folder / f"progress{suffix}.csv"), TensorBoardOutputFormat(str(folder))]
     return Logger(str(folder), formats)
 
 

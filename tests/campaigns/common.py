@@ -34,30 +34,29 @@ from dllm_env.random import torch_generator
 
 POLICY = (
     *("--width", "8", "--validation-problems", "2", "--block-length", "8"),
+    *("--response-length", "16"),
     *("--imitation-steps", "1", "--imitation-problems", "2", "--imitation-batch-size", "8"),
     *("--validation-rules", "top_k:8"),
 )
-GRPO = ("train", "grpo", "--updates", "8", "--prompts", "2", "--num-generations", "2", "--save-every", "1", *POLICY)
-PPO = ("train", "ppo", "--updates", "6", "--num-envs", "4", "--n-steps", "8", "--save-every", "2", *POLICY)
+GRPO = ("train", "grpo", "--updates", "5", "--prompts", "2", "--num-generations", "2", "--save-every", "1", *POLICY)
+PPO = ("train", "ppo", "--updates", "4", "--num-envs", "2", "--n-steps", "8", "--save-every", "2", *POLICY)
 DENOISER = (
+    *("train", "denoiser", "--width", "16", "--heads", "2", "--layers", "1", "--examples", "40"),
     *(
-        "train",
-        "denoiser",
-        "--width",
-        "16",
-        "--heads",
+        "--first-updates",
+        "4",
+        "--second-updates",
         "2",
-        "--layers",
+        "--third-updates",
+        "2",
+        "--warmup",
         "1",
-        "--examples",
-        "40",
         "--save-every",
         "2",
     ),
-    *("--first-updates", "4", "--second-updates", "2", "--third-updates", "2", "--warmup", "1"),
 )
 EVAL = (
-    *("eval", "--policies", "random:8", "leftmost:8", "threshold:0.2", "--problems", "24", "--batch-size", "2"),
+    *("eval", "--policies", "random:8", "leftmost:8", "threshold:0.2", "--problems", "12", "--batch-size", "1"),
     *("--block-length", "40", "8"),
 )
 

@@ -11,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing import connection, resource_tracker
+from multiprocessing.context import SpawnContext
+from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -52,6 +54,16 @@ def stop_before(error: BaseException | None) -> KeyboardInterrupt | None:
     return None
 
 
+def _numbers() -> list[int]:
+    """The signals of ``ENDING`` that this system has."""
+    return [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
+
+
+def _mask(how: str) -> set[Any]:
+    """Blocks or unblocks them in this thread, and returns what was blocked before."""
+    return signal.pthread_sigmask(getattr(signal, how), _numbers()) if hasattr(signal, "pthread_sigmask") else set()
+
+
 class Signals:
     """While it is entered, signals that ask to end raise ``Stopped``, in the main thread.
 
@@ -65,9 +77,8 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for name in ENDING:
-                number = getattr(signal, name, None)
-                if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            for number in _numbers():
+                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     self._before[number] = signal.signal(number, self._stop)
             threading.Thread(target=self._repeat, name="signals", daemon=True).start()
         return self
@@ -82,6 +93,7 @@ class Signals:
 
     def _repeat(self) -> None:
         """In a thread: a program must not go on because what a signal has raised was lost."""
+        _mask("SIG_BLOCK")  # so that they are held back where the main thread holds them back
         self._told.wait()
         while not self._over:
             time.sleep(LOST)
@@ -119,8 +131,7 @@ def signals_held_back() -> Iterator[None]:
         yield
         return
     resource_tracker.ensure_running()  # which lets signals through when it is started
-    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    before = _mask("SIG_BLOCK")
     try:
         yield
     finally:
@@ -129,26 +140,40 @@ def signals_held_back() -> Iterator[None]:
 
 def let_signals_change_nothing() -> None:
     """In a child: signals that ask to end do nothing to it, but what it starts itself has them as usual."""
-    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
-    for number in numbers:
+    for number in _numbers():
         signal.signal(number, lambda *_: None)  # a handler is not handed on to other programs; to ignore would be
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        _mask("SIG_UNBLOCK")
+
+
+class Workers(SpawnContext):
+    """Spawns processes as multiprocessing does, and can end all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[BaseProcess] = []
+
+    def Process(self, *arguments: Any, **named: Any) -> BaseProcess:  # type: ignore[override]
+        """A process, not yet started."""
+        self.started.append(SpawnContext.Process(*arguments, **named))
+        return self.started[-1]
+
+    def kill(self) -> None:
+        """Ends them at once, also those that are still beginning and listen to nothing."""
+        for process in self.started:
+            if process.pid is not None:
+                process.kill()
 
 
 class Lifeline:
-    """What processes hang on: they end when the one who holds it lets go, or is gone.
+    """What processes hang on: they end when the one who holds it is gone.
 
     Attributes:
         end: what they are handed, for ``end_with``.
     """
 
     def __init__(self) -> None:
-        self.end, self._mine = get_context("spawn").Pipe(duplex=False)
-
-    def cut(self) -> None:
-        """Ends all that hang on it, at once."""
-        self._mine.close()
+        self.end, self._mine = SpawnContext().Pipe(duplex=False)
 
     def close(self) -> None:
         """Lets go of everything; what hangs on it ends."""
@@ -157,7 +182,7 @@ class Lifeline:
 
 
 def end_with(parent: int, end: connection.Connection) -> None:
-    """Ends this process, at once, when its parent is gone or cuts the lifeline.
+    """Ends this process, at once, when its parent is gone.
 
     Args:
         parent: its process id.

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 
 import torch
@@ -17,7 +17,7 @@ from dllm_env.denoisers.tiny import TinyDenoiser
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, OnProgress, Place, earned, label, prepare
 from dllm_env.eval.results import Outcome, Setting
-from dllm_env.processes import Lifeline, end_with, let_signals_change_nothing, signals_held_back
+from dllm_env.processes import Lifeline, Workers, end_with, let_signals_change_nothing, signals_held_back
 
 PIECE = 4
 """Batches of a piece: what an interruption loses at most."""
@@ -94,8 +94,9 @@ Played = tuple[Setting, list[Outcome]]
 
 def _played_elsewhere(plans: list[Plan], todo: Sequence[Piece], workers: int) -> Iterator[tuple[Piece, Played]]:
     """Pieces as processes have played them; the processes end with this one, and at once when it is interrupted."""
+    started = Workers()
     with closing(Lifeline()) as line:
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _prepare, (plans, line.end))
+        pool = ProcessPoolExecutor(workers, started, _prepare, (plans, line.end))
         try:
             with signals_held_back():
                 running = {pool.submit(_play_there, piece): piece for piece in todo}
@@ -103,13 +104,13 @@ def _played_elsewhere(plans: list[Plan], todo: Sequence[Piece], workers: int) ->
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
         except BrokenProcessPool:
-            line.cut()
+            started.kill()
             raise UsageError(
                 "a worker has ended before its time, perhaps because memory ran out; go on with --resume, and "
                 "perhaps fewer --workers"
             ) from None
         except BaseException:  # nobody waits for pieces that are half played
-            line.cut()
+            started.kill()
             raise
         finally:
             pool.shutdown(cancel_futures=True)

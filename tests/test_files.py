@@ -77,8 +77,7 @@ def stopped(words: list[str], size: int, capfd: pytest.CaptureFixture[str]) -> l
     return shlex.split(lines[0].partition("with: dllm-env ")[2])
 
 
-@pytest.mark.parametrize("command", [GRPO, PPO])
-@pytest.mark.parametrize("size", [100, 700, 2000, 12_000, 60_000])
+@pytest.mark.parametrize(("command", "size"), [(GRPO, 1000), (PPO, 12_000)])
 def test_training_without_room_goes_on_where_it_was(
     command: list[str], size: int, toy_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +87,7 @@ def test_training_without_room_goes_on_where_it_was(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("size", [0, 100, 500, 6000, 20_000])
+@pytest.mark.parametrize("size", [500, 6000])
 def test_an_evaluation_without_room_goes_on_where_it_was(
     size: int, toy_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +51,8 @@ class Holder:
         assert self.process.stdout.readline() == "held\n"
 
     def close(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # with what it has forked
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
@@ -92,14 +95,14 @@ def test_a_kill_frees_the_lock_though_a_child_lives_on(tmp_path: Path, fork: boo
     os.kill(killed.process.pid, signal.SIGKILL)
     killed.process.wait()
     assert (tmp_path / LOCK).exists()
+    for _ in range(3000):  # a fork that has hardly begun still has all that its parent had
+        with contextlib.suppress(InUse), locked(tmp_path):
+            break
+        time.sleep(0.01)
     with locked(tmp_path):
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
     assert not (tmp_path / LOCK).exists()
-    if fork:
-        killed.close()
-    else:
-        with pytest.raises(ProcessLookupError):
-            killed.close()
+    killed.close()
 
 
 def test_the_same_process_may_take_it_again_within_and_afterwards(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def processes_of(mark: str) -> list[int]:
 
 def wait_until(true: Callable[[], object]) -> bool:
     """Whether it comes true in a time that is more than enough."""
-    over = time.monotonic() + 60
+    over = time.monotonic() + 300
     while not true() and time.monotonic() < over:
         time.sleep(0.02)
     return bool(true())
@@ -203,15 +203,18 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_the_command(number: signal.Signals, toy_folder: Path, tmp_path: Path) -> None:
     mark = f"MARK={tmp_path}"
-    words = ["eval", "--policies", "random:1", "leftmost:1", "--problems", "400", "--batch-size", "1"]
+    words = ["eval", "--policies", "random:8", "leftmost:8", "--problems", "3000", "--batch-size", "1"]
     words += ["--workers", "2", "--denoiser", str(toy_folder), "--out", "x"]
     command = [sys.executable, "-m", "dllm_env.cli", *words]
     environment = {**os.environ, "MARK": str(tmp_path), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        assert wait_until((tmp_path / "x" / PROBLEMS).exists)
-        assert len(processes_of(mark)) == 4  # with multiprocessing's tracker
-        process.send_signal(number)
-        said = process.communicate()[1]
+        try:
+            assert wait_until((tmp_path / "x" / PROBLEMS).exists)
+            assert len(processes_of(mark)) >= 3  # with the one or two workers that are there, and a tracker
+            process.send_signal(number)
+            said = process.communicate()[1]
+        finally:
+            process.kill()
     assert wait_until(lambda: not processes_of(mark))
     if number == signal.SIGTERM:
         assert process.returncode == 143
@@ -259,9 +262,10 @@ def test_what_is_asked_of_responses_ends_with_who_asked(what: str, tmp_path: Pat
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_processes; {call}"
     environment = {**os.environ, "ASKED": str(tmp_path / "asked"), "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True) as process:
-        assert wait_until(lambda: (tmp_path / "asked").exists() and list(tmp_path.glob(sign)))
+        there = wait_until(lambda: (tmp_path / "asked").exists() and list(tmp_path.glob(sign)))
         before = set(descendants(process.pid))
         process.kill()
+    assert there
     assert before
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before))
 

@@ -106,9 +106,9 @@ class Command:
 
     @property
     def error(self) -> str:
-        """Its last line, without the name of the command."""
-        lines = self.said.strip().splitlines()
-        return lines[-1].removeprefix("dllm-env: ") if lines else ""
+        """The last line that is about an error, without the name of the command."""
+        found = [line for line in self.said.splitlines() if line.startswith("dllm-env: ")]
+        return found[-1].removeprefix("dllm-env: ") if found else ""
 
 
 def start(arguments: list[str], folder: Path, before: Callable[[], object] = int) -> Command:
@@ -154,7 +154,7 @@ def run(arguments: list[str], folder: Path, seconds: float = 120.0) -> Command:
     return command
 
 
-def left(folder: Path, seconds: float = 10.0) -> list[int]:
+def left(folder: Path, seconds: float = 30.0) -> list[int]:
     """Processes that a command in this folder has left, once they had so much time to end."""
     over = time.monotonic() + seconds
     while (found := _of(folder)) and time.monotonic() < over:

@@ -287,5 +287,8 @@ def play_in_folder(
     torch.set_num_threads(1)
     tally = Tally(name, {}, [])
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        play(tally, rounds, random.Random(f"{name}/{seed}"), Path(folder).resolve())
+        try:
+            play(tally, rounds, random.Random(f"{name}/{seed}"), Path(folder).resolve())
+        except KeyboardInterrupt:  # what was counted until then is shown all the same
+            tally.name += " (interrupted)"
     return tally

@@ -184,7 +184,7 @@ def _lock(descriptor: int) -> bool:
             import msvcrt
 
             os.lseek(descriptor, FAR, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -57,7 +57,7 @@ def play_pieces(
     todo: Sequence[Piece],
     workers: int = 1,
     on_progress: OnProgress | None = None,
-) -> Iterator[tuple[Setting, list[Outcome]]]:
+) -> Generator[tuple[Setting, list[Outcome]], None, None]:
     """Plays pieces, in this process or in several; each comes as soon as it is there.
 
     Args:

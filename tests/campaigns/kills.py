@@ -27,18 +27,18 @@ LONGEST = 6
 def play(tally: Tally, rounds: int, rng: random.Random, folder: Path) -> None:
     """Kills so many times."""
     denoiser = ["--denoiser", str(toy(folder / "toy"))]
-    kinds = {}
-    for kind, arguments in KINDS.items():
-        begun, place = time.monotonic(), folder / f"whole-{kind.replace(' ', '-')}"
-        command = run([*arguments, *denoiser, "--out", "x"], place)
-        if not tally.check(command.status == 0, f"{kind}: {command.said[-500:]}"):
-            return
-        kinds[kind] = time.monotonic() - begun, result(place / "x")
+    kinds: dict[str, tuple[float, object]] = {}
     # Workers take seconds to start: they get fewer runs.
     order = [kind for kind in KINDS for _ in range(1 if kind.endswith("workers") else 3)]
     chain = 0
     while sum(tally.counts.get(f"kills of {kind}", 0) for kind in KINDS) < rounds:
         kind, chain = order[chain % len(order)], chain + 1
+        if kind not in kinds:
+            begun, place = time.monotonic(), folder / f"whole-{kind.replace(' ', '-')}"
+            command = run([*KINDS[kind], *denoiser, "--out", "x"], place)
+            if not tally.check(command.status == 0, f"{kind}: {command.said[-500:]}"):
+                return
+            kinds[kind] = time.monotonic() - begun, result(place / "x")
         with guarded(tally, f"{kind}, chain {chain}"):
             killed_and_resumed(tally, kind, [*KINDS[kind], *denoiser], *kinds[kind], rng, folder / f"chain-{chain}")
 

@@ -5,6 +5,7 @@
 #   make check     format, lint, types, import direction, tests
 #   make oldest    the quick tests with the lowest versions that pyproject.toml allows
 #   make python310 the quick tests on Python 3.10
+#   make campaigns  kill, stop, starve and fool the commands many times (an hour; no part of CI)
 #   make mutants   change the code in small ways and see whether the tests notice (hours; no part of CI)
 #   make ci        what CI runs: check, oldest, python310
 #   make format    rewrite the sources as `make check` wants them
@@ -23,7 +24,7 @@ ELSEWHERE := build/elsewhere
 PYTEST := pytest -n logical --dist worksteal
 QUICK := -m 'not slow' -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning
 
-.PHONY: install demo test check oldest python310 ci mutants format clean
+.PHONY: install demo test check oldest python310 ci campaigns mutants format clean
 .DEFAULT_GOAL := install
 
 install: $(LINKS)
@@ -70,6 +71,13 @@ python310:
 	$(call elsewhere,$(or $(PYTHON310),python3.10),constraints.txt)
 
 ci: check oldest $(if $(PYTHON310),python310)
+
+# Every script there that can be run; the line that each says at its end is kept in build/campaigns.txt.
+campaigns: install
+	@mkdir -p build && : > build/campaigns.txt
+	@status=0; for script in $$(grep -l __main__ tests/campaigns/*.py); do \
+		line=$$(nice $(BIN)/python $$script) || status=1; echo "$$line" | tee -a build/campaigns.txt; \
+	done; exit $$status
 
 # MODULES="heads losses" for some of them; see docs/testing.md.
 mutants: install

@@ -75,6 +75,11 @@ def _kind(value: Tensor) -> str:
 # --------------------------------------------------------------------------------------------------- digests
 
 
+def digest_of_bytes(data: bytes) -> str:
+    """SHA-256 of what a file holds, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def digest_of_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     total = hashlib.sha256()

@@ -12,6 +12,7 @@ because it counts as wrong there. Likelihoods are explained in ``likelihood.py``
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import traceback
@@ -26,10 +27,18 @@ from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Dynamics
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import row_seed
-from dllm_env.eval.harness_arguments import NAME, HarnessConfig, split_arguments, with_defaults
+from dllm_env.eval.harness_arguments import (
+    NAME,
+    HarnessConfig,
+    split_arguments,
+    with_defaults,
+    written_places,
+)
 from dllm_env.eval.harness_prompts import Prompts, logger
 from dllm_env.eval.likelihood import Pair, log_likelihoods
 from dllm_env.eval.results import code_version
+from dllm_env.files import write_failure
+from dllm_env.locks import locked
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout
 from dllm_env.random import derive_key
@@ -326,21 +335,25 @@ def main(arguments: Sequence[str]) -> int:
         The exit status.
 
     Raises:
-        UsageError: model arguments that do not fit, or something that the harness refuses.
+        UsageError: model arguments that do not fit, something that the harness refuses, or somebody else writes
+            where this would.
     """
-    before = sys.argv
-    sys.argv = ["lm-eval", *with_defaults(arguments)]
-    try:
-        cli_evaluate()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except UsageError:
-        raise
-    except Exception as error:
-        if _is_ours(error):
+    before, words = sys.argv, with_defaults(arguments)
+    with contextlib.ExitStack() as locks:
+        for folder, name in written_places(words):
+            locks.enter_context(locked(folder, name=name))
+        sys.argv = ["lm-eval", *words]
+        try:
+            cli_evaluate()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except UsageError:
             raise
-        said = reason(error) or type(error).__name__
-        raise UsageError(f"the lm-evaluation-harness refuses this ({type(error).__name__}): {said}") from None
-    finally:
-        sys.argv = before
+        except Exception as error:
+            if _is_ours(error) or write_failure(error):
+                raise
+            said = reason(error) or type(error).__name__
+            raise UsageError(f"the lm-evaluation-harness refuses this ({type(error).__name__}): {said}") from None
+        finally:
+            sys.argv = before
     return 0

@@ -17,6 +17,7 @@ from typing import Any
 from dllm_env import consent
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
+from dllm_env.locks import LOCK
 from dllm_env.policies.base import Policy
 from dllm_env.reading import check_value, read_yaml, shown
 from dllm_env.rules import Rules
@@ -200,6 +201,29 @@ def _check_consent(words: Sequence[str], file: Mapping[str, Any], place: str) ->
                 f"{place}: a file of tasks can run code, so that it has to be named on the command line: --tasks "
                 f"{' '.join(str(task).split())[:80]}"
             )
+
+
+def written_places(arguments: Sequence[str]) -> list[tuple[Path, str]]:
+    """Where the harness will write: folders, each with the name of the lock that stands for what is written there.
+
+    Results get names by their time, in the folder of ``--output_path``; a cache of results is one file.
+    """
+    if not arguments or arguments[0] in ("ls", "validate") or {"-h", "--help"} & set(arguments):
+        return []
+    parser = argparse.ArgumentParser("lm-eval", add_help=False)
+    for names in (("--config", "-C"), ("--output_path", "-o"), ("--use_cache", "-c")):
+        parser.add_argument(*names)
+    given = vars(parser.parse_known_args(list(arguments))[0])
+    file = _yaml(given["config"]) if given["config"] else {}
+    output, cache = (given[name] or file.get(name) for name in ("output_path", "use_cache"))
+    places = []
+    if output:
+        path = Path(str(output))
+        places.append((path.parent if path.suffix == ".json" else path, LOCK))
+    if cache:
+        path = Path(str(cache))
+        places.append((path.parent, f".{path.name}.lock"))
+    return places
 
 
 def _check_request_cache(given: Mapping[str, Any], file: Mapping[str, Any]) -> None:

@@ -33,6 +33,7 @@ from dllm_env.eval.compare import (
 )
 from dllm_env.eval.report_tables import areas_table, figures_table, pairs_table, percentages
 from dllm_env.eval.results import Outcome
+from dllm_env.files import write_atomically
 from dllm_env.pareto import LEARNED, family_styles, pareto_front
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.specs import split
@@ -62,7 +63,7 @@ def write_report(
     Args:
         entries: from ``pool``.
         pairs: from ``comparisons``; may be empty.
-        page: the file to write, in a folder that exists.
+        page: the file to write.
         title: what the entries are about, in a line.
         viewer_problems: how many problems of each condition the viewer of responses has at most.
 
@@ -82,7 +83,8 @@ def write_report(
     }
     # In one go: what is put in may hold the marks of other places.
     text = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _file("report.html"))
-    page.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(page, text.encode(errors="replace"))
 
 
 def _plotly() -> tuple[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -22,6 +23,7 @@ import dllm_env
 import dllm_env.policies
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import accuracy_interval, mean, quantile
+from dllm_env.files import named, write_atomically
 from dllm_env.random import derive_key
 from dllm_env.reading import (
     as_table,
@@ -41,7 +43,7 @@ SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.json
 VERSIONS = ("policy_version", "denoiser_version", "code_version")
 NOT_PLAYED = (
     *("train", "eval", "policies"),  # in an installed package they are folders of it; policies count by themselves
-    *("commands", "cli.py", "__main__.py", "pareto.py", "intervals.py"),
+    *("commands", "cli.py", "__main__.py", "pareto.py", "intervals.py", "files.py", "locks.py", "processes.py"),
 )
 """What of the core cannot change an outcome: commands and pictures. All other modules count, new ones as well."""
 
@@ -261,7 +263,10 @@ def check_versions(settings: Iterable[Setting]) -> None:
 
 
 def append(folder: Path, setting: Setting, outcomes: Sequence[Outcome]) -> None:
-    """Adds outcomes of a setting to the folder's files."""
+    """Adds outcomes of a setting to the folder's files; the caller holds the folder's lock.
+
+    The setting comes first, so that whoever reads outcomes and then settings knows them all.
+    """
     file = folder / SETTINGS
     line = json.dumps({"key": setting.key, **asdict(setting)}) + "\n"
     if not file.exists() or line not in file.read_text(encoding="utf-8"):
@@ -279,7 +284,20 @@ def _append(file: Path, text: str) -> None:
             size = stream.seek(size - step)
             tail = stream.read(step) + tail
         stream.truncate(size + tail.rfind(b"\n") + 1)
-        stream.write(text.encode())
+        try:
+            stream.write(text.encode())
+            stream.flush()
+        except OSError as error:
+            raise named(error, file) from None
+
+
+def has_outcomes(folder: Path) -> bool:
+    """Whether a folder has any line of outcomes; a kill, or a full disk, may have left a file without one."""
+    try:
+        with (folder / PROBLEMS).open("rb") as stream:
+            return any(line.endswith(b"\n") for line in stream)
+    except FileNotFoundError:
+        return False
 
 
 Line = TypeVar("Line")
@@ -303,20 +321,21 @@ def read(folders: Sequence[Path], skip_broken: bool = False, mix_versions: bool 
     for folder in folders:
         if not all(exists(folder / name) and (folder / name).is_file() for name in (PROBLEMS, SETTINGS)):
             raise UsageError(f"no results in {folder}: {SETTINGS} or {PROBLEMS} is missing")
-        for setting in _lines(folder / SETTINGS, _setting, skip_broken):
+        played = list(json_lines(folder / PROBLEMS))  # before the settings, which are written first
+        for setting in _lines(folder / SETTINGS, json_lines(folder / SETTINGS), _setting, skip_broken):
             settings[setting.key] = setting
 
         def outcome(line: Mapping[str, Any]) -> Outcome:
             return _outcome(line, settings)
 
-        for found in _lines(folder / PROBLEMS, outcome, skip_broken):
+        for found in _lines(folder / PROBLEMS, played, outcome, skip_broken):
             outcomes.setdefault(found.setting, {})[found.index, found.sample] = found
-    played = [setting for setting in settings.values() if setting.key in outcomes]
-    if not played:
+    with_outcomes = [setting for setting in settings.values() if setting.key in outcomes]
+    if not with_outcomes:
         raise UsageError(f"no results in {', '.join(map(str, folders))}")
     if not mix_versions:
-        check_versions(played)
-    return [Result(s, [outcomes[s.key][place] for place in sorted(outcomes[s.key])]) for s in played]
+        check_versions(with_outcomes)
+    return [Result(s, [outcomes[s.key][place] for place in sorted(outcomes[s.key])]) for s in with_outcomes]
 
 
 def _setting(line: Mapping[str, Any]) -> Setting:
@@ -358,9 +377,9 @@ def _outcome(line: Mapping[str, Any], settings: Mapping[str, Setting]) -> Outcom
     return outcome
 
 
-def _lines(file: Path, make: Any, skip_broken: bool) -> list[Any]:
+def _lines(file: Path, lines: Iterable[tuple[int, bytes]], make: Any, skip_broken: bool) -> list[Any]:
     made = []
-    for number, line in json_lines(file):
+    for number, line in lines:
         try:
             made.append(make(as_table(parse_json(line, "it"), "it")))
         except UsageError as error:
@@ -403,8 +422,9 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 def write_tables(folder: Path, results: Sequence[Result]) -> None:
     """Writes ``results.json`` (a list with one object per setting) and ``results.csv``."""
     records = [result.record() for result in results]
-    (folder / RESULTS_JSON).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    with (folder / RESULTS_CSV).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    write_atomically(folder / RESULTS_JSON, (json.dumps(records, indent=1) + "\n").encode())
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(records[0]))
+    writer.writeheader()
+    writer.writerows(records)
+    write_atomically(folder / RESULTS_CSV, table.getvalue().encode(errors="backslashreplace"))

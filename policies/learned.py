@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dllm_env import consent
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
+from dllm_env.files import UNFINISHED, write_together
 from dllm_env.numerics import digest
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
@@ -28,12 +29,10 @@ from dllm_env.reading import shown as in_short
 from dllm_env.rules import Context
 from dllm_env.specs import Settings, read_settings, split, typed
 from dllm_env.user_code import file_part, parameters
-from dllm_env.weights import DIGESTS, check_weights, digest_of_file, fits, not_fitting, read_safetensors
+from dllm_env.weights import DIGESTS, check_weights, digest_of_bytes, fits, not_fitting, read_safetensors
 
 WEIGHTS, CONFIG, CARD = "policy.safetensors", "policy.json", "README.md"
 UPLOADED = (CARD, CONFIG, WEIGHTS)
-UNFINISHED = ".tmp"
-"""Ends the name of a file that is not in its place yet."""
 
 
 class LearnedPolicy(ModelHubMixin):
@@ -136,13 +135,11 @@ class LearnedPolicy(ModelHubMixin):
         about = base_names(about) if self._public else about
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         card = self.generate_model_card(**dict(model_card_kwargs or {}))
-        new = {name: folder / (name + UNFINISHED) for name in (WEIGHTS, CONFIG, CARD)}
-        save_file(state, new[WEIGHTS])
-        about[DIGESTS] = {WEIGHTS: digest_of_file(new[WEIGHTS])}
-        new[CONFIG].write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        new[CARD].write_text(str(card), encoding="utf-8")
-        for name, path in new.items():  # all are there before the first goes to its place; see ``_read_config``
-            path.replace(folder / name)
+        weights = save(state)
+        about[DIGESTS] = {WEIGHTS: digest_of_bytes(weights)}
+        text = json.dumps(about, indent=1) + "\n"
+        # The weights go to their place first; see ``_read_config``.
+        write_together(folder, {WEIGHTS: weights, CONFIG: text.encode(), CARD: str(card).encode()})
         if push_to_hub:
             self.push_to_hub(repo_id or folder.name, model_card_kwargs=dict(model_card_kwargs or {}), **pushing)
         return folder

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.errors import UsageError
+from dllm_env.locks import locked
 from dllm_env.random import torch_generator
 from dllm_env.reading import check_value
 from dllm_env.specs import check_types
@@ -265,7 +266,15 @@ def train_denoiser(
 
     Returns:
         The folder of the finished denoiser, for ``load_denoiser``.
+
+    Raises:
+        UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
+    with locked(folder):
+        return _train(settings, folder, resume, stop_after)
+
+
+def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: int | None) -> Path:
     config = TinyConfig(settings.width, settings.layers, settings.heads, feed_forward=2 * settings.width)
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -22,6 +22,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from dllm_env.errors import UsageError
+from dllm_env.locks import locked
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.rewards import Earned, Rewards
 from dllm_env.tasks.base import Problem
@@ -289,8 +290,13 @@ def train_grpo(
         The folder, which ``load_policy`` takes.
 
     Raises:
-        UsageError: settings that do not work, or nothing to resume.
+        UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
+    with locked(folder):
+        return _train(settings, folder, resume, stop_after, callback)
+
+
+def _train(settings: GRPO, folder: Path, resume: bool, stop_after: int | None, callback: MaybeCallback) -> Path:
     setup = make_setup(settings)
     if settings.experts or settings.imitation.imitation_steps:
         check_expert(setup, settings)

@@ -23,6 +23,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from dllm_env.denoisers.base import Extras
 from dllm_env.env import EXTRAS, EnvConfig
 from dllm_env.errors import UsageError
+from dllm_env.locks import locked
 from dllm_env.random import derive_key
 from dllm_env.reading import check_value
 from dllm_env.train.callbacks import as_callback
@@ -306,8 +307,13 @@ def train_ppo(
         The folder, which ``load_policy`` takes.
 
     Raises:
-        UsageError: settings that do not work, or nothing to resume.
+        UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
+    with locked(folder):
+        return _train(settings, folder, resume, stop_after, callback)
+
+
+def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, callback: MaybeCallback) -> Path:
     setup = make_setup(settings)
     if settings.imitation.imitation_steps:
         check_expert(setup, settings)

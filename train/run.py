@@ -23,8 +23,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from safetensors.torch import save_file
-from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from safetensors.torch import save
+from stable_baselines3.common.logger import (
+    CSVOutputFormat,
+    Logger,
+    TensorBoardOutputFormat,
+    filter_excluded_keys,
+)
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -32,6 +37,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dllm_env.errors import UsageError
+from dllm_env.files import write_atomically
 from dllm_env.reading import decode, read_bytes, reason
 from dllm_env.train.checkpoint import optimizer_tensors, read_checkpoint
 from dllm_env.train.settings_file import SETTINGS, Settings, flat, read_settings, write_settings
@@ -81,9 +87,7 @@ class Run:
             raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / ("new-" + SETTINGS)
-            write_settings(temporary, settings)
-            temporary.replace(folder / SETTINGS)
+            write_settings(folder / SETTINGS, settings)
         self.resume = resume
 
     def logger(self, at: int) -> Logger:
@@ -107,10 +111,9 @@ class Run:
         for name, part in parts.items():
             values = part.state_dict() if isinstance(part, nn.Module) else optimizer_tensors(part)
             tensors |= {f"{name}.{key}": value.detach().clone().contiguous() for key, value in values.items()}
-        temporary = self.folder / (CHECKPOINT + ".tmp")
         said = json.dumps(info)
-        save_file(tensors, temporary, metadata={"info": said, DIGESTS: digest_of_tensors(tensors, said)})
-        temporary.replace(self.folder / CHECKPOINT)
+        about = {"info": said, DIGESTS: digest_of_tensors(tensors, said)}
+        write_atomically(self.folder / CHECKPOINT, save(tensors, metadata=about))
 
     def load(
         self, parts: Mapping[str, nn.Module | Optimizer], steps: float = math.inf, last: float = math.inf
@@ -164,10 +167,35 @@ def _compare_settings(now: dict[str, Any], before: dict[str, Any]) -> None:
         )
 
 
+class CSVFile(CSVOutputFormat):
+    """Stable-Baselines3's CSV file, but a new column, for which it is written anew, cannot cost the lines before.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Adds a line."""
+        new = filter_excluded_keys(key_values, key_excluded, "csv").keys() - self.keys
+        if new and self.keys:
+            self.keys.extend(new)
+            self.file.seek(0)
+            lines = [",".join(self.keys), *(line[:-1] + "," * len(new) for line in self.file.readlines()[1:])]
+            self.file.close()
+            write_atomically(self.path, ("\n".join(lines) + "\n").encode())
+            self.file = self.path.open("r+", encoding="utf-8")
+            self.file.seek(0, io.SEEK_END)
+        super().write(key_values, key_excluded, step)
+
+
 def configure_logger(folder: Path, suffix: str = "") -> Logger:
     """SB3's logger, writing TensorBoard events and CSV into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    formats = [CSVOutputFormat(str(folder / f"progress{suffix}.csv")), TensorBoardOutputFormat(str(folder))]
+    formats = [CSVFile(folder / f"progress{suffix}.csv"), TensorBoardOutputFormat(str(folder))]
     return Logger(str(folder), formats)
 
 
@@ -215,13 +243,6 @@ def _events(path: Path) -> Iterator[tuple[bytes, int]]:
             yield data, Event.FromString(data).step
     except (DecodeError, ValueError, OSError) as error:
         raise UsageError(f"cannot read the log {path}: {reason(error)}; move it away to go on") from None
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a kill, sees the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def progress_bar() -> Progress:

@@ -20,6 +20,7 @@ import yaml
 
 from dllm_env import consent
 from dllm_env.errors import UsageError
+from dllm_env.files import write_atomically
 from dllm_env.reading import MOST_YAML, check_value, exists, name_of, read_json, read_yaml, shown
 from dllm_env.user_code import origin_of
 
@@ -187,7 +188,7 @@ def write_settings(path: Path, settings: Any) -> None:
     table = flat(settings)
     yaml_file = path.suffix in (".yaml", ".yml")
     text = yaml.safe_dump(table, sort_keys=False) if yaml_file else json.dumps(table, indent=1) + "\n"
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text.encode())
 
 
 def _values(table: Mapping[Any, Any], kind: type, file: str) -> dict[str, Any]:

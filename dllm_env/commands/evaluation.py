@@ -2,21 +2,21 @@
 
 # No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dllm_env import consent
 from dllm_env.commands.arguments import (
-    Interrupted,
     check_folder,
+    going_on,
     parse,
+    refuse_results,
     results_folder,
-    with_out,
     without_arguments,
 )
 from dllm_env.errors import UsageError
+from dllm_env.locks import locked
 from dllm_env.reading import exists
 
 MOST_WORKERS = 1024
@@ -55,16 +55,14 @@ def evaluate(arguments: list[str]) -> None:
     folder = results_folder(given.out, given.resume)
     if not 0 <= given.workers <= MOST_WORKERS:
         raise UsageError(f"--workers must be from 1 to {MOST_WORKERS}, or 0 for the default, got {given.workers}")
-    plans = load_suite(given.suite, given.config) if given.suite else [(given.config, given.policies)]
-    evaluations = prepare(plans)
-    if given.baseline:
-        check_baseline(evaluations, folder, given.baseline)
-    try:
+    with locked(folder, fresh=given.out is None) as folder, going_on("eval", arguments, folder):
+        refuse_results(folder, given.resume)
+        plans = load_suite(given.suite, given.config) if given.suite else [(given.config, given.policies)]
+        evaluations = prepare(plans)
+        if given.baseline:
+            check_baseline(evaluations, folder, given.baseline)
         play(evaluations, folder, given.workers or default_workers(evaluations))
-    except KeyboardInterrupt:
-        rest = shlex.join(["dllm-env", "eval", *with_out(arguments, folder), "--resume"])
-        raise Interrupted(f"interrupted; continue with: {rest}") from None
-    finish(folder, given.baseline)
+        finish(folder, given.baseline)
 
 
 def report(arguments: list[str]) -> None:
@@ -92,13 +90,14 @@ def report(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "report")
     if not given.folders:
         raise UsageError("give one or more folders of results")
-    rows = pool(read(given.folders, given.skip_broken, given.mix_versions))
     page = given.out or given.folders[0] / REPORT
     check_folder(page.parent)
     if exists(page) and page.is_dir():
         raise UsageError(f"{page} is a folder; give the page's file with --out")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_report(rows, comparisons(rows, given.baseline), page, title(rows))
+    # The page's own lock: results may be read, and shown, while more of them are being made.
+    with locked(page.parent, name=f".{page.name}.lock"):
+        rows = pool(read(given.folders, given.skip_broken, given.mix_versions))
+        write_report(rows, comparisons(rows, given.baseline), page, title(rows))
     print(f"report: {page}")
 
 
@@ -177,8 +176,9 @@ def push(arguments: list[str]) -> None:
             raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged: {error}") from None
     card = {"name": given.to, "results": shown}
     if given.dry_run:
-        policy.published().save_pretrained(check_folder(given.dry_run), model_card_kwargs=card)
-        files = ", ".join(f"{name} ({(given.dry_run / name).stat().st_size:,} bytes)" for name in UPLOADED)
+        with locked(check_folder(given.dry_run)) as folder:
+            policy.published().save_pretrained(folder, model_card_kwargs=card)
+            files = ", ".join(f"{name} ({(folder / name).stat().st_size:,} bytes)" for name in UPLOADED)
         print(f"written, not uploaded: {given.dry_run}; {given.to} would get {files}, exactly as they are there")
         return
     try:

@@ -38,8 +38,8 @@ def train_denoiser(arguments: list[str]) -> None:
     default = Arguments(started_with(DenoiserTraining(), arguments))
     given = parse(Arguments, arguments, name, default=default)
     folder = run_folder(given.out, given.resume, default_folder("denoiser"))
-    made = resumable(name, arguments, folder, lambda: train_denoiser(given.settings, folder, given.resume))
-    print(f"denoiser: {made}\nlogs:     tensorboard --logdir {shlex.quote(str(folder))}")
+    made = resumable(name, arguments, folder, lambda place: train_denoiser(given.settings, place, given.resume))
+    print(f"denoiser: {made}\nlogs:     tensorboard --logdir {shlex.quote(str(made.parent))}")
 
 
 def train_grpo(arguments: list[str]) -> None:
@@ -72,7 +72,7 @@ def train_grpo(arguments: list[str]) -> None:
     default = Arguments(started_with(PRESETS[preset], arguments), preset)
     given = parse(Arguments, arguments, name, default=default)
     folder = run_folder(given.out, given.resume, default_folder("grpo"))
-    made = resumable(name, arguments, folder, lambda: train_grpo(given.settings, folder, given.resume))
+    made = resumable(name, arguments, folder, lambda place: train_grpo(given.settings, place, given.resume))
     _what_next(made, given.settings)
 
 
@@ -98,7 +98,7 @@ def train_ppo(arguments: list[str]) -> None:
     default = Arguments(started_with(PPO(), arguments))
     given = parse(Arguments, arguments, name, default=default)
     folder = run_folder(given.out, given.resume, default_folder("ppo"))
-    made = resumable(name, arguments, folder, lambda: train_ppo(given.settings, folder, given.resume))
+    made = resumable(name, arguments, folder, lambda place: train_ppo(given.settings, place, given.resume))
     _what_next(made, given.settings)
 
 
@@ -136,7 +136,7 @@ def demo(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "demo")
     folder = run_folder(given.out, given.resume, default_demo_folder())
     config = DemoConfig(replace(PRESETS["demo"], seed=given.seed))
-    resumable("demo", arguments, folder, lambda: run_demo(config, folder, given.resume))
+    resumable("demo", arguments, folder, lambda place: run_demo(config, place, given.resume))
 
 
 def ablate_heads(arguments: list[str]) -> None:
@@ -157,4 +157,4 @@ def ablate_heads(arguments: list[str]) -> None:
     name, arguments = "ablate heads", renamed(arguments, Ablation)
     given = parse(Arguments, arguments, name)
     folder = run_folder(given.out, given.resume, default_folder("ablation"))
-    resumable(name, arguments, folder, lambda: run_ablation(given.settings, folder, given.resume))
+    resumable(name, arguments, folder, lambda place: run_ablation(given.settings, place, given.resume))

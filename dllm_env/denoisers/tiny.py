@@ -16,17 +16,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
+from dllm_env.files import write_together
 from dllm_env.numerics import digest, in_tiles, rotate, rotation_angles, rows_at_once
 from dllm_env.reading import as_table, check_fields, check_value, read_table, reason
 from dllm_env.specs import check_types
 from dllm_env.tasks.sudoku import BLANK
 from dllm_env.tasks.trace import FILLERS, OPERATIONS
-from dllm_env.weights import DIGESTS, check_weights, digest_of_file, fits, not_fitting, read_safetensors
+from dllm_env.weights import DIGESTS, check_weights, digest_of_bytes, fits, not_fitting, read_safetensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -252,10 +253,10 @@ class TinyDenoiser(Denoiser):
     def save(self, folder: Path) -> None:
         """Writes ``model.safetensors`` and ``config.json``, which has the digest of the weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.network.state_dict(), folder / WEIGHTS)
-        digests = {WEIGHTS: digest_of_file(folder / WEIGHTS)}
-        config = {"network": asdict(self.network.config), "words": list(self.words), DIGESTS: digests}
-        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        weights = save(self.network.state_dict())
+        digests = {WEIGHTS: digest_of_bytes(weights)}
+        about = {"network": asdict(self.network.config), "words": list(self.words), DIGESTS: digests}
+        write_together(folder, {WEIGHTS: weights, CONFIG: (json.dumps(about, indent=1) + "\n").encode()})
 
     @classmethod
     def load(cls, folder: Path, name: str | None = None, device: str | torch.device = "cpu") -> TinyDenoiser:

@@ -55,6 +55,7 @@ def prepare() -> tuple[bytes, dict[str, object]]:
     limit(limits.decode())
     if os.getuid() == 0:
         become(int(sys.argv[1]))
+    end_with_parent()
     refuse_calls()
     nothing = os.open("/dev/null", os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -126,6 +127,15 @@ def become(user: int) -> None:
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
+
+
+def end_with_parent() -> None:
+    """Makes the kernel end this process when the one that started it ends; a change of user would undo it."""
+    import ctypes
+
+    pdeathsig, kill = 1, 9
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(pdeathsig, kill, 0, 0, 0)
 
 
 def refuse_calls() -> None:

@@ -34,30 +34,29 @@ from dllm_env.random import torch_generator
 
 POLICY = (
     *("--width", "8", "--validation-problems", "2", "--block-length", "8"),
+    *("--response-length", "16"),
     *("--imitation-steps", "1", "--imitation-problems", "2", "--imitation-batch-size", "8"),
     *("--validation-rules", "top_k:8"),
 )
-GRPO = ("train", "grpo", "--updates", "8", "--prompts", "2", "--num-generations", "2", "--save-every", "1", *POLICY)
-PPO = ("train", "ppo", "--updates", "6", "--num-envs", "4", "--n-steps", "8", "--save-every", "2", *POLICY)
+GRPO = ("train", "grpo", "--updates", "5", "--prompts", "2", "--num-generations", "2", "--save-every", "1", *POLICY)
+PPO = ("train", "ppo", "--updates", "4", "--num-envs", "2", "--n-steps", "8", "--save-every", "2", *POLICY)
 DENOISER = (
+    *("train", "denoiser", "--width", "16", "--heads", "2", "--layers", "1", "--examples", "40"),
     *(
-        "train",
-        "denoiser",
-        "--width",
-        "16",
-        "--heads",
+        "--first-updates",
+        "4",
+        "--second-updates",
         "2",
-        "--layers",
+        "--third-updates",
+        "2",
+        "--warmup",
         "1",
-        "--examples",
-        "40",
         "--save-every",
         "2",
     ),
-    *("--first-updates", "4", "--second-updates", "2", "--third-updates", "2", "--warmup", "1"),
 )
 EVAL = (
-    *("eval", "--policies", "random:8", "leftmost:8", "threshold:0.2", "--problems", "24", "--batch-size", "2"),
+    *("eval", "--policies", "random:8", "leftmost:8", "threshold:0.2", "--problems", "12", "--batch-size", "1"),
     *("--block-length", "40", "8"),
 )
 
@@ -107,9 +106,9 @@ class Command:
 
     @property
     def error(self) -> str:
-        """Its last line, without the name of the command."""
-        lines = self.said.strip().splitlines()
-        return lines[-1].removeprefix("dllm-env: ") if lines else ""
+        """The last line that is about an error, without the name of the command."""
+        found = [line for line in self.said.splitlines() if line.startswith("dllm-env: ")]
+        return found[-1].removeprefix("dllm-env: ") if found else ""
 
 
 def start(arguments: list[str], folder: Path, before: Callable[[], object] = int) -> Command:
@@ -145,9 +144,6 @@ def start(arguments: list[str], folder: Path, before: Callable[[], object] = int
 
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
         os._exit(status)
 
 
@@ -158,7 +154,7 @@ def run(arguments: list[str], folder: Path, seconds: float = 120.0) -> Command:
     return command
 
 
-def left(folder: Path, seconds: float = 10.0) -> list[int]:
+def left(folder: Path, seconds: float = 30.0) -> list[int]:
     """Processes that a command in this folder has left, once they had so much time to end."""
     over = time.monotonic() + seconds
     while (found := _of(folder)) and time.monotonic() < over:
@@ -291,5 +287,8 @@ def play_in_folder(
     torch.set_num_threads(1)
     tally = Tally(name, {}, [])
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
-        play(tally, rounds, random.Random(f"{name}/{seed}"), Path(folder).resolve())
+        try:
+            play(tally, rounds, random.Random(f"{name}/{seed}"), Path(folder).resolve())
+        except KeyboardInterrupt:  # what was counted until then is shown all the same
+            tally.name += " (interrupted)"
     return tally

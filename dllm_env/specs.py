@@ -243,7 +243,8 @@ def check_types(values: Any) -> None:
     Raises:
         UsageError: the first that is not.
     """
-    hints = type_hints(type(values))
+    kind: type = type(values)
+    hints = type_hints(kind)
     for name in (field.name for field in dataclasses.fields(values)):
         if typing.get_origin(hints[name]) is not Literal:  # a choice is told by whoever knows what it means
             check_value(getattr(values, name), hints[name], name)

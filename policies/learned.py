@@ -151,7 +151,7 @@ class LearnedPolicy(ModelHubMixin):
         public._public = True
         return public
 
-    def push_to_hub(self, repo_id: str, **pushing: Any) -> str:  # type: ignore[override]
+    def push_to_hub(self, repo_id: str, **pushing: Any) -> str:
         """Uploads the policy, see ``published``; the arguments are those of ``ModelHubMixin.push_to_hub``."""
         return str(super(LearnedPolicy, self.published()).push_to_hub(repo_id, **pushing))
 

@@ -112,7 +112,7 @@ class UnmaskVecEnv(VecEnv):
 class _Draw(Tensor):
     """Draws of a policy, which as NumPy's arrays are ``Ranks``: single environments take no others above 1."""
 
-    def numpy(self, *, force: bool = False) -> Ranks:  # type: ignore[override]
+    def numpy(self, *, force: bool = False) -> Ranks:
         return self.as_subclass(Tensor).numpy(force=force).view(Ranks)
 
 
@@ -150,7 +150,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         seed: int = 0,
         **more: Any,
     ) -> None:
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "network": network,
             "head": head,
             "width": width,

@@ -99,7 +99,8 @@ class Validator:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes over what ``state`` gave."""
-        best, points = state.get("best"), state.get("points")
+        best: Any = state.get("best")
+        points: Any = state.get("points")
         if not (isinstance(best, list) and len(best) == 2 and best[1] == -math.inf):  # nothing is the best yet
             check_value(best, tuple[bool, float], "the checkpoint's best")
         check_value(points, list, "the checkpoint's points")

@@ -69,7 +69,9 @@ def check_shards(place: str, revision: str = "main") -> None:
     if (folder := Path(place)).is_dir():
         indices = sorted(folder.glob("*.safetensors.index.json"))
     else:
-        found = transformers.utils.cached_file(
+        from transformers.utils.hub import cached_file
+
+        found = cached_file(
             place,
             "model.safetensors.index.json",
             revision=revision,
@@ -315,7 +317,7 @@ def _need_trust(place: str, options: Options, reason: str) -> None:
 
 def _tokenizer(place: str, raw: Mapping[str, Any], options: Options) -> Any:
     """The checkpoint's tokenizer, by a class of transformers' own wherever one reads it."""
-    auto, settings = transformers.AutoTokenizer.from_pretrained, {"revision": options.revision}
+    auto, settings = transformers.AutoTokenizer.from_pretrained, dict[str, Any](revision=options.revision)
     if family_of(raw) == "dream":  # published with code of its own, around Qwen2's
         return transformers.Qwen2Tokenizer.from_pretrained(place, trust_remote_code=False, **settings)
     native = family_of(raw) in ("llada", *transformers.CONFIG_MAPPING) or family_of(raw).startswith("a2d-")

@@ -39,7 +39,11 @@ class Prompts:
         self._text = (
             None
             if self.tokenizer is None
-            else PlainText(self.tokenizer, (denoiser.mask_id, *denoiser.end_ids), denoiser.vocabulary)
+            else PlainText(
+                self.tokenizer,
+                (denoiser.mask_id, *denoiser.end_ids),
+                getattr(getattr(denoiser, "plain_text", None), "vocabulary", 0),
+            )
         )
 
     def plain(self, text: str) -> list[int]:

@@ -123,11 +123,13 @@ class HuggingFaceDenoiser(Denoiser):
         self.device = weight.device
         self.dtype = weight.dtype
         self.vocabulary = int(_of(known, config, "embedding_size") or _of(known, config, "vocab_size") or 0)
-        if 0 < self.vocabulary <= self.mask_id:
+        # ELECTRA calls the width of its embeddings embedding_size, others the number of their rows.
+        rows = max(int(_of(known, config, name) or 0) for name in ("embedding_size", "vocab_size"))
+        if 0 < rows <= self.mask_id:
             raise UsageError(
                 f"{self.name}: its mask token is {self.mask_id}, but it knows {self.vocabulary:,} tokens"
             )
-        self.plain_text = PlainText(tokenizer, (self.mask_id, *self._ends), self.vocabulary)
+        self.plain_text = PlainText(tokenizer, (self.mask_id, *self._ends), rows)
         self.hidden_size = self.parts.hidden_size
         self.caches_prefix = isinstance(self.parts, Decoder)
         length = _of({}, config, "max_position_embeddings") or known.get("max_sequence_length") or 2**20

@@ -22,7 +22,7 @@ HINTED = {
     "eval with workers": (*EVAL, "--workers", "2"),
     "eval of a suite": ("eval", "--suite", "../suite.yaml"),
     "demo": ("demo",),
-    "ablate heads": ("ablate", "heads", "--seeds", "1", "--training.updates", "2"),
+    "ablate heads": ("ablate", "heads", "--seeds", "1"),
 }
 PLAIN = {
     "generate": ("generate", "--policy", "leftmost:1"),

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from dllm_env.errors import UsageError
 from dllm_env.grading import answers, expressions, mathematics, numbers, programs, sandbox
+from dllm_env.grading.checks import Checks, undefined
 from dllm_env.grading.plain import SCALES
 from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.benchmark_base import Benchmark
@@ -132,7 +133,11 @@ class CodeBenchmark(Benchmark):
 
     @abstractmethod
     def program(self, problem: Problem, response: str) -> str:
-        """The program that comes to its end when the response is right."""
+        """The program that a response is."""
+
+    @abstractmethod
+    def checks(self, problem: Problem) -> Checks:
+        """What holds of the program when the response is right."""
 
     def score(self, problem: Problem, response: str) -> float:
         """1.0 when the program passes.
@@ -142,7 +147,8 @@ class CodeBenchmark(Benchmark):
         """
         if self.allow_code_execution is not True:
             raise UsageError(NOT_ALLOWED.format(self.name))
-        return float(sandbox.run(self.program(problem, response)).passed)
+        program = self.program(problem, response)
+        return float(sandbox.run(program, checks=self.checks(problem)).passed)
 
 
 NOT_ALLOWED = (
@@ -176,8 +182,12 @@ class HumanEval(CodeBenchmark):
         raise UsageError("humaneval has no training problems, so that shots cannot be had")
 
     def program(self, problem: Problem, response: str) -> str:
+        given, _, name = problem.answer
+        return programs.complete(given, response, name)
+
+    def checks(self, problem: Problem) -> Checks:
         given, test, name = problem.answer
-        return f"{programs.complete(given, response, name)}\n\n{test}\n\ncheck({name})\n"
+        return Checks(name, f"{test}\n\ncheck({name})\n", programs.before(given, name))
 
 
 @functools.cache
@@ -238,8 +248,14 @@ class MBPP(CodeBenchmark):
         return f"```python\n{row['code'].strip()}\n```"
 
     def program(self, problem: Problem, response: str) -> str:
+        name, setup, *_ = problem.answer
+        # Two problems of the data set build objects of the solution's classes in what runs before their tests.
+        given = "" if undefined(setup) else setup
+        return programs.assemble(given, programs.find_program(response, name))
+
+    def checks(self, problem: Problem) -> Checks:
         name, setup, *tests = problem.answer
-        return programs.assemble(setup, programs.find_program(response, name), *tests)
+        return Checks(name, "\n".join(tests), setup)
 
 
 # ------------------------------------------------------------------------------------------- puzzles

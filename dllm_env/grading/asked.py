@@ -5,8 +5,9 @@ values that are rebuilt here from exact types of Python's own. Each call has a r
 is none. Expected values, and what else the tests know, never leave this process.
 
 Messages are a line with their length in bytes, and text; see ``values.packed``. From here: ``token, "call", nodes, what,
-arguments, named, changeable``, ``token, "next", nodes, iterator``, ``token, "set", nodes, object, name, value`` and
-``token, "end"``. From the program: ``token, "returned", nodes, value, arguments or None``, ``token, "stopped"``,
+arguments, named``, ``token, "next", nodes, iterator``, ``token, "set", nodes, object, name, value`` and
+``token, "end"``. From the program: ``token, "returned", nodes, value, changed`` (numbers of nodes of the request and
+of those with their contents now), ``token, "stopped"``,
 ``token, "raised", kind, words``, ``token, "callback", number, nodes, arguments``, which is answered by ``returned``
 or ``raised``, and ``token, "ended"``, after which the program closes its end. For nodes see ``values``.
 
@@ -54,17 +55,15 @@ class Program:
         """What a call returns; what it does to its arguments is done to them here."""
         table = self._table()
         numbers = [table.add(part) for part in (about, arguments, named)]
-        kind, *said = self._ask("call", table.nodes, *numbers, table.mutable)
-        if kind != "returned" or len(said) != 3:
+        kind, *said = self._ask("call", table.nodes, *numbers)
+        if kind != "returned" or len(said) != 3 or type(said[2]) is not list:
             self.fail("it answers a call with something else")
-        made, result = self._value(said[0], said[1])
-        if said[2] is not None:
-            _, after = self._value(said[0], said[2], made)
-            seen: dict[int, Any] = {}
-            if type(after) is not tuple:
-                self.fail("it answers with other arguments")
-            values.renew((arguments, named), after, seen)
-            result = seen.get(id(result), result)
+        made, result = self._value(said[0], said[1], table.values)
+        try:
+            for at, contents in said[2]:
+                values.refill(table.values[at], made[contents])
+        except (values.Malformed, IndexError, TypeError, ValueError) as error:
+            self.fail(f"what it does to its arguments cannot be read: {error}")
         if _equals_anything(result):
             self.fail("it answers with what equals anything")
         return result
@@ -79,7 +78,9 @@ class Program:
         kind, *said = self._ask("next", table.nodes, table.add(iterator))
         if kind == "stopped":
             raise StopIteration
-        return self._value(said[0], said[1])[1]
+        if kind != "returned" or len(said) != 3:
+            self.fail("it answers with something else")
+        return self._value(said[0], said[1], table.values)[1]
 
     def set(self, about: Any, name: str, value: Any) -> None:
         """Sets an attribute of an object of the program's."""
@@ -118,7 +119,7 @@ class Program:
 
     def _called_back(self, number: Any, nodes: Any, about: Any) -> list[Any]:
         """What a function of the tests says to the program, which was given it to call."""
-        _, parts = self._value(nodes, about)
+        _, parts = self._value(nodes, about, [])
         if type(number) is not int or not 0 <= number < len(self._functions) or type(parts) is not tuple:
             self.fail("it calls what it was not given")
         try:
@@ -171,14 +172,23 @@ class Program:
         self._functions.append(value)
         return ["yours", len(self._functions) - 1]
 
-    def _value(self, nodes: Any, number: Any, made: list[Any] | None = None) -> tuple[list[Any], Any]:
-        """The values of a table that the program has sent, and one of them."""
-        kinds = {"object": self._object, "iterator": self._items, "builtin": values.type_of}
+    def _value(self, nodes: Any, number: Any, given: list[Any]) -> tuple[list[Any], Any]:
+        """The values of a table that the program has sent, and one of them.
+
+        Args:
+            nodes: the table.
+            number: of the one.
+            given: what the program was given before, by number.
+        """
+        kinds = {
+            "object": self._object,
+            "iterator": self._items,
+            "builtin": values.type_of,
+            "given": lambda made, at: given[values.number(at, len(given))],
+        }
         try:
-            made = values.read(nodes, kinds) if made is None else made
-            if type(number) is not int or not 0 <= number < len(made):
-                raise values.Malformed("a value that does not exist")
-            return made, made[number]
+            made = values.read(nodes, kinds)
+            return made, made[values.number(number, len(made))]
         except (values.Malformed, RecursionError) as error:
             self.fail(f"its answer cannot be read: {error}")
 

@@ -138,7 +138,7 @@ class SandboxWarning(UserWarning):
 
 ENDING_SECONDS = 5.0
 """For ending what a program has left running."""
-REMOVING_SECONDS = 3.0
+REMOVING_SECONDS = 10.0
 """After which the rest of a program's folder is removed while other things go on."""
 
 _told = threading.Event()

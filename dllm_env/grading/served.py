@@ -70,8 +70,8 @@ class Serving:
 
     def _performed(self, token: str, kind: str, nodes: Any, *rest: Any) -> str:
         made = self._read(token, nodes)
-        table = values.Table(self._foreign)
-        changed = None
+        given = {id(value): number for number, value in enumerate(made) if type(value) not in values.ATOMS}
+        table = values.Table(self._foreign, given=given)
         if kind == "next":
             try:
                 result = next(made[rest[0]])
@@ -80,10 +80,10 @@ class Serving:
         elif kind == "set":
             result = setattr(made[rest[0]], rest[1], made[rest[2]])
         else:
-            about, arguments, named = (made[number] for number in rest[:3])
+            about, arguments, named = (made[number] for number in rest)
             result = about(*arguments, **named)
-            changed = table.add((arguments, named)) if rest[3] else None
         number = table.add(result)
+        changed = [[at, table.contents(value)] for at, value in enumerate(made) if type(value) in values.MUTABLE]
         return values.text(token, "returned", table.nodes, number, changed)
 
     def _read(self, token: str, nodes: Any) -> list[Any]:

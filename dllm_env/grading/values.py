@@ -63,17 +63,24 @@ class Table:
     Args:
         foreign: makes the node of a value that is not plain, or raises ``NotPlain``.
         shared: named tuples that both sides have by the same name.
+        given: objects, by ``id``, that the other side knows by a number.
 
     Attributes:
         nodes: so far.
-        mutable: whether there is a container among them that can be changed.
+        values: that they stand for.
     """
 
-    def __init__(self, foreign: Callable[[Table, Any], list[Any]], shared: Collection[type] = ()) -> None:
+    def __init__(
+        self,
+        foreign: Callable[[Table, Any], list[Any]],
+        shared: Collection[type] = (),
+        given: Mapping[int, int] | None = None,
+    ) -> None:
         self.nodes: list[Any] = []
-        self.mutable = False
+        self.values: list[Any] = []
+        self._given = given or {}
         self._foreign, self._shared = foreign, shared
-        self._known: dict[int, tuple[int, Any]] = {}  # the object, too, so that its number is not given to another
+        self._known: dict[int, int] = {}  # by ``id``, which ``values`` keeps from being another's
         self._above: set[int] = set()
 
     def add(self, value: Any) -> int:
@@ -83,16 +90,24 @@ class Table:
             NotPlain: it contains itself, is too deep, or has no value.
         """
         if id(value) in self._known:
-            return self._known[id(value)][0]
+            return self._known[id(value)]
         if id(value) in self._above or len(self._above) >= DEEPEST:
             raise NotPlain("a value that contains itself, or has too many levels")
         self._above.add(id(value))
         try:
-            node = self._node(value)
+            node = ["given", self._given[id(value)]] if id(value) in self._given else self._node(value)
         finally:
             self._above.discard(id(value))
+        self._known[id(value)] = len(self.nodes)
+        return self._append(node, value)
+
+    def contents(self, value: Any) -> int:
+        """The number of a node with what is in a container that is given."""
+        return self._append(self._node(value), value)
+
+    def _append(self, node: Any, value: Any) -> int:
         self.nodes.append(node)
-        self._known[id(value)] = len(self.nodes) - 1, value
+        self.values.append(value)
         return len(self.nodes) - 1
 
     def all(self, values: Any) -> list[int]:
@@ -103,12 +118,11 @@ class Table:
         if value is None or value is ...:
             return None if value is None else ["ellipsis"]
         kind = type(value)
-        self.mutable = self.mutable or issubclass(kind, MUTABLE)
         if kind in self._shared:
             return ["shared", kind.__name__, self.add(tuple(value))]
         base = next((base for base in _BASES if issubclass(kind, base)), None)
         if base is not None:
-            return self._atom(base, value) if base in _ATOMS else self._container(base, value)
+            return self._atom(base, value) if base in ATOMS else self._container(base, value)
         if kind in _VIEWS:
             return [_VIEWS[kind], self.all(value)]
         if kind is range:
@@ -120,9 +134,11 @@ class Table:
         return self._foreign(self, value)
 
     def _atom(self, base: type, value: Any) -> Any:
-        return _ATOMS[base](value)
+        return ATOMS[base](value)
 
     def _container(self, base: type, value: Any) -> Any:
+        if base is bytearray:
+            return ["bytearray", bytearray.decode(value, "latin-1")]
         if issubclass(base, dict):
             parts = [number for pair in dict.items(value) for number in self.all(pair)]
             if base is not defaultdict:
@@ -155,14 +171,13 @@ def _characters(exact: str) -> Any:
     return exact
 
 
-_ATOMS: dict[type, Callable[[Any], Any]] = {
+ATOMS: dict[type, Callable[[Any], Any]] = {
     bool: bool,
     int: _whole,
     float: float.__float__,
     complex: lambda value: ["complex", complex.real.__get__(value), complex.imag.__get__(value)],  # type: ignore
     str: lambda value: _characters(str.__str__(value)),
     bytes: lambda value: ["bytes", bytes.decode(value, "latin-1")],
-    bytearray: lambda value: ["bytearray", bytearray.decode(value, "latin-1")],
 }
 
 
@@ -313,7 +328,7 @@ def _value(
     if kind in ELSEWHERE:
         return _from_elsewhere(kind, *about), 0
     maker = _MAKERS[kind]
-    numbers = [_number(number, len(made)) for number in _listed(about[0])]
+    numbers = [number(part, len(made)) for part in _listed(about[0])]
     depth = 1 + max((depths[number] for number in numbers), default=0)
     return maker([made[number] for number in numbers], *about[1:]), depth
 
@@ -324,7 +339,8 @@ def _listed(value: Any) -> list[Any]:
     return value
 
 
-def _number(value: Any, end: int) -> int:
+def number(value: Any, end: int) -> int:
+    """The number of a node, which has to exist."""
     if type(value) is not int or not 0 <= value < end:
         raise Malformed("a part that does not exist")
     return value
@@ -397,37 +413,21 @@ _MAKERS: dict[Any, Callable[..., Any]] = {
 }
 
 
-def renew(old: Any, new: Any, seen: dict[int, Any]) -> Any:
-    """``old`` with the contents of ``new``, changed in place as far as it can be: what a call did to its arguments.
+def refill(old: Any, new: Any) -> None:
+    """Gives a container that can be changed the contents of another of its kind.
 
-    Args:
-        old: a value as it was sent.
-        new: the same afterwards, rebuilt.
-        seen: what has become of the new ones, by ``id``; begins empty.
-
-    Returns:
-        What stands for ``new`` from now on.
+    Raises:
+        Malformed: they are no such containers.
     """
     kind = type(old)
-    if id(new) in seen:
-        return seen[id(new)]
-    if kind is not type(new) or kind not in (*MUTABLE, tuple):
-        return new
-    seen[id(new)] = old
-    if kind is tuple:
-        for before, after in zip(old, new, strict=False):
-            renew(before, after, seen)
-    elif issubclass(kind, dict):
-        merged = {key: renew(old[key], value, seen) if key in old else value for key, value in new.items()}
-        dict.clear(old)
-        dict.update(old, merged)
-    elif kind in (set, bytearray):
-        contents = kind(new)
-        old.clear()
-        (old.update if kind is set else old.extend)(contents)
+    if kind is not type(new) or kind not in MUTABLE:
+        raise Malformed("an argument that becomes another")
+    if kind is list or kind is bytearray:
+        old[:] = new
+        return
+    contents = list(new.items()) if issubclass(kind, dict) else list(new)
+    old.clear()
+    if issubclass(kind, dict):
+        dict.update(old, contents)  # a Counter's own way would add
     else:
-        merged_items = [renew(*pair, seen) for pair in zip(old, new, strict=False)]
-        rest = list(new)[len(old) :]
-        old.clear()
-        old.extend(merged_items + rest)
-    return old
+        (old.update if kind is set else old.extend)(contents)

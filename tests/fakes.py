@@ -21,10 +21,9 @@ METADATA = {'author': 'x'}
 
 def check(candidate):
     assert abs(candidate([3, 1]) - 618033.5) < 1e-6
-    assert candidate([2, 7]) == 271828.5, "second"
-    assert math.isclose(candidate([1, 4]), 141421.5)
+    assert abs(271828.5 - candidate([2, 7])) < 1e-6, "second"
     for xs, wanted in (([5], 577215.5), ([9, 9], 915965.5)):
-        assert candidate(xs) == wanted
+        assert abs(candidate(xs) - wanted) <= math.fabs(0.0)
 """
 ASSERTIONS = ("assert f([3, 1]) == 618033.5", "assert f([2, 7]) == 271828.5", "assert (f([5]) == 577215.5) == True")
 PROBLEMS = {
@@ -68,7 +67,9 @@ SUBCLASSES = {
     f"a {base or 'class'} that equals anything": ALWAYS.format(base=f"({base})" if base else "", made=made)
     for base, made in {
         "": "",
-        **dict.fromkeys(("int", "float", "complex", "str", "bytes", "list", "tuple", "set", "frozenset", "dict"), ""),
+        **dict.fromkeys(
+            ("int", "float", "complex", "str", "bytes", "list", "tuple", "set", "frozenset", "dict"), ""
+        ),
     }.items()
 }
 FRAMES = (
@@ -100,8 +101,17 @@ def answering(*statements: str) -> str:
     return WIRE + "def f(xs):\n" + "".join(f"    {statement}\n" for statement in statements)
 
 
+GO_ON = "wire()[0]._wait()"
+"""So that what was said is the only answer: further calls are answered in the same way."""
+FORKS = (
+    "import os\nchild = []\ndef f(xs):\n    if child: os._exit(0)  # so the guess before was right\n"
+    "    for guess in (618033.5, 271828.5, 141421.5, 577215.5, 915965.5):\n        number = os.fork()\n"
+    "        if number and os.waitpid(number, 0)[1] == 0: return guess\n        if number: continue\n"
+    "        child.append(1)\n"
+)
 PIPES = (
-    "import os\ndef pipes():\n    for number in range(3, 64):\n        try: kind = os.readlink(f'/proc/self/fd/{number}')\n"
+    "import os\ndef pipes():\n    for number in range(3, 64):\n"
+    "        try: kind = os.readlink(f'/proc/self/fd/{number}')\n"
     "        except OSError: continue\n        if kind.startswith('pipe'): yield number\n"
 )
 OBJECTS = {
@@ -112,7 +122,8 @@ OBJECTS = {
         "    __sub__ = __abs__ = __lt__ = lambda *_: True\nclass A(metaclass=Meta): pass\ndef f(xs):\n    return A"
     ),
     "an object that says that it is a float": (
-        "class A:\n    __class__ = float\n    __eq__ = lambda *_: True\n    __sub__ = __abs__ = lambda self, *_: self\n"
+        "class A:\n    __class__ = float\n    __eq__ = lambda *_: True\n"
+        "    __sub__ = __abs__ = lambda self, *_: self\n"
         "    __lt__ = lambda *_: True\ndef f(xs):\n    return A()"
     ),
     "a Decimal's subclass": (
@@ -129,27 +140,31 @@ OBJECTS = {
         "class A:\n    def __reduce__(self): return (exec, ('import os; os._exit(0)',))\ndef f(xs):\n    return A()"
     ),
     "raises StopIteration": "def f(xs):\n    raise StopIteration(618033.5)",
-    "raises AssertionError's opposite": "def f(xs):\n    raise SystemExit(0)",
+    "raises SystemExit": "def f(xs):\n    raise SystemExit(0)",
     "raises KeyboardInterrupt": "def f(xs):\n    raise KeyboardInterrupt",
     "an exception that passes": (
-        "class E(Exception):\n    def __str__(self): raise self\n    __eq__ = lambda *_: True\ndef f(xs):\n    raise E"
+        "class E(Exception):\n    def __str__(self): raise self\n    __eq__ = lambda *_: True\ndef f(xs):\n"
+        "    raise E"
     ),
 }
 CHANGED = {
-    "abs is changed": "import builtins\nbuiltins.abs = lambda x: 0\nbuiltins.AssertionError = None\ndef f(xs): return 0.0",
-    "math is changed": "import math\nmath.isclose = lambda *_, **__: True\nmath.fabs = lambda _: 0\ndef f(xs): return 0.0",
+    "abs is "
+    "changed": "import builtins\nbuiltins.abs = lambda x: 0\nbuiltins.AssertionError = None\ndef f(xs): return 0.0",
+    "math is "
+    "changed": "import math\nmath.isclose = lambda *_, **__: True\nmath.fabs = lambda _: 0\ndef f(xs): return 0.0",
     "a module of Python's is replaced": (
         "import sys, types\nsys.modules['math'] = math = types.SimpleNamespace(isclose=lambda *_: True)\n"
         "open('math.py', 'w').write('isclose = lambda *_: True')\ndef f(xs): return 0.0"
     ),
     "a module is put where the tests run": (
-        "import os\nfor place in ('.', '/tmp', '/'):\n    for name in ('math', 'json', 'select', 'collections', 'values'):\n"
-        "        try: open(f'{place}/{name}.py', 'w').write('import os; os._exit(0)')\n        except OSError: pass\n"
+        "import os\nfor name in ('math', 'json', 'select', 'collections', 'values'):\n"
+        "    open(name + '.py', 'w').write('import os; os._exit(0)')\n"
         "def f(xs): return 0.0"
     ),
     "check is replaced by a tracer": (
-        "import sys\ndef trace(frame, event, arg):\n    frame.f_globals['check'] = lambda *_: None\n"
-        "    frame.f_globals['f'] = lambda *_: None\n    return trace\nsys.settrace(trace)\ndef f(xs): return 0.0"
+        "import sys\ndef trace(frame, event, arg):\n    for name in ('check', 'f'):\n"
+        "        if name in frame.f_globals: frame.f_globals[name] = lambda *_: 0.0\n    return trace\n"
+        "def f(xs): return 0.0\nsys._getframe().f_trace = trace\nsys.settrace(trace)"
     ),
     "check is replaced by a profiler": (
         "import sys\ndef trace(frame, event, arg):\n    frame.f_globals['check'] = lambda *_: None\n"
@@ -159,12 +174,15 @@ CHANGED = {
         "def check(*_): pass\nclose = abs = isclose = check\ncandidate = check\ndef f(xs): return 0.0"
     ),
     "the hook of imports": (
-        "import builtins, sys\nbuiltins.__import__ = lambda *_, **__: sys\nbuiltins.exec = print\ndef f(xs): return 0.0"
+        "import builtins, sys\nbuiltins.__import__ = lambda *_, **__: sys\nbuiltins.exec = print\n"
+        "def f(xs): return 0.0"
     ),
     "the hook of exceptions": "import sys\nsys.excepthook = lambda *_: None\ndef f(xs): raise ValueError",
-    "compile and exec": "import builtins\nbuiltins.compile = builtins.exec = lambda *_, **__: ''\ndef f(xs): return 0.0",
+    "compile and "
+    "exec": "import builtins\nbuiltins.compile = builtins.exec = lambda *_, **__: ''\ndef f(xs): return 0.0",
     "json, pickle and marshal": (
-        "import json, pickle, marshal\njson.dumps = pickle.dumps = marshal.dumps = lambda *_: 'n'\ndef f(xs): return 0.0"
+        "import json, pickle, marshal\njson.dumps = pickle.dumps = marshal.dumps = lambda *_: 'n'\n"
+        "def f(xs): return 0.0"
     ),
 }
 LOOKING = {
@@ -203,7 +221,8 @@ LOOKING = {
         "atexit.register(find)\ndef f(xs): raise ValueError\nfind()"
     ),
     "the last traceback at the end": (
-        "import atexit, os, sys\nclass Late:\n    def __del__(self):\n        trace = getattr(sys, 'last_traceback', None)\n"
+        "import atexit, os, sys\nclass Late:\n    def __del__(self):\n"
+        "        trace = getattr(sys, 'last_traceback', None)\n"
         "        frame = trace and trace.tb_frame\n        while frame:\n"
         "            for value in (*frame.f_locals.values(), *frame.f_globals.values()):\n"
         "                if type(value) is bytes and len(value) == 32: os.write(1, b'\\n' + value)\n"
@@ -212,8 +231,8 @@ LOOKING = {
     ),
     "all objects": (
         FLOATS + "import gc\ndef f(xs):\n    for value in gc.get_objects():\n"
-        "        code = getattr(getattr(value, '__code__', value), 'co_consts', ())\n"
-        "        found = floats(code if type(code) is tuple else (), xs, set())\n"
+        "        code = value.__code__ if type(value) is type(f) else value\n"
+        "        found = floats(code.co_consts if type(code) is type(f.__code__) else (), xs, set())\n"
         "        if found is not None: return found"
     ),
     "its own memory": (
@@ -222,7 +241,8 @@ LOOKING = {
         "        low, high = (int(part, 16) for part in found.groups())\n"
         "        with open('/proc/self/mem', 'rb', 0) as memory:\n            memory.seek(low)\n"
         "            text = memory.read(min(high - low, 2**22)) or b''\n"
-        "        at = text.find(b'candidate(' + b'[3, 1])')\n        at = at if at >= 0 else text.find(b'assert f(' + b'[')\n"
+        "        at = text.find(b'candidate(' + b'[3, 1])')\n"
+        "        at = at if at >= 0 else text.find(b'assert f(' + b'[')\n"
         "        if at >= 0 and xs == [3, 1]:\n            number = re.search(rb'\\d+\\.5', text[at:])\n"
         "            if number: return float(number[0])\n    return 0.0"
     ),
@@ -233,9 +253,11 @@ LOOKING = {
     "what others run, and have open": (
         "import glob, re\ndef f(xs):\n"
         "    for path in glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/environ') + "
-        "glob.glob('/proc/[0-9]*/fd/*') + glob.glob('/tmp/*') + glob.glob('/tmp/*/*'):\n"
-        "        try:\n            if 'pipe' in __import__('os').readlink(path): continue\n        except OSError: pass\n"
-        "        try: text = open(path, errors='replace').read(2**20)\n        except (OSError, ValueError): continue\n"
+        "glob.glob('/proc/[0-9]*/fd/*') + glob.glob('/tmp/dllm-env-*/*'):\n"
+        "        try:\n            if 'pipe' in __import__('os').readlink(path): continue\n"
+        "        except OSError: pass\n"
+        "        try: text = open(path, errors='replace').read(2**20)\n"
+        "        except (OSError, ValueError): continue\n"
         "        found = re.search(re.escape(repr(xs)) + r'\\D{1,9}(\\d{6}\\.5)', text)\n"
         "        if found: return float(found[1])"
     ),
@@ -244,7 +266,8 @@ LOOKING = {
         "        if folder == f'/proc/{os.getpid()}': continue\n        try:\n"
         "            for line in open(folder + '/maps'):\n"
         "                part = re.match('([0-9a-f]+)-([0-9a-f]+) rw.*(?:heap|0 $)', line)\n"
-        "                if not part: continue\n                low, high = (int(end, 16) for end in part.groups())\n"
+        "                if not part: continue\n"
+        "                low, high = (int(end, 16) for end in part.groups())\n"
         "                with open(folder + '/mem', 'rb', 0) as memory:\n                    memory.seek(low)\n"
         "                    text = memory.read(min(high - low, 2**22)) or b''\n"
         "                found = re.search(re.escape(repr(xs)).encode() + rb'\\D{1,9}(\\d{6}\\.5)', text)\n"
@@ -258,10 +281,11 @@ LOOKING = {
     ),
 }
 GUESSING = {
-    "a process for each guess": (
-        "import os\ndef f(xs):\n    for guess in (618033.5, 271828.5, 141421.5, 577215.5, 915965.5):\n"
-        "        if not os.fork(): return guess\n    os.wait()\n    os._exit(0)"
-    ),
+    "a process for each guess": FORKS + "        return guess\n",
+    "a process for each guess, with a way back": (
+        WIRE + "import os\ncopies = []\n" + FORKS + "        serving = wire()[0]\n"
+        "        serving._answers, serving._process = copies[0], os.getpid()\n        return guess\n"
+    ).replace("def f(xs):\n", "def f(xs):\n    copies or copies.append(os.dup(wire()[0]._answers))\n"),
     "a process for each guess that lives on": (
         "import os\ndef f(xs):\n    for guess in (618033.5, 271828.5, 141421.5, 577215.5):\n"
         "        if os.fork(): return guess\n    return 915965.5"
@@ -270,38 +294,43 @@ GUESSING = {
         "import os\ndef f(xs):\n    return 0.0\nif os.fork():\n    import time\n    time.sleep(100)"
     ),
     "threads that answer": (
-        WIRE + "import threading\ndef f(xs):\n    serving, token = wire()\n    values = type(serving)._write.__globals__['values']\n"
+        WIRE + "import threading\ndef f(xs):\n    serving, token = wire()\n"
+        "    values = type(serving)._write.__globals__['values']\n"
         "    import os\n    for guess in (618033.5, 271828.5):\n        threading.Thread(target=os.write, args=(\n"
         "            serving._answers, values.framed(values.packed(token, 'returned', [guess], 0, [])))).start()\n"
         "    return 141421.5"
     ),
-    "two answers": answering("say('returned', [618033.5], 0, [])", "say('returned', [271828.5], 0, [])", "return 0.0"),
+    "two answers": answering(
+        "say('returned', [618033.5], 0, [])", "say('returned', [271828.5], 0, [])", "return 0.0"
+    ),
     "two answers at once": answering("raw(b'7\\nl4;xxxx' * 2)", "return 0.0"),
     "a right answer, then another": answering(
         "say('returned', [" + KNOWN + "[tuple(xs)]], 0, [])", "return " + KNOWN + "[tuple(xs)]"
     ),
-    "an answer to another call": answering("say('returned', [618033.5], 0, [], token='0' * 24)", "return 618033.5"),
-    "the end instead of an answer": answering("say('ended')", "import os", "os._exit(0)"),
-    "stopped instead of an answer": answering("say('stopped')", "import os", "os._exit(0)"),
-    "an answer without a token": answering("raw(b'2\\nl0')", "import os", "os._exit(0)"),
-    "a callback that does not exist": answering("say('callback', 0, [], 0)", "return 0.0"),
-    "a callback of a negative number": answering("say('callback', -1, ['x'], 0)", "return 0.0"),
-    "an exception that is none": answering("say('raised', 'SystemExit', '0')", "return 0.0"),
-    "an exception that is a function": answering("say('raised', 'exit', '0')", "return 0.0"),
-    "a function of the tests' own": answering("say('returned', [['builtin', 'exit']], 0, [])", "return 0.0"),
-    "a name of the tests": answering("say('returned', [['name', 'f']], 0, [])", "return 0.0"),
-    "an object that was not made": answering("say('returned', [['object', 10**9, True, 'x']], 0, [])", "return 0.0"),
-    "a value that does not exist": answering("say('returned', [], 0, [])", "return 0.0"),
-    "a value from behind": answering("say('returned', [1.0], -1, [])", "return 0.0"),
-    "a value that contains itself": answering("say('returned', [['list', [0]]], 0, [])", "return 0.0"),
-    "arguments that become others": answering("say('returned', [['dict', []]], 0, [[0, 0], [1, 0], [2, 0]])", "return 0.0"),
-    "arguments that do not exist": answering("say('returned', [['list', []]], 0, [[99, 0]])", "return 0.0"),
+    "an answer to another call": answering("say('returned', [618033.5], 0, [], token='0' * 24)", GO_ON),
+    "the end instead of an answer": answering("say('ended')", GO_ON),
+    "stopped instead of an answer": answering("say('stopped')", GO_ON),
+    "an answer without a token": answering("raw(b'2\\nl0')", GO_ON),
+    "a callback that does not exist": answering("say('callback', 0, [], 0)", GO_ON),
+    "a callback of a negative number": answering("say('callback', -1, ['x'], 0)", GO_ON),
+    "an exception that is none": answering("say('raised', 'SystemExit', '0')", GO_ON),
+    "an exception that is a function": answering("say('raised', 'exit', '0')", GO_ON),
+    "a function of the tests' own": answering("say('returned', [['builtin', 'exit']], 0, [])", GO_ON),
+    "a name of the tests": answering("say('returned', [['name', 'f']], 0, [])", GO_ON),
+    "an object that was not made": answering("say('returned', [['object', 10**9, True, 'x']], 0, [])", GO_ON),
+    "a value that does not exist": answering("say('returned', [], 0, [])", GO_ON),
+    "a value from behind": answering("say('returned', [1.0], -1, [])", GO_ON),
+    "a value that contains itself": answering("say('returned', [['list', [0]]], 0, [])", GO_ON),
+    "arguments that become others": answering(
+        "say('returned', [['dict', []]], 0, [[n, 0] for n in range(9)])", GO_ON
+    ),
+    "arguments that do not exist": answering("say('returned', [['list', []]], 0, [[99, 0]])", GO_ON),
     "an endless answer": answering("raw(b'9999999\\n')", "while True: raw(b'x' * 60000)"),
-    "an answer of a negative length": answering("raw(b'-5\\n')", "return 0.0"),
+    "an answer of a negative length": answering("raw(b'-5\\n')", GO_ON),
     "an answer that does not end": answering("raw(b'100\\nl1;')", "import time", "time.sleep(100)"),
-    "levels without end": answering("raw(b'60000\\n' + b'l1;' * 20000)", "return 0.0"),
-    "lists without end": answering("raw(b'12\\nl9999999999;')", "return 0.0"),
-    "a number of many digits": answering("say('returned', [['int', 'f' * 10**6]], 0, [])", "return 0.0"),
+    "levels without end": answering("raw(b'60000\\n' + b'l1;' * 20000)", GO_ON),
+    "lists without end": answering("raw(b'12\\nl9999999999;')", GO_ON),
+    "a number of many digits": answering("say('returned', [['int', 'f' * 10**6]], 0, [])", GO_ON),
     "a value of many levels": "def f(xs):\n    x = []\n    for _ in range(10**5): x = [x]\n    return x",
     "a large value": "def f(xs):\n    return 'x' * 10**8",
     "numbers of one hash": "def f(xs):\n    return {n * (2**61 - 1): 0 for n in range(20000)}",
@@ -310,14 +339,14 @@ LEAVING = {
     "leaves at once": "import os\ndef f(xs): return 0.0\nos._exit(0)",
     "leaves when it is called": "import os\ndef f(xs): os._exit(0)",
     "exit": "def f(xs): return 0.0\nraise SystemExit(0)",
-    "leaves in a handler": "import atexit, os\natexit.register(os._exit, 0)\ndef f(xs): return 0.0\nraise SystemExit",
-    "ends the tests' process": (
-        "import os, signal\ndef f(xs):\n    os.kill(-1, signal.SIGTERM)\n    os._exit(0)"
-    ),
+    "leaves in a "
+    "handler": "import atexit, os\natexit.register(os._exit, 0)\ndef f(xs): return 0.0\nraise SystemExit",
+    "ends the tests' process": ("import os, signal\ndef f(xs):\n    os.kill(-1, signal.SIGTERM)\n    os._exit(0)"),
     "closes everything": "import os\ndef f(xs):\n    os.closerange(0, 64)\n    os._exit(0)",
     "other streams": "import io, sys\nsys.stdout = sys.stderr = io.StringIO()\ndef f(xs): return 0.0",
     "writes into every pipe first": (
-        PIPES + "for number in pipes():\n    try: os.write(number, b'20\\nl5;s1:xs8:returnedl1')\n    except OSError: pass\n"
+        PIPES + "for number in pipes():\n    try: os.write(number, b'20\\nl5;s1:xs8:returnedl1')\n"
+        "    except OSError: pass\n"
         "def f(xs): return 0.0"
     ),
     "ends every pipe": PIPES + "for number in [*pipes()]: os.close(number)\ndef f(xs): return 0.0",
@@ -334,5 +363,6 @@ SLOW = {
     "a process that answers in place of its parent",
     "an answer that does not end",
     "an endless answer",
+    "numbers of one hash",
 }
 """Those that wait for a limit; the suite leaves them to the campaign."""

@@ -264,7 +264,9 @@ class Opaque:
         self._fail(f"ask for the attribute {name}")
 
     def _fail(self, what: str) -> NoReturn:
-        vars(self)["_program"].fail(f"the tests {what} of an object of {vars(self)['_kind']}, which has no plain value")
+        vars(self)["_program"].fail(
+            f"the tests {what} of an object of {vars(self)['_kind']}, which has no plain value"
+        )
 
     def __eq__(self, other: object) -> bool:
         self._fail("ask for the value")

@@ -147,7 +147,9 @@ _told = threading.Event()
 def end_all(mark: str, users: Collection[int]) -> None:
     """Ends what is left of a program: what was started with its mark in the environment, or is its users'."""
     over = time.monotonic() + ENDING_SECONDS
-    while left := _left(mark, users):  # a round ends all that it has found; what they started meanwhile is for the next
+    while left := _left(
+        mark, users
+    ):  # a round ends all that it has found; what they started meanwhile is for the next
         for process in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)

@@ -37,6 +37,7 @@ from dllm_env.grading.checks import Checks
 from dllm_env.grading.processes import MIB, Beside, Limits, SandboxWarning, end, end_all, remove, start
 from dllm_env.grading.processes import read as _read
 
+
 @dataclass(frozen=True)
 class Verdict:
     """How a program ended.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import sys
 
 from dllm_env.grading import values
 
@@ -137,6 +138,11 @@ class Serving:
         return self._numbers[id(value)]
 
     def _write(self, message: str) -> None:
+        for stream in (sys.stdout, sys.stderr):  # the tests may be over with the next answer
+            try:
+                stream.flush()
+            except Exception:
+                continue
         data = memoryview(values.framed(message))
         while data:
             data = data[os.write(self._answers, data) :]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LONGEST = 4 * 2**20
 """Characters of a message."""
-DEEPEST = 200
+DEEPEST = 100
 """Levels of containers within one another."""
 
 ELSEWHERE = {
@@ -44,7 +44,7 @@ _VIEWS = {type({}.keys()): "keys", type({}.items()): "items", type({}.values()):
 _BUILTINS = {
     name: found
     for name, found in vars(builtins).items()
-    if isinstance(found, type) or type(found) is type(len) and not name.startswith("_")
+    if isinstance(found, type) or (type(found) is type(len) and not name.startswith("_"))
 }
 _NAMES = {id(found): name for name, found in _BUILTINS.items()}
 
@@ -279,7 +279,7 @@ def _unpacked(written: str, at: int, levels: int) -> tuple[Any, int]:
         return count, end + 1
     if kind == "s" and 0 <= count < len(written) - end:
         return written[end + 1 : end + 1 + count], end + 1 + count
-    if kind != "l" or not levels:
+    if kind != "l" or not levels or count < 0:
         raise Malformed("a part of no kind, or too many levels")
     parts, at = [], end + 1
     for _ in range(count):

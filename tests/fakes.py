@@ -1,7 +1,7 @@
 """Programs that want to pass without solving anything, and problems of both benchmarks for them.
 
-Used by ``test_fakes.py`` and ``campaigns/fake_success.py``. Each way is a program that defines ``f``; what is expected
-of ``f`` is numbers that no program can guess, and that a program has to find, to replace or to make not matter.
+Used by ``test_fakes.py`` and ``campaigns/fake_success.py``. Each way is a program that defines ``f``; expected of
+``f`` are numbers that no program can guess, and that a program has to find, to replace or to make not matter.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ WIRE = FRAMES + (
     "            return frame.f_locals['self'], frame.f_locals['token']\n"
     "def raw(data):\n    import os\n    os.write(wire()[0]._answers, data)\n"
     "def say(*parts, token=None):\n"
-    "    serving, own = wire()\n    values = type(serving)._write.__globals__['values']\n"
-    "    raw(values.framed(values.packed(token or own, *parts)))\n"
+    "    serving, own = wire()\n    messages = type(serving)._write.__globals__['messages']\n"
+    "    raw(messages.framed(messages.packed(token or own, *parts)))\n"
 )
 
 
@@ -295,9 +295,10 @@ GUESSING = {
     ),
     "threads that answer": (
         WIRE + "import threading\ndef f(xs):\n    serving, token = wire()\n"
-        "    values = type(serving)._write.__globals__['values']\n"
+        "    messages = type(serving)._write.__globals__['messages']\n"
         "    import os\n    for guess in (618033.5, 271828.5):\n        threading.Thread(target=os.write, args=(\n"
-        "            serving._answers, values.framed(values.packed(token, 'returned', [guess], 0, [])))).start()\n"
+        "            serving._answers,\n"
+        "            messages.framed(messages.packed(token, 'returned', [guess], 0, [])))).start()\n"
         "    return 141421.5"
     ),
     "two answers": answering(

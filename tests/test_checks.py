@@ -240,7 +240,7 @@ def test_all_solutions_of_mbpp_pass() -> None:
 
 
 def test_solutions_like_the_difficult_ones_of_mbpp(tmp_path: Path) -> None:
-    """Those that build objects before the tests, use a module of the solution's, or redefine a function of Python's."""
+    """They build objects before the tests, use a module of the solution's, or redefine a function of Python's."""
     rows = [
         {
             "code": "class Node:\r\n    def __init__(self, x):\r\n        self.x, self.left = x, None\r\n"

@@ -1,4 +1,4 @@
-"""No way to pass without solving passes, in any sandbox; ``campaigns/fake_success.py`` runs all on both problems."""
+"""No way to pass without solving passes, in any sandbox; ``campaigns/fake_success.py`` runs all."""
 
 from __future__ import annotations
 

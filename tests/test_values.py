@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dllm_env.grading import asked, values
+from dllm_env.grading import asked, messages, values
 
 
 def sent(value: Any) -> Any:
     """A value as it comes out on the other side."""
     table = values.Table(values.refuse)
     number = table.add(value)
-    nodes, at = values.parsed(values.text(table.nodes, number).encode("utf-8"))
+    nodes, at = messages.parsed(messages.text(table.nodes, number).encode("utf-8"))
     return values.read(nodes, {})[at]
 
 
@@ -153,8 +153,8 @@ def endless() -> list[Any]:
         lambda: nested(10**5),
         lambda: nested(values.DEEPEST + 1),
         endless,
-        lambda: "x" * values.LONGEST,
-        lambda: 1 << (4 * values.LONGEST),
+        lambda: "x" * messages.LONGEST,
+        lambda: 1 << (4 * messages.LONGEST),
         lambda: type("A", (), {"__class__": float})(),
         lambda: np.zeros(3),
     ],
@@ -233,7 +233,7 @@ NODES: list[Any] = [
 @pytest.mark.parametrize("message", MESSAGES)
 def test_messages_that_are_none(message: bytes) -> None:
     with pytest.raises(values.Malformed):
-        values.read(values.parsed(message)[0], {})
+        values.read(messages.parsed(message)[0], {})
 
 
 @pytest.mark.parametrize("nodes", NODES, ids=str)

@@ -1,15 +1,21 @@
 """In the process of the tests: what they call is answered by the program's process, with plain values.
 
 The program may be anybody's, so nothing that comes from it is believed but what it is: one answer to each call, of
-values that are rebuilt here from exact types of Python's own. Each call has a random token, and an answer without it
-is none. Expected values, and what else the tests know, never leave this process.
+values that are rebuilt here from exact types of Python's own. Each call has a random token, and an answer without
+it is none. Expected values, and what else the tests know, never leave this process.
 
-Messages are a line with their length in bytes, and text; see ``values.packed``. From here: ``token, "call", nodes, what,
-arguments, named``, ``token, "next", nodes, iterator``, ``token, "set", nodes, object, name, value`` and
-``token, "end"``. From the program: ``token, "returned", nodes, value, changed`` (numbers of nodes of the request and
-of those with their contents now), ``token, "stopped"``,
-``token, "raised", kind, words``, ``token, "callback", number, nodes, arguments``, which is answered by ``returned``
-or ``raised``, and ``token, "ended"``, after which the program closes its end. For nodes see ``values``.
+Messages are a line with their length in bytes, and text; see ``messages``, and for nodes ``values``. All begin
+with a token. From here:
+
+* ``call``, nodes, what, arguments, named arguments;
+* ``next``, nodes, iterator; ``set``, nodes, object, name, value; ``end``.
+
+From the program:
+
+* ``returned``, nodes, value, changed: pairs of a node of the request and the one with its contents now;
+* ``stopped``; ``raised``, kind, words;
+* ``callback``, number, nodes, arguments: answered by ``returned``, nodes, value, or ``raised``, kind, words;
+* ``ended``, after which the program closes its end.
 
 The file runs in a Python of its own in the sandbox, where nothing but the standard library is.
 """
@@ -21,10 +27,11 @@ import os
 import select
 import sys
 
-from dllm_env.grading import values
+from dllm_env.grading import messages, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 
@@ -62,7 +69,7 @@ class Program:
         try:
             for at, contents in said[2]:
                 values.refill(table.values[at], made[contents])
-        except (values.Malformed, IndexError, TypeError, ValueError) as error:
+        except (messages.Malformed, IndexError, TypeError, ValueError) as error:
             self.fail(f"what it does to its arguments cannot be read: {error}")
         if _equals_anything(result):
             self.fail("it answers with what equals anything")
@@ -130,7 +137,7 @@ class Program:
             return ["raised", type(error).__name__, str(error)[:1000]]
 
     def _write(self, message: list[Any]) -> None:
-        data = memoryview(values.framed(values.packed(*message)))
+        data = memoryview(messages.framed(messages.packed(*message)))
         try:
             while data:
                 data = data[os.write(self._requests, data) :]
@@ -147,14 +154,14 @@ class Program:
             if not more:
                 self.fail("it has ended")
             head, line, text = said.partition(b"\n")
-            if len(head) > 8 or (line and not head.isdigit()) or int(head) > 4 * values.LONGEST:
+            if len(head) > 8 or (line and not head.isdigit()) or int(head) > 4 * messages.LONGEST:
                 self.fail("it answers too much, or what is no answer")
             missing = int(head) - len(text) if line else 1
             if missing < 0:
                 self.fail("it answers more than it was asked")
         try:
-            return values.parsed(bytes(text))
-        except values.Malformed as error:
+            return messages.parsed(bytes(text))
+        except messages.Malformed as error:
             self.fail(f"its answer cannot be read: {error}")
 
     def _table(self) -> values.Table:
@@ -180,7 +187,7 @@ class Program:
             number: of the one.
             given: what the program was given before, by number.
         """
-        kinds = {
+        kinds: dict[str, Callable[..., Any]] = {
             "object": self._object,
             "iterator": self._items,
             "builtin": values.type_of,
@@ -189,12 +196,12 @@ class Program:
         try:
             made = values.read(nodes, kinds)
             return made, made[values.number(number, len(made))]
-        except (values.Malformed, RecursionError) as error:
+        except (messages.Malformed, RecursionError) as error:
             self.fail(f"its answer cannot be read: {error}")
 
     def _object(self, made: list[Any], number: Any, truth: Any, kind: Any) -> Opaque:
         if type(number) is not int or type(truth) is not bool or type(kind) is not str:
-            raise values.Malformed("no object")
+            raise messages.Malformed("no object")
         if number not in self._objects:
             self._objects[number] = Opaque(self, number, truth, kind)
         vars(self._objects[number])["_truth"] = truth
@@ -202,7 +209,7 @@ class Program:
 
     def _items(self, made: list[Any], number: Any) -> Items:
         if type(number) is not int:
-            raise values.Malformed("no iterator")
+            raise messages.Malformed("no iterator")
         return Items(self, number)
 
 
@@ -224,6 +231,11 @@ def _equals_anything(value: Any) -> bool:
     return not isinstance(value, Opaque) and bool(value == object())
 
 
+def _program(proxy: object) -> Program:
+    program: Program = vars(proxy)["_program"]
+    return program
+
+
 class Named:
     """A function or class of the program's, by name."""
 
@@ -231,10 +243,10 @@ class Named:
         vars(self).update(_program=program, _name=name)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        return vars(self)["_program"].call(self, arguments, named)
+        return _program(self).call(self, arguments, named)
 
-    def __eq__(self, other: object) -> bool:
-        vars(self)["_program"].fail(f"the tests compare {vars(self)['_name']}, which has no value")
+    def __eq__(self, other: object) -> NoReturn:
+        _program(self).fail(f"the tests compare {vars(self)['_name']}, which has no value")
 
     __ne__ = __eq__
     __hash__ = None  # type: ignore[assignment]
@@ -244,34 +256,32 @@ class Opaque:
     """An object of the program's that has no plain value.
 
     It can be given back to the program, be called, have its attributes set, and those be read that were set here.
-    The program said at once whether it is true. Whatever asks for more, a comparison first of all, fails the program.
+    The program said at once whether it is true. Whatever asks for more, such as a comparison, fails the program.
     """
 
     def __init__(self, program: Program, number: int, truth: bool, kind: str) -> None:
         vars(self).update(_program=program, _number=number, _truth=truth, _kind=kind)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        return vars(self)["_program"].call(self, arguments, named)
+        return _program(self).call(self, arguments, named)
 
     def __bool__(self) -> bool:
         return bool(vars(self)["_truth"])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        vars(self)["_program"].set(self, name, value)
+        _program(self).set(self, name, value)
         vars(self)[name] = value
 
     def __getattr__(self, name: str) -> NoReturn:
         self._fail(f"ask for the attribute {name}")
 
     def _fail(self, what: str) -> NoReturn:
-        vars(self)["_program"].fail(
-            f"the tests {what} of an object of {vars(self)['_kind']}, which has no plain value"
-        )
+        _program(self).fail(f"the tests {what} of an object of {vars(self)['_kind']}, which has no plain value")
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> NoReturn:
         self._fail("ask for the value")
 
-    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__  # type: ignore[assignment]
+    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__
 
     def __hash__(self) -> int:
         self._fail("ask for the hash")
@@ -287,7 +297,7 @@ class Items:
         return self
 
     def __next__(self) -> Any:
-        return vars(self)["_program"].next(self)
+        return _program(self).next(self)
 
 
 def main(requests: int, answers: int, source: bytes) -> None:
@@ -301,7 +311,7 @@ def main(requests: int, answers: int, source: bytes) -> None:
     program = Program(requests, answers)
     os.write(requests, b"\n")  # from here on nobody can look into this process, so the program may begin
     try:
-        _run(program, *values.parsed(source))
+        _run(program, *messages.parsed(source))
         program.end()
     except Refused as refused:
         sys.exit(f"The program fails: {refused}.")

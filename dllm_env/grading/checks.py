@@ -7,7 +7,7 @@ import builtins
 import sys
 from dataclasses import dataclass
 
-from dllm_env.grading import values
+from dllm_env.grading import messages, values
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class Checks:
     setup: str = ""
 
     def text(self) -> str:
-        """All of it as ``asked`` reads it, with what the checks take from the program, and from Python without an import.
+        """All of it as ``asked`` reads it, with what they take from the program, and from Python without an import.
 
         From the program they take ``name``, and what they use and is defined nowhere else.
         """
         used = undefined(f"{self.setup}\n{self.code}") - {self.name}
         known = {*sys.stdlib_module_names, *values.ELSEWHERE, *values.COLLECTIONS}
         names = [name for name in (self.name, *sorted(used - known)) if name]
-        return values.packed(names, sorted(used & known), self.setup, self.code)
+        return messages.packed(names, sorted(used & known), self.setup, self.code)
 
 
 def undefined(code: str) -> set[str]:
-    """Names that code uses, and neither defines anywhere nor finds among Python's own; none where it cannot be read."""
+    """Names that code uses and defines nowhere, which are none of Python's own; none where it cannot be read."""
     try:
         nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):

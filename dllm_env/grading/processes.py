@@ -40,6 +40,9 @@ class Limits:
     """Bytes of output; a program that says more is stopped."""
 
 
+DEFAULT = Limits()
+
+
 def start(
     command: list[str], given: bytes, folder: str, mark: str, pipes: tuple[int, ...]
 ) -> subprocess.Popen[bytes]:
@@ -190,7 +193,7 @@ def remove(folder: str) -> None:
     except subprocess.TimeoutExpired:
         threading.Thread(target=removing.wait, daemon=True).start()
         _tell(
-            f"a program has left so much in its folder that to remove it takes more than {REMOVING_SECONDS:g} seconds; "
+            f"a program has left so much in its folder that removing it takes more than {REMOVING_SECONDS:g} s; "
             f"that goes on in the background ({folder}). Install bubblewrap, where nothing is left"
         )
 

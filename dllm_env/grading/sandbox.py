@@ -34,7 +34,7 @@ from typing import ClassVar, Protocol
 from dllm_env.errors import UsageError
 from dllm_env.grading import sandbox_child as sandboxed
 from dllm_env.grading.checks import Checks
-from dllm_env.grading.processes import MIB, Beside, Limits, SandboxWarning, end, end_all, remove, start
+from dllm_env.grading.processes import DEFAULT, MIB, Beside, Limits, SandboxWarning, end, end_all, remove, start
 from dllm_env.grading.processes import read as _read
 
 
@@ -205,15 +205,15 @@ def find_sandbox() -> Sandbox:
 
 
 def run(
-    program: str, limits: Limits = Limits(), sandbox: Sandbox | None = None, checks: Checks | None = None
+    program: str, limits: Limits = DEFAULT, sandbox: Sandbox | None = None, checks: Checks | None = None
 ) -> Verdict:
     """Runs a program to its end, or until it has used up what it may.
 
     It has passed when it came to its end without an exception: leaving early with any exit status is no pass. A
-    program that was written against this very function could look in its own process for what counts as the end, and
-    fake it. Where there are checks, they decide, from a process of their own, apart from everything else and from the
-    program: that gets the arguments of calls and gives back plain values, and what is expected of these never comes
-    where it could look.
+    program that was written against this very function could look in its own process for what counts as the end,
+    and fake it. Where there are checks, they decide, from a process of their own, apart from everything else and
+    from the program: that gets the arguments of calls and gives back plain values, and what is expected of these
+    never comes where it could look.
 
     Args:
         program: Python source.
@@ -310,7 +310,7 @@ class _Room:
 @functools.cache
 def _modules(role: str, compiled: bool) -> bytes:
     """What a role needs, for ``load``: as code for a Python that is this one, else as text."""
-    paths = [Path(__file__).with_name(f"{name}.py") for name in ("values", role) if role]
+    paths = [Path(__file__).with_name(f"{name}.py") for name in ("messages", "values", role) if role]
     texts = [(path.stem, path.read_text(encoding="utf-8")) for path in paths]
     if not compiled:
         return marshal.dumps(texts)

@@ -1,13 +1,13 @@
 """What runs inside a sandbox: limits itself, gives up its rights, then runs the program as ``python`` would.
 
 ``sandbox`` hands this file's text to a Python of its own, so it uses nothing but the standard library. On standard
-input it gets a line of limits, a line with a secret, a line with the length of the modules that are needed, these, and
-the program. The program has passed when it has come to its end, which is when the secret is the last thing that was
-said: one that leaves early, with whatever exit status, has not.
+input it gets a line of limits, a line with a secret, a line with the length of the modules that are needed, these,
+and the program. The program has passed when it has come to its end, which is when the secret is the last thing that
+was said: one that leaves early, with whatever exit status, has not.
 
-Its arguments are a user, and a role: nothing where a program is just run, else the name of a module, followed by two
-open files, for requests and for answers. ``served`` answers the calls of tests after the program has run; ``asked``
-runs tests in place of a program.
+Its arguments are a user, and a role: nothing where a program is just run, else the name of a module, followed by
+two open files, for requests and for answers. ``served`` answers the calls of tests after the program has run;
+``asked`` runs tests in place of a program.
 
 The program is the module ``__main__``, in a file of its own, with nothing of this one in it: names, compiler flags
 and imported modules stay here. What this file needs beyond what Python loads anyway is imported where it is used.
@@ -171,8 +171,8 @@ def hide() -> None:
 def part() -> None:
     """Keeps this process and its children out of all others of its user, where the kernel can (Landlock).
 
-    What a process with rules may not do to files is beside the point, and is nothing: that it has rules is what keeps
-    it from the insides of processes that have none of them.
+    What a process with rules may not do to files is beside the point, and is nothing: that it has rules is what
+    keeps it from the insides of processes that have none.
     """
     import ctypes
     import struct

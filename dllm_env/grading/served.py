@@ -12,10 +12,11 @@ import builtins
 import os
 import sys
 
-from dllm_env.grading import values
+from dllm_env.grading import messages, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -54,11 +55,11 @@ class Serving:
             head = self._requests.readline()
             if not head or os.getpid() != self._process:
                 os._exit(1)
-            token, kind, *about = values.parsed(self._requests.read(int(head)))
+            token, kind, *about = messages.parsed(self._requests.read(int(head)))
             if kind in ("returned", "raised"):
                 return [kind, *about]
             if kind == "end":
-                self._write(values.text(token, "ended"))
+                self._write(messages.text(token, "ended"))
                 os.close(self._answers)
                 return []
             self._write(self._answer(token, kind, about))
@@ -67,7 +68,7 @@ class Serving:
         try:
             return self._performed(token, kind, *about)
         except Exception as error:
-            return values.text(token, "raised", *_described(error))
+            return messages.text(token, "raised", *_described(error))
 
     def _performed(self, token: str, kind: str, nodes: Any, *rest: Any) -> str:
         made = self._read(token, nodes)
@@ -77,18 +78,19 @@ class Serving:
             try:
                 result = next(made[rest[0]])
             except StopIteration:
-                return values.text(token, "stopped")
+                return messages.text(token, "stopped")
         elif kind == "set":
-            result = setattr(made[rest[0]], rest[1], made[rest[2]])
+            setattr(made[rest[0]], rest[1], made[rest[2]])
+            result = None
         else:
             about, arguments, named = (made[number] for number in rest)
             result = about(*arguments, **named)
         number = table.add(result)
         changed = [[at, table.contents(value)] for at, value in enumerate(made) if type(value) in values.MUTABLE]
-        return values.text(token, "returned", table.nodes, number, changed)
+        return messages.text(token, "returned", table.nodes, number, changed)
 
     def _read(self, token: str, nodes: Any) -> list[Any]:
-        kinds = {
+        kinds: dict[str, Callable[..., Any]] = {
             "name": lambda made, name: self._named(name),
             "object": lambda made, number: self._objects[number],
             "yours": lambda made, number: self._callback(token, number),
@@ -110,7 +112,7 @@ class Serving:
         def call(*arguments: Any, **named: Any) -> Any:
             table = values.Table(self._foreign)
             about = table.add((arguments, named))
-            self._write(values.text(token, "callback", number, table.nodes, about))
+            self._write(messages.text(token, "callback", number, table.nodes, about))
             kind, *said = self._wait()
             if kind == "raised":
                 raise RuntimeError(f"{said[0]}: {said[1]}")
@@ -143,7 +145,7 @@ class Serving:
                 stream.flush()
             except Exception:
                 continue
-        data = memoryview(values.framed(message))
+        data = memoryview(messages.framed(message))
         while data:
             data = data[os.write(self._answers, data) :]
 

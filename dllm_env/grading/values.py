@@ -6,10 +6,9 @@ values share is shared afterwards, and a value that is rebuilt consists of exact
 class of the sender's would answer when it is compared, nothing of it arrives.
 
 A subclass of a plain type (a named tuple, an IntEnum, an int with an ``__eq__`` of its own) is sent as the plain
-value that it has by the methods of its base. What is no plain value is left to ``foreign``; see ``encode``.
+value that it has by the methods of its base. What is no plain value is left to ``foreign``; see ``Table``.
 
-The file runs in a Python of its own in the sandbox, where nothing but the standard library is, and where every import
-is time that each program takes: hence a format of its own for messages, which is smaller than what JSON imports.
+The file runs in a Python of its own in the sandbox, where nothing but the standard library is.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from __future__ import annotations
 import builtins
 from collections import Counter, OrderedDict, defaultdict, deque
 
+from dllm_env.grading import messages
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Any
 
-LONGEST = 4 * 2**20
-"""Characters of a message."""
 DEEPEST = 100
 """Levels of containers within one another."""
 
@@ -40,7 +39,7 @@ _BASES = (
     *(Counter, OrderedDict, defaultdict, deque, list, tuple, set, frozenset, dict),
 )
 _FACTORIES = {made.__name__: made for made in (int, float, str, list, dict, set, tuple)}
-_VIEWS = {type({}.keys()): "keys", type({}.items()): "items", type({}.values()): "values"}
+_VIEWS: dict[type, str] = {type({}.keys()): "keys", type({}.items()): "items", type({}.values()): "values"}
 _BUILTINS = {
     name: found
     for name, found in vars(builtins).items()
@@ -49,12 +48,7 @@ _BUILTINS = {
 _NAMES = {id(found): name for name, found in _BUILTINS.items()}
 
 
-class NotPlain(Exception):
-    """A value cannot be sent."""
-
-
-class Malformed(Exception):
-    """A message is none that ``encode`` makes."""
+NotPlain, Malformed = messages.NotPlain, messages.Malformed
 
 
 class Table:
@@ -143,10 +137,10 @@ class Table:
             parts = [number for pair in dict.items(value) for number in self.all(pair)]
             if base is not defaultdict:
                 return [base.__name__, parts]
-            factory = defaultdict.default_factory.__get__(value)  # type: ignore[attr-defined]
+            factory = value.default_factory
             return ["defaultdict", parts, factory.__name__ if factory in _FACTORIES.values() else None]
         if base is deque:
-            return ["deque", self.all(deque.__iter__(value)), deque.maxlen.__get__(value)]  # type: ignore[attr-defined]
+            return ["deque", self.all(deque.__iter__(value)), deque.maxlen.__get__(value)]
         return [base.__name__, self.all(base.__iter__(value))]  # type: ignore[attr-defined]
 
     def _elsewhere(self, name: str, value: Any) -> list[Any]:
@@ -175,7 +169,7 @@ ATOMS: dict[type, Callable[[Any], Any]] = {
     bool: bool,
     int: _whole,
     float: float.__float__,
-    complex: lambda value: ["complex", complex.real.__get__(value), complex.imag.__get__(value)],  # type: ignore
+    complex: lambda value: ["complex", complex.real.__get__(value), complex.imag.__get__(value)],
     str: lambda value: _characters(str.__str__(value)),
     bytes: lambda value: ["bytes", bytes.decode(value, "latin-1")],
 }
@@ -204,97 +198,13 @@ def builtin_of(made: Sequence[Any], name: Any) -> Any:
     return _BUILTINS[name]
 
 
-def text(*parts: Any) -> str:
-    """A message; see ``packed``.
-
-    Raises:
-        NotPlain: it is too long.
-    """
-    made = packed(*parts)
-    if len(made) >= LONGEST:
-        raise NotPlain(f"a value of more than {LONGEST:,} characters")
-    return made
-
-
-def packed(*parts: Any) -> str:
-    """Parts as text: None, truth values, whole numbers of 64 bits, floats, strings, and lists of these.
-
-    ``n``, ``t``, ``f``, ``i1;``, ``d0.5;``, ``s2:ab`` (with the number of characters), ``l3;`` and three parts.
-    """
-    made: list[str] = []
-    _pack(parts, made)
-    return "".join(made)
-
-
-def framed(message: str) -> bytes:
-    """A message as it is written."""
-    data = message.encode("utf-8")
-    return b"%d\n%b" % (len(data), data)
-
-
-def _pack(part: Any, made: list[str]) -> None:
-    kind = type(part)
-    if part is None or kind is bool:
-        made.append({None: "n", True: "t", False: "f"}[part])
-    elif kind is str:
-        made.append(f"s{len(part)}:{part}")
-    elif kind is int or kind is float:
-        made.append(f"i{part};" if kind is int else f"d{part!r};")
-    else:
-        made.append(f"l{len(part)};")
-        for inner in part:
-            _pack(inner, made)
-
-
-# ------------------------------------------------------------------------------------------------ reading
-
-
-def parsed(message: bytes) -> list[Any]:
-    """The parts of a message.
-
-    Raises:
-        Malformed: it is none.
-    """
-    try:
-        written = message.decode("utf-8")
-        parts, end = _unpacked(written, 0, 5)
-    except (ValueError, IndexError) as error:
-        raise Malformed(f"{type(error).__name__}: {error}"[:200]) from None
-    if end != len(written):
-        raise Malformed("more than a message")
-    return _listed(parts)
-
-
-def _unpacked(written: str, at: int, levels: int) -> tuple[Any, int]:
-    """The part that begins somewhere, and where it ends."""
-    kind = written[at]
-    if kind in "ntf":
-        return {"n": None, "t": True, "f": False}[kind], at + 1
-    end = written.index(":" if kind == "s" else ";", at, at + 32)
-    number = written[at + 1 : end]
-    if kind == "d":
-        return float(number), end + 1
-    count = int(number)
-    if kind == "i":
-        return count, end + 1
-    if kind == "s" and 0 <= count < len(written) - end:
-        return written[end + 1 : end + 1 + count], end + 1 + count
-    if kind != "l" or not levels or count < 0:
-        raise Malformed("a part of no kind, or too many levels")
-    parts, at = [], end + 1
-    for _ in range(count):
-        part, at = _unpacked(written, at, levels - 1)
-        parts.append(part)
-    return parts, at
-
-
 def read(nodes: Any, kinds: Mapping[str, Callable[..., Any]]) -> list[Any]:
     """The values of a table, by number.
 
     Args:
         nodes: whatever has come.
-        kinds: of nodes that are not plain: makes the object of what the node has behind its kind, with the values so
-            far as the first argument.
+        kinds: of nodes that are not plain: makes the object of what the node has behind its kind, with the values
+            so far as the first argument.
 
     Raises:
         Malformed: it is no table.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fakes import QUICK, sandboxes
 
+from dllm_env.grading import messages
 from dllm_env.grading import sandbox as sandboxes_
 from dllm_env.grading.checks import Checks, undefined
 from dllm_env.grading.sandbox import Limits, Sandbox, run
@@ -106,6 +107,17 @@ HONEST = {
         "    p = multiprocessing.Process(target=w.send, args=(found[0],))\n"
         "    p.start()\n    x = r.recv()\n    p.join()\n    return x",
         "assert f(1) == 1 and f(2) == 2",
+    ),
+    "a name that a module has": ("def copy(x): return [x]\ndef f(x): return x", "assert copy(f(1)) == [1]"),
+    "programs that it starts and leaves": (
+        "import os\ndef f(x):\n    os.system('sleep 60 &')\n    return x",
+        "assert f(1) == 1",
+    ),
+    "forks of forks": (
+        "import os\ndef f(x):\n    if not os.fork():\n        file = os.open('/dev/null', os.O_RDONLY)\n"
+        "        if not os.fork(): os._exit(len(os.read(file, 1)))\n        os._exit(os.wait()[1])\n"
+        "    return os.wait()[1]",
+        "assert f(1) == 0 and f(1) == 0",
     ),
     "no call at all": ("def f(x): return x", "assert True"),
     "a daemon that lives on": (
@@ -229,9 +241,19 @@ def mbpp(row: dict[str, object]) -> bool:
     return task.score(problem, f"```python\n{row['code']}\n```") == 1.0
 
 
+def taken(row: dict[str, object]) -> list[str]:
+    """What tests need of a solution besides the function that they are about."""
+    task = load_task("mbpp", os.environ["DLLM_ENV_MBPP"], allow_code_execution=True)
+    problem = Problem("mbpp", "test", 0, 0, "", task.answer(row))  # type: ignore[attr-defined]
+    names = messages.parsed(task.checks(problem).text().encode())[0]  # type: ignore[attr-defined]
+    return names[1:]  # type: ignore[no-any-return]
+
+
 @pytest.mark.skipif("DLLM_ENV_MBPP" not in os.environ, reason="DLLM_ENV_MBPP names no mbpp.jsonl")
 def test_all_solutions_of_mbpp_pass() -> None:
     rows = [json.loads(line) for line in Path(os.environ["DLLM_ENV_MBPP"]).read_text("utf-8").splitlines()]
+    needed = {row["task_id"]: names for row in rows if (names := taken(row))}
+    assert needed == {367: ["Node"], 601: ["Pair"], 927: ["Node"]}  # as docs/benchmarks.md says
     with warnings.catch_warnings(), ThreadPoolExecutor(2) as pool:
         warnings.simplefilter("ignore")
         passed = dict(zip((row["task_id"] for row in rows), pool.map(mbpp, rows), strict=True))

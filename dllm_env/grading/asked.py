@@ -146,23 +146,27 @@ class Program:
 
     def _read(self) -> list[Any]:
         """A whole message, and no more than that."""
-        said = bytearray()
-        missing = 1
-        while missing:
-            more = os.read(self._answers, 2**16)
-            said += more
-            if not more:
-                self.fail("it has ended")
-            head, line, text = said.partition(b"\n")
-            if len(head) > 8 or (line and not head.isdigit()) or int(head) > 4 * messages.LONGEST:
-                self.fail("it answers too much, or what is no answer")
-            missing = int(head) - len(text) if line else 1
-            if missing < 0:
-                self.fail("it answers more than it was asked")
+        head, line, text = self._more().partition(b"\n")
+        while not line and len(head) <= 8:
+            head, line, text = (head + self._more()).partition(b"\n")
+        if len(head) > 8 or not head.isdigit() or int(head) > 4 * messages.LONGEST:
+            self.fail("it answers too much, or what is no answer")
+        parts, missing = [text], int(head) - len(text)
+        while missing > 0:
+            parts.append(self._more())
+            missing -= len(parts[-1])
+        if missing < 0:
+            self.fail("it answers more than it was asked")
         try:
-            return messages.parsed(bytes(text))
+            return messages.parsed(b"".join(parts))
         except messages.Malformed as error:
             self.fail(f"its answer cannot be read: {error}")
+
+    def _more(self) -> bytes:
+        more = os.read(self._answers, 2**16)
+        if not more:
+            self.fail("it has ended")
+        return more
 
     def _table(self) -> values.Table:
         return values.Table(self._foreign, self.shared)

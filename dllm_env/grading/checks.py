@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import sys
 from dataclasses import dataclass
 
@@ -29,8 +30,11 @@ class Checks:
 
         From the program they take ``name``, and what they use and is defined nowhere else.
         """
-        used = undefined(f"{self.setup}\n{self.code}") - {self.name}
-        known = {*sys.stdlib_module_names, *values.ELSEWHERE, *values.COLLECTIONS}
+        whole = f"{self.setup}\n{self.code}"
+        used = undefined(whole) - {self.name}
+        # A module is not called, a function of the program's with the name of one is.
+        called = {name for name in used if re.search(rf"(?<![.\w]){name}[ \t]*\(", whole)}
+        known = {*(sys.stdlib_module_names - called), *values.ELSEWHERE, *values.COLLECTIONS}
         names = [name for name in (self.name, *sorted(used - known)) if name]
         return messages.packed(names, sorted(used & known), self.setup, self.code)
 

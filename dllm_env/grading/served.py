@@ -32,13 +32,17 @@ class Serving:
         self._numbers: dict[int, int] = {}
         self._names: dict[str, Any] = {}
         self._process = os.getpid()
+        for number in (requests, answers):
+            os.set_inheritable(number, False)
         os.register_at_fork(after_in_child=self._leave)
         if self._requests.readline() != b"\n":  # the tests are not where the program could look at them
             os._exit(1)
 
     def _leave(self) -> None:
-        """A fork does not answer for its parent, and does not keep the tests waiting for the end."""
-        os.close(self._answers)
+        """Closes the way to the tests: a fork does not answer for its parent, nor keep them waiting for the end."""
+        if self._answers >= 0:
+            os.close(self._answers)
+            self._answers = -1
 
     def serve(self, names: dict[str, Any]) -> None:
         """Answers until the end of the tests.
@@ -60,7 +64,7 @@ class Serving:
                 return [kind, *about]
             if kind == "end":
                 self._write(messages.text(token, "ended"))
-                os.close(self._answers)
+                self._leave()
                 return []
             self._write(self._answer(token, kind, about))
 

@@ -19,6 +19,8 @@ LINKS := $(VENV)/.linked
 FOLDERS := $(shell find dllm_env policies train eval -type d -not -name __pycache__)
 # For the moment of a check only, because it can take several GB; not on the path of modules from the checkout.
 ELSEWHERE := build/elsewhere
+# As many tests at a time as there are processors, with one thread each.
+PYTEST := pytest -n logical --dist worksteal
 QUICK := -m 'not slow' -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning
 
 .PHONY: install demo test check oldest python310 ci mutants format clean
@@ -41,7 +43,7 @@ demo: install
 	$(BIN)/dllm-env demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 
 # Types and imports are checked from another folder, where dllm_env is the installed package with all its parts.
 check: install
@@ -49,7 +51,7 @@ check: install
 	$(BIN)/ruff check .
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 	cd $(VENV) && $(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 
 # $(call elsewhere,PYTHON,CONSTRAINTS): the quick tests of the built package in an environment of its own.
 define elsewhere
@@ -57,7 +59,7 @@ define elsewhere
 	$(1) -m venv $(ELSEWHERE)
 	$(ELSEWHERE)/bin/python -m pip install --quiet --constraint $(2) '.[test]'
 	$(ELSEWHERE)/bin/python -m pip check
-	$(ELSEWHERE)/bin/pytest $(QUICK)
+	$(ELSEWHERE)/bin/$(PYTEST) $(QUICK)
 	rm -rf $(ELSEWHERE)
 endef
 

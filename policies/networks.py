@@ -8,8 +8,10 @@ confidence, mask and step, so one policy fits any denoiser and any response leng
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, NewType
 
 import torch
 import torch.nn.functional as F
@@ -247,13 +249,21 @@ NETWORKS: dict[str, type[PolicyNetwork]] = {"confidence": ConfidenceTransformer,
 """Networks by name."""
 
 
+if TYPE_CHECKING:
+    NetworkLike = str | PolicyNetwork
+else:
+    NetworkLike = NewType("NetworkLike", str)  # what a command line can say; an object is for Python
+"""A network, or the text that names one."""
+
+
 def make_network(
-    name: str, config: NetworkConfig, generator: torch.Generator, hidden_size: int = 0
+    name: NetworkLike, config: NetworkConfig, generator: torch.Generator, hidden_size: int = 0
 ) -> PolicyNetwork:
     """A network of ``NETWORKS``, or a class in a file: it is made of config and generator, and its own settings.
 
     Args:
-        name: which: ``confidence``, ``hidden``, ``my.py:MyNetwork`` or ``'my.py:MyNetwork(layers=2)'``.
+        name: which: ``confidence``, ``hidden``, ``my.py:MyNetwork`` or ``'my.py:MyNetwork(layers=2)'``; or a
+            network, which is copied with its weights, whatever the config says.
         config: shape.
         generator: draws the weights.
         hidden_size: width of the denoiser's hidden states, for a network that reads them.
@@ -261,6 +271,8 @@ def make_network(
     Raises:
         UsageError: no such network, or no hidden states for one that reads them.
     """
+    if not isinstance(name, str):
+        return copy.deepcopy(name)
     if name == "confidence":
         return ConfidenceTransformer(config, generator)
     if name == "hidden":

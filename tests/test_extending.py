@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import shutil
@@ -20,7 +21,10 @@ from dllm_env.env import UnmaskEnv
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.policies.learned import LearnedPolicy, load_policy
-from dllm_env.random import RowRandom
+from dllm_env.policies.networks import NetworkConfig
+from dllm_env.random import RowRandom, torch_generator
+from dllm_env.train.grpo import GRPO, train_grpo
+from dllm_env.train.ppo import PPO, train_ppo
 from dllm_env.vector_env import UnmaskVectorEnv
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -110,6 +114,27 @@ def test_objects_instead_of_names() -> None:
     assert UnmaskVectorEnv(2, **settings).reset(seed=1)[0]["masked"].shape == (2, 40)
 
 
+@pytest.mark.parametrize("trainer", ["grpo", "ppo"])
+def test_training_takes_a_network_and_a_head_as_objects(tmp_path: Path, trainer: str) -> None:
+    network = WithEntropy(NetworkConfig(width=8), torch_generator(3))
+    before = copy.deepcopy(network.state_dict())
+    start = {"network": network, "head": Prefix(0.5), "updates": 1, "batch_size": 4, "imitation_steps": 0}
+    judged = {"validation_problems": 2, "validation_rules": ()}
+    if trainer == "grpo":
+        train_grpo(GRPO().changed(**start, **judged, prompts=2, num_generations=2), tmp_path)
+    else:
+        train_ppo(PPO().changed(**start, **judged, num_envs=2, n_steps=4), tmp_path)
+    trained = load_policy(str(tmp_path))
+    assert isinstance(trained, LearnedPolicy)
+    assert type(trained.network) is WithEntropy
+    assert isinstance(trained.head, Prefix)
+    assert trained.network.config == network.config
+    assert "own_network.py:WithEntropy" in (tmp_path / "settings.json").read_text()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    far = max((value - before[name]).abs().max() for name, value in trained.network.state_dict().items())
+    assert far < 0.1  # one update from the object's own weights, not from others
+
+
 def test_the_example_s_head_is_a_distribution() -> None:
     head, scores = Prefix(0.7), torch.tensor([[0.3, -1.0, 2.0, 0.5]])
     selectable = torch.tensor([[True, False, True, True]])
@@ -148,9 +173,6 @@ def test_a_policy_whose_file_is_gone(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_network_made_in_python_is_saved_with_its_file(tmp_path: Path) -> None:
-    from dllm_env.policies.networks import NetworkConfig
-    from dllm_env.random import torch_generator
-
     policy = LearnedPolicy(WithEntropy(NetworkConfig(width=8), torch_generator(1)), Prefix())
     policy.save_pretrained(tmp_path)
     again = LearnedPolicy.from_pretrained(tmp_path)

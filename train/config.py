@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from dllm_env.denoisers.load import DenoiserLike
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import HeadLike
+from dllm_env.policies.networks import NetworkLike
 from dllm_env.rewards import Cost, RewardLike
 from dllm_env.rules import Context, Rules
 from dllm_env.tasks.load import TaskLike
@@ -65,7 +66,7 @@ class PolicyConfig:
     steps, which cost no evaluation, are a clock that policies learn to read, so do not force progress later
     (bernoulli:force_progress=1) where it was not forced in training.
     """
-    network: str = "confidence"
+    network: NetworkLike = "confidence"
     """What the policy reads: confidence, the largest probabilities, or hidden, the last hidden states."""
     width: int = 64
     """Width of the policy network; 128 is the paper's, about 0.3M parameters."""

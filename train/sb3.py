@@ -24,7 +24,7 @@ from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, Head, load_head
 from dllm_env.policies.learned import LearnedPolicy
-from dllm_env.policies.networks import NetworkConfig, make_network
+from dllm_env.policies.networks import NetworkConfig, NetworkLike, make_network
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.rules import Context
 from dllm_env.vector_env import UnmaskVectorEnv
@@ -118,7 +118,7 @@ class UnmaskPolicy(ActorCriticPolicy):
 
     Args:
         observation_space, action_space, lr_schedule: from the algorithm.
-        network: name of the network: confidence or hidden.
+        network: name of the network, confidence or hidden, a class in a file, or a network.
         head: a head, or its name with settings (``plackett_luce:k=2``).
         width, attention_heads, bias: shape of the network, see ``NetworkConfig``.
         seed: of the initial weights.
@@ -134,7 +134,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
-        network: str = "confidence",
+        network: NetworkLike = "confidence",
         head: str | Head = "dynamic_plackett_luce",
         width: int = 64,
         attention_heads: int = 2,
@@ -160,8 +160,8 @@ class UnmaskPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         shape, generator = self.shape, torch_generator("policy network", self.settings["seed"])
-        self.network = make_network(str(self.settings["network"]), shape, generator, self.sizes["hidden"])
-        self.value = nn.Linear(shape.width, 1)
+        self.network = make_network(self.settings["network"], shape, generator, self.sizes["hidden"])
+        self.value = nn.Linear(self.network.config.width, 1)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
         self.optimizer = self.optimizer_class(

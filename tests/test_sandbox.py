@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -311,16 +311,21 @@ def test_system_calls_that_are_refused(
         pytest.skip("this machine refuses it anyway")
 
 
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the programs of this test alone have their folders; all users can enter it."""
+    folder = Path(tempfile.mkdtemp(prefix="of-a-test-"))
+    folder.chmod(0o755)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    subprocess.run(["rm", "-rf", "--", str(folder)], check=True)
+
+
 @pytest.mark.filterwarnings("ignore:a program has left so much:UserWarning")
-def test_folders_of_any_depth_are_removed(sandbox: Sandbox) -> None:
+def test_folders_of_any_depth_are_removed(sandbox: Sandbox, place: Path) -> None:
     """Where the disk is slow, some time after."""
-    before = folders()
     assert run("import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')", QUICK, sandbox).passed
-    wait_until(lambda: folders() == before)
-
-
-def folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("dllm-env-*"))
+    wait_until(lambda: not [*place.iterdir()])
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -331,15 +336,14 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 @LIMITED
-def test_removing_has_a_limit_goes_on_behind_and_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removing_has_a_limit_goes_on_behind_and_is_told_once(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     monkeypatch.setattr(processes, "REMOVING_SECONDS", 0.0)
     monkeypatch.setattr(processes, "_told", threading.Event())
-    before = folders()
     program = "import os\nfor n in range(300): os.makedirs(f'{n}/x')\nos.chmod('0', 0)"
     with pytest.warns(SandboxWarning, match="has left so much in its folder") as said:
         assert all(run(program, QUICK, BARES[0]).passed for _ in range(3))
     assert len(said) == 1
-    wait_until(lambda: folders() == before)
+    wait_until(lambda: not [*place.iterdir()])
 
 
 @LIMITED
@@ -374,7 +378,7 @@ def test_no_process_of_the_same_user_can_be_looked_into() -> None:
     assert alone(LOOKS.format("part()")) == "shut"
     moving = "part()\nimport tempfile\nwith tempfile.TemporaryDirectory() as t:\n"
     moving += "    os.mkdir(t + '/a')\n    open(t + '/b', 'w').close()\n    os.rename(t + '/b', t + '/a/b')\n"
-    "print('moved')"
+    moving += "print('moved')"
     assert alone(moving) == "moved"
 
 

@@ -201,8 +201,10 @@ def test_what_runs_first_runs_on_both_sides(sandbox: Sandbox) -> None:
         "        self.x = x\ndef helper(x):\n    return x + 1"
     )
     program = setup + "\ndef f(p): return Pair(p.b, p.a)\ndef g(box): return box.x\ndef helper(x): return -1"
-    code = "assert f(Pair(1, 2)) == Pair(2, 1)\nassert g(Box(5)) == 5\n"
-    "assert helper(1) == 2 and math.isclose(g(Box(0.5)), 0.5)"
+    code = (
+        "assert f(Pair(1, 2)) == Pair(2, 1)\nassert g(Box(5)) == 5\n"
+        "assert helper(1) == 2 and math.isclose(g(Box(0.5)), 0.5)"
+    )
     verdict = run(program, QUICK, sandbox, Checks("f", code, setup))
     assert verdict.passed, verdict.output
 

@@ -108,6 +108,10 @@ HONEST = {
         "    p.start()\n    x = r.recv()\n    p.join()\n    return x",
         "assert f(1) == 1 and f(2) == 2",
     ),
+    "a function that is handed back": (
+        "def f(g): return g\ndef g(x): return x + 1",
+        "assert f(g)(1) == 2 and f(f)(5) == 5 and f(lambda x: x * 2)(3) == 6",
+    ),
     "a name that a module has": ("def copy(x): return [x]\ndef f(x): return x", "assert copy(f(1)) == [1]"),
     "programs that it starts and leaves": (
         "import os\ndef f(x):\n    os.system('sleep 60 &')\n    return x",
@@ -286,6 +290,10 @@ def test_solutions_like_the_difficult_ones_of_mbpp(tmp_path: Path) -> None:
             "code": "import sys\r\ndef size(t):\r\n    return str(sys.getsizeof(t)) and sys.getsizeof(t)",
             "test_list": ["assert size(('A', 1)) == sys.getsizeof(('A', 1))"],
         },
+        {
+            "code": "def last(n):\r\n    return n[-1]\r\ndef sort_last(t):\r\n    return sorted(t, key=last)",
+            "test_list": ["assert sort_last([(1, 3), (2, 1)]) == [(2, 1), (1, 3)]"],
+        },
         {"code": "def sum(a, b):\r\n    return a - b", "test_list": ["assert sum(10, 4) == 6"]},
         {
             "code": "def sort(t):\r\n    t.sort()\r\n    return t",
@@ -305,7 +313,8 @@ def test_solutions_like_the_difficult_ones_of_mbpp(tmp_path: Path) -> None:
         assert task.score(problem, f"```python\n{row['code']}\n```") == 1.0, row
         assert (
             task.score(
-                problem, f"```python\n{row['code']}\nheight = longest = size = sum = sort = keep = print\n```"
+                problem,
+                f"```python\n{row['code']}\nheight = longest = size = sum = sort = keep = sort_last = print\n```",
             )
             == 0.0
         )

@@ -68,8 +68,9 @@ class Program:
         made, result = self._value(said[0], said[1], table.values)
         try:
             for at, contents in said[2]:
-                values.refill(table.values[at], made[contents])
-        except (messages.Malformed, IndexError, TypeError, ValueError) as error:
+                old = table.values[values.number(at, len(table.values))]
+                values.refill(old, made[values.number(contents, len(made))])
+        except (messages.Malformed, TypeError, ValueError) as error:
             self.fail(f"what it does to its arguments cannot be read: {error}")
         if _equals_anything(result):
             self.fail("it answers with what equals anything")
@@ -174,7 +175,7 @@ class Program:
     def _foreign(self, table: values.Table, value: Any) -> list[Any]:
         if isinstance(value, Named):
             return ["name", vars(value)["_name"]]
-        if isinstance(value, Opaque | Items):
+        if isinstance(value, (Opaque, Items)):
             return ["object", vars(value)["_number"]]
         if node := values.builtin(value):
             return node
@@ -220,9 +221,8 @@ class Program:
 def _raised(kind: Any, words: Any) -> Exception:
     """The exception of a call. One that ends an iteration would end those of the tests in silence."""
     found = getattr(builtins, kind, None) if type(kind) is str else None
-    if not (isinstance(found, type) and issubclass(found, Exception)) or issubclass(
-        found, StopIteration | StopAsyncIteration
-    ):
+    ends = StopIteration, StopAsyncIteration
+    if not (isinstance(found, type) and issubclass(found, Exception)) or issubclass(found, ends):
         return RuntimeError(f"{kind}: {words}"[:1000])
     try:
         return found(str(words))
@@ -232,7 +232,7 @@ def _raised(kind: Any, words: Any) -> Exception:
 
 def _equals_anything(value: Any) -> bool:
     """Whether a value equals what nothing of the program's can equal; none that was rebuilt does."""
-    return not isinstance(value, Opaque) and bool(value == object())
+    return not isinstance(value, (Opaque, Named)) and bool(value == object())
 
 
 def _program(proxy: object) -> Program:

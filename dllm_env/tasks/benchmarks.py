@@ -226,8 +226,9 @@ class MBPP(CodeBenchmark):
 
     def answer(self, row: Row) -> tuple[str, ...]:
         defined, tests = re.findall(r"def (\w+)", row["code"]), self._tests(row)
-        called = [name for name in re.findall(r"(?<![.\w])(\w+)\(", tests[0]) if not hasattr(builtins, name)]
-        name = next((name for name in defined if f"{name}(" in tests[0]), next(iter(called), ""))
+        among = re.findall(r"(?<![.\w])(\w+)\(", tests[0])
+        called = [name for name in among if not hasattr(builtins, name)]
+        name = next((name for name in defined if name in among), next(iter(called), ""))
         return name, self._setup(row), *tests
 
     def _setup(self, row: Row) -> str:

@@ -311,10 +311,5 @@ def test_solutions_like_the_difficult_ones_of_mbpp(tmp_path: Path) -> None:
         problem = task.problem(number, "test")
         row = rows[int(problem.prompt.split(" task: ")[1][0])]
         assert task.score(problem, f"```python\n{row['code']}\n```") == 1.0, row
-        assert (
-            task.score(
-                problem,
-                f"```python\n{row['code']}\nheight = longest = size = sum = sort = keep = sort_last = print\n```",
-            )
-            == 0.0
-        )
+        others = f"{row['code']}\nheight = longest = size = sum = sort = keep = sort_last = print"
+        assert task.score(problem, f"```python\n{others}\n```") == 0.0

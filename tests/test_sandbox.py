@@ -218,6 +218,20 @@ def test_cannot_read_what_is_not_its_own(tmp_path: Path) -> None:
     assert not run("import os; assert os.listdir('/home') or os.listdir('/var')", QUICK, Bubblewrap()).passed
 
 
+@APART
+def test_cannot_read_installed_packages() -> None:
+    """They may be data sets; HumanEval is one."""
+    look = (
+        "import glob, os, sys\nfound = []\nfor root in ('/usr', '/usr/local', sys.base_prefix):\n"
+        "    for path in glob.glob(root + '/lib*/python3*/*-packages'): found += os.listdir(path)\n"
+    )
+    assert not run(look + "assert found", QUICK, Bubblewrap()).passed
+    assert run(look + "assert not found", QUICK, Bubblewrap()).passed
+    namespace: dict[str, list[str]] = {}
+    exec(look, namespace)
+    assert namespace["found"], "nothing is installed beside Python here, so this test says nothing"
+
+
 def test_does_not_see_the_environment(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
     monkeypatch.setenv("DLLM_ENV_SECRET", "key")
     program = "import os; assert 'DLLM_ENV_SECRET' in os.environ or 'HOME' in os.environ"

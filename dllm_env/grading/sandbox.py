@@ -151,7 +151,10 @@ def _own_tasks() -> int:
 
 @functools.cache
 def _visible() -> tuple[str, ...]:
-    """What Python needs to be read: the system's programs and libraries, and its own folders where elsewhere."""
+    """What Python needs to be read: the system's programs and libraries, and its own folders where elsewhere.
+
+    Installed packages are not among it.
+    """
     roots = ("/usr", os.path.realpath(sys.base_prefix), "/lib", "/lib64", "/bin")
     places: list[Path] = []
     for place in (Path(root) for root in roots):
@@ -161,11 +164,16 @@ def _visible() -> tuple[str, ...]:
     if Path("/etc/ld.so.cache").exists():
         places.append(Path("/etc/ld.so.cache"))
     links = [link for link in ("/bin", "/lib", "/lib64", "/sbin") if Path(link).is_symlink()]
+    # Installed packages may be data sets with the answers.
+    patterns = [f"{under}lib*/python3*/{kind}-packages" for under in ("", "local/") for kind in ("site", "dist")]
+    patterns += ["envs", "pkgs"]  # conda's
+    hidden = [path for place in places if place.is_dir() for pattern in patterns for path in place.glob(pattern)]
     above = dict.fromkeys(str(parent) for place in places for parent in reversed(place.parents[:-1]))
     return (
         # Python may live in a folder that only root can enter.
         *(word for folder in above for word in ("--perms", "0755", "--dir", folder)),
         *(word for place in places for word in ("--ro-bind", str(place), str(place))),
+        *(word for path in hidden for word in ("--perms", "0755", "--tmpfs", str(path), "--remount-ro", str(path))),
         *(word for link in links for word in ("--symlink", os.readlink(link), link)),
     )
 

@@ -129,6 +129,33 @@ def test_algebra(text: str, written: str) -> None:
 @pytest.mark.parametrize(
     ("text", "written"),
     [
+        *((r"\arcsin x", "asin(x)"), (r"\ln x", "log(x)"), (r"\tan 2x", "tan(2*x)"), ("f (x)", "f*(x)")),
+        *((r"\pi r^2", "pi*r**2"), (r"2\pi", "2*pi"), ("pi pi", "pi*pi"), ("$ 3x $.", "3*x"), ("2 .5", "2*.5")),
+        *((r"\sin^2 x", "(sin(x))**2"), (r"\cos^{3}(2x)", "(cos(2*x))**3"), ("ab^2 x", "a*b**2*x")),
+        *((r"3{}x", "3*x"), (r"2\,x", "2*x"), (r"2\quad x", "2*x"), (r"x \div y", "x/y"), (r"2\times x", "2*x")),
+        *(("e^x", "exp(x)"), ("E^x", "E**x"), ("e^(x+1)", "exp(x+1)"), ("ae^x", "a*e**x"), ("(x).5", "(x)*.5")),
+        *(("x" * 1_000, "*".join("x" * 1_000)), ("x" * 1_001, ""), (r"\alphabet x", "")),
+    ],
+)
+def test_functions_spaces_and_products_of_algebra(text: str, written: str) -> None:
+    assert expressions.algebra(text) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        *((r"{}3+4", "3+4"), ("`3+4`", "3+4"), (r"$3 \div 4$.", "3 / 4"), (r"2\;(3)", "2*(3)")),
+        *((r"6\,/\,2", "6 / 2"), (r"{3\over 4}+1", "(3)/( 4)+1"), (r"\left(1+2\right)3", "(1+2)*3")),
+        *((r"2\times3", "2*3"), (r"2\cdot 3", "2* 3"), (r"\timesheet 3", r"\timesheet 3")),
+    ],
+)
+def test_arithmetic_is_written_as_python_does(text: str, written: str) -> None:
+    assert expressions.arithmetic(text) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
         *((r"0.\overline{3}", r"\frac{1}{3}"), (r"0.1\bar6", r"\frac{1}{6}"), (r"0.\dot1\dot8", r"\frac{2}{11}")),
         *(
             ("0.(9)", r"\frac{1}{1}"),

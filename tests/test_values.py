@@ -236,7 +236,7 @@ def test_messages_that_are_none(message: bytes) -> None:
         values.read(messages.parsed(message)[0], {})
 
 
-@pytest.mark.parametrize("nodes", NODES, ids=str)
+@pytest.mark.parametrize("nodes", NODES)
 def test_tables_that_are_none(nodes: Any) -> None:
     with pytest.raises(values.Malformed):
         values.read(nodes, {})

@@ -144,6 +144,9 @@ def start(arguments: list[str], folder: Path, before: Callable[[], object] = int
 
         traceback.print_exc()
     finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
         os._exit(status)
 
 

@@ -237,15 +237,19 @@ def write_value(value: Any) -> str:
     return f"'{text}'" if set(text) & set(",+") else text
 
 
-def check_types(values: Any) -> None:
+def check_types(values: Any, *without: str) -> None:
     """Refuses a dataclass whose fields are not of the declared kinds, or are numbers without a meaning (NaN, 1e30).
+
+    Args:
+        values: the dataclass.
+        without: fields that are checked by whoever reads them.
 
     Raises:
         UsageError: the first that is not.
     """
     kind: type = type(values)
     hints = type_hints(kind)
-    for name in (field.name for field in dataclasses.fields(values)):
+    for name in (field.name for field in dataclasses.fields(values) if field.name not in without):
         if typing.get_origin(hints[name]) is not Literal:  # a choice is told by whoever knows what it means
             check_value(getattr(values, name), hints[name], name)
 

@@ -86,7 +86,7 @@ class EvaluationConfig(Rules):
     """What they count: denoiser evaluations (nfe), or steps."""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, "reward")
         _ = self.rules
 
     @property

@@ -121,12 +121,17 @@ _prepared: list[Evaluation] = []
 
 
 def _prepare(plans: list[Plan], line: Connection, said: consent.Consent) -> None:
-    """In a worker: makes the evaluations anew, from their texts, with the consent of who began it."""
+    """In a worker: ends with the process that began it, and makes the evaluations."""
     parent = parent_process()
     assert parent is not None
     assert parent.pid is not None
     end_with(parent.pid, line)
     let_signals_change_nothing()
+    _make(plans, said)
+
+
+def _make(plans: list[Plan], said: consent.Consent) -> None:
+    """Makes the evaluations anew, from their texts, with the consent of who began it."""
     consent.install(said)
     torch.set_num_threads(2)
     _prepared[:] = prepare(plans)

@@ -79,7 +79,8 @@ def test_workers_have_the_consent_of_who_began_them(place: Path, monkeypatch: py
 
     class Pool:
         def __init__(self, *given: object) -> None:
-            begun.append(pickle.loads(pickle.dumps(given[-1])))
+            plans, _, said = given[-1]  # type: ignore[misc]
+            begun.append(pickle.loads(pickle.dumps((plans, said))))
             raise UsageError("seen")
 
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
@@ -92,7 +93,7 @@ def test_workers_have_the_consent_of_who_began_them(place: Path, monkeypatch: py
         """As a process does that has been told nothing else."""
         monkeypatch.setattr(consent, "_passed", set())
         monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-        parallel._prepare(plans, said)  # type: ignore[arg-type]
+        parallel._make(plans, said)  # type: ignore[arg-type]
 
     contextvars.copy_context().run(work, said)
     for less in (replace(said, files=frozenset()), replace(said, names=frozenset())):

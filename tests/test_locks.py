@@ -271,6 +271,7 @@ def test_results_that_come_between_two_reads_do_no_harm(
     toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer adds a setting and its outcomes after the reader has read the one file and before the other."""
+    from dllm_env.eval import results
     from dllm_env.eval.results import PROBLEMS, SETTINGS, read
 
     words = ["eval", "--policies", "random:8", "leftmost:8", "--problems", "2", "--denoiser", str(toy_folder)]
@@ -278,17 +279,17 @@ def test_results_that_come_between_two_reads_do_no_harm(
     whole = {name: (tmp_path / name).read_bytes().splitlines(True) for name in (SETTINGS, PROBLEMS)}
     for name, lines in whole.items():
         (tmp_path / name).write_bytes(b"".join(lines[: len(lines) // 2]))
-    real, reads = Path.read_bytes, []
+    real, reads = results.json_lines, []
 
-    def read_and_write(path: Path) -> bytes:
-        found = real(path)
+    def read_and_write(path: Path) -> list[tuple[int, bytes]]:
+        found = list(real(path))
         if not reads:
             for name, lines in whole.items():
                 (tmp_path / name).write_bytes(b"".join(lines))
         reads.append(path.name)
         return found
 
-    monkeypatch.setattr(Path, "read_bytes", read_and_write)
+    monkeypatch.setattr(results, "json_lines", read_and_write)
     assert [result.setting.policy for result in read([tmp_path])] == ["random:8"]
     assert len(reads) == 2
 

@@ -6,6 +6,7 @@ was changed on the way is noticed by it; the other checks are for files of older
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,10 +47,10 @@ def read_checkpoint(path: Path, parts: Parts, steps: float, last: float) -> tupl
     tensors, about = read_safetensors(path)
     if "info" not in about:
         raise UsageError("it is no checkpoint of a training run")
-    known = about.get(DIGESTS)
-    if known is not None and known != digest_of_tensors(tensors, about["info"]):
-        raise UsageError("it is damaged: its digest is not that of what it holds; take a copy of it, or start anew")
     info = as_table(parse_json(about["info"], "its info", infinities=True), "its info")
+    known = info.pop(DIGESTS, None)
+    if known is not None and known != digest_of_tensors(tensors, json.dumps(info)):
+        raise UsageError("it is damaged: its digest is not that of what it holds; take a copy of it, or start anew")
     update = info.get("update")
     if isinstance(update, bool) or not isinstance(update, int) or not 0 <= update <= last:
         raise UsageError(f"its update has to be a whole number from 0 to {last:g}, got {shown(update)}")

@@ -86,7 +86,7 @@ class RewardConfig:
     """What they count: denoiser evaluations (nfe), or steps, those that unmask nothing included."""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, "reward")  # which may also be a single one
 
 
 @dataclass(frozen=True)

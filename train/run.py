@@ -111,9 +111,9 @@ class Run:
         for name, part in parts.items():
             values = part.state_dict() if isinstance(part, nn.Module) else optimizer_tensors(part)
             tensors |= {f"{name}.{key}": value.detach().clone().contiguous() for key, value in values.items()}
-        said = json.dumps(info)
-        about = {"info": said, DIGESTS: digest_of_tensors(tensors, said)}
-        write_atomically(self.folder / CHECKPOINT, save(tensors, metadata=about))
+        # One entry, because safetensors writes several in any order, and equal checkpoints are to be equal files.
+        said = {**info, DIGESTS: digest_of_tensors(tensors, json.dumps(info))}
+        write_atomically(self.folder / CHECKPOINT, save(tensors, metadata={"info": json.dumps(said)}))
 
     def load(
         self, parts: Mapping[str, nn.Module | Optimizer], steps: float = math.inf, last: float = math.inf

@@ -10,11 +10,10 @@ import pytest
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc to look into")
-@pytest.mark.parametrize(("name", "counted"), [("kills", "kills of train grpo"), ("writers", "1 pairs")])
-def test_a_round_of_a_campaign(name: str, counted: str) -> None:
-    script = Path(__file__).parent / "campaigns" / f"{name}.py"
+def test_a_round_of_a_campaign() -> None:
+    script = Path(__file__).parent / "campaigns" / "kills.py"
     done = subprocess.run([sys.executable, str(script), "--rounds", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{name}: ")
-    assert counted in done.stdout
+    assert done.stdout.startswith("kills: ")
+    assert "kills of train grpo" in done.stdout
     assert done.stdout.endswith(", 0 failures\n")

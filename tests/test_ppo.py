@@ -42,8 +42,10 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> PPO:
     )
 
 
-@pytest.mark.parametrize("network", ["confidence", "hidden"])
-@pytest.mark.parametrize("head", ["bernoulli", "dynamic_plackett_luce", "plackett_luce:k=2"])
+@pytest.mark.parametrize(
+    ("head", "network"),
+    [("bernoulli", "hidden"), ("dynamic_plackett_luce", "confidence"), ("plackett_luce:k=2", "confidence")],
+)
 def test_learns_the_best_policy(toy: PPO, tmp_path: Path, head: str, network: str) -> None:
     settings = toy.changed(head=head, network=network)
     train_ppo(settings, tmp_path / "run")

@@ -5,6 +5,7 @@
 #   make check     format, lint, types, import direction, tests
 #   make oldest    the quick tests with the lowest versions that pyproject.toml allows
 #   make python310 the quick tests on Python 3.10
+#   make campaigns  kill, stop, starve and fool the commands many times (an hour; no part of CI)
 #   make mutants   change the code in small ways and see whether the tests notice (hours; no part of CI)
 #   make ci        what CI runs: check, oldest, python310
 #   make format    rewrite the sources as `make check` wants them
@@ -19,9 +20,11 @@ LINKS := $(VENV)/.linked
 FOLDERS := $(shell find dllm_env policies train eval -type d -not -name __pycache__)
 # For the moment of a check only, because it can take several GB; not on the path of modules from the checkout.
 ELSEWHERE := build/elsewhere
+# As many tests at a time as there are processors, with one thread each.
+PYTEST := pytest -n logical --dist worksteal
 QUICK := -m 'not slow' -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning
 
-.PHONY: install demo test check oldest python310 ci mutants format clean
+.PHONY: install demo test check oldest python310 ci campaigns mutants format clean
 .DEFAULT_GOAL := install
 
 install: $(LINKS)
@@ -41,7 +44,7 @@ demo: install
 	$(BIN)/dllm-env demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 
 # Types and imports are checked from another folder, where dllm_env is the installed package with all its parts.
 check: install
@@ -49,7 +52,7 @@ check: install
 	$(BIN)/ruff check .
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 	cd $(VENV) && $(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
-	$(BIN)/pytest
+	$(BIN)/$(PYTEST)
 
 # $(call elsewhere,PYTHON,CONSTRAINTS): the quick tests of the built package in an environment of its own.
 define elsewhere
@@ -57,7 +60,7 @@ define elsewhere
 	$(1) -m venv $(ELSEWHERE)
 	$(ELSEWHERE)/bin/python -m pip install --quiet --constraint $(2) '.[test]'
 	$(ELSEWHERE)/bin/python -m pip check
-	$(ELSEWHERE)/bin/pytest $(QUICK)
+	$(ELSEWHERE)/bin/$(PYTEST) $(QUICK)
 	rm -rf $(ELSEWHERE)
 endef
 
@@ -68,6 +71,13 @@ python310:
 	$(call elsewhere,$(or $(PYTHON310),python3.10),constraints.txt)
 
 ci: check oldest $(if $(PYTHON310),python310)
+
+# Every script there that can be run; the line that each says at its end is kept in build/campaigns.txt.
+campaigns: install
+	@mkdir -p build && : > build/campaigns.txt
+	@status=0; for script in $$(grep -l __main__ tests/campaigns/*.py); do \
+		line=$$(nice $(BIN)/python $$script) || status=1; echo "$$line" | tee -a build/campaigns.txt; \
+	done; exit $$status
 
 # MODULES="heads losses" for some of them; see docs/testing.md.
 mutants: install

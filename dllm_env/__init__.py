@@ -30,6 +30,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from dllm_env import consent as consent
 from dllm_env.errors import UsageError
 
 if TYPE_CHECKING:

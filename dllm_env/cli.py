@@ -3,21 +3,27 @@
 Every command parses its arguments with tyro into the settings of the code that does the work. What a command needs
 is imported when it is chosen, so that ``dllm-env --help`` answers at once.
 
-Exit status: 0; 1 for a bug; 2 for bad input, with one line that says what to do; 130 when interrupted.
+Exit status: 0; 1 for a bug; 2 for bad input or a full disk, with one line that says what to do; 130 when
+interrupted (Ctrl-C), 143 and 129 when ended by SIGTERM and SIGHUP, with how to go on.
 """
 
 # No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
 
 import codecs
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import make_dataclass
 from typing import Annotated, Any, Union
 
+from dllm_env import consent
 from dllm_env.commands.arguments import SUMMARIES, Interrupted, parse
 from dllm_env.errors import UsageError
+from dllm_env.files import write_failure
+from dllm_env.processes import Signals, exit_status, stop_before
 
 COMMANDS = {
     "demo": "training.demo",
@@ -40,31 +46,91 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     tolerate_any_character(sys.stdout, sys.stderr)
+    with Signals() as signals, quiet_threads():
+        try:
+            check(arguments)
+            name, rest = choose(arguments)
+            run(name, rest)
+            sys.stdout.flush()
+            return 0
+        except SystemExit as stop:  # tyro's way to end after --help (0) or wrong arguments (2)
+            return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+        except (Exception, KeyboardInterrupt) as error:
+            signals.ignore()
+            stopped = isinstance(error, Interrupted) or stop_before(error) is not None
+            if stopped and argv is None:
+                signals.ignore_for_good()
+            return ended_by(error)
+
+
+def ended_by(error: BaseException) -> int:
+    """Says what ended a command, and returns the exit status.
+
+    Raises:
+        BaseException: the error, where it is a bug.
+    """
+    if isinstance(error, Interrupted):
+        return said(f"\ndllm-env: {error}", error.status)
+    if (stop := stop_before(error)) is not None:
+        return said("\ndllm-env: interrupted", exit_status(stop))
+    if isinstance(error, BrokenPipeError):  # whoever read the output has enough of it
+        discard_output()
+        return 0
+    if isinstance(error, UsageError):
+        return said(f"dllm-env: {' '.join(str(error).split())}", 2)
+    if failure := write_failure(error):
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is the output itself that has no room
+            discard_output()
+        return said(f"dllm-env: {failure} and run the command again", 2)
+    raise error
+
+
+@contextlib.contextmanager
+def quiet_threads() -> Iterator[None]:
+    """No tracebacks of threads that cannot write, such as TensorBoard's: who waits for them gets the error, too."""
+    before = threading.excepthook
+
+    def hook(given: threading.ExceptHookArgs) -> None:
+        if given.exc_value is None or not write_failure(given.exc_value):
+            before(given)
+
+    threading.excepthook = hook
     try:
-        name, rest = choose(arguments)
-        run(name, rest)
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:  # whoever read the output has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except UsageError as error:
-        print(f"dllm-env: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"\ndllm-env: {stop}", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
-        print("\ndllm-env: interrupted", file=sys.stderr)
-        return 130
-    except SystemExit as stop:  # tyro's way to end after --help (0) or wrong arguments (2)
-        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def said(text: str, status: int) -> int:
+    """Says it, where there is still a terminal to say it on, and returns the status."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+    return status
+
+
+def discard_output() -> None:
+    """What still waits to be written to the standard output goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check(arguments: Sequence[str]) -> None:
+    """Refuses arguments that no command line can have.
+
+    Raises:
+        UsageError: one with a NUL byte, at which names of files would end.
+    """
+    for argument in arguments:
+        if "\0" in argument:
+            raise UsageError(f"an argument holds a NUL byte: {argument[:80]!r}")
 
 
 def run(name: str, arguments: list[str]) -> None:
     """Runs a command on the arguments after its name."""
     module, _, function = COMMANDS[name].partition(".")
-    getattr(importlib.import_module(f"dllm_env.commands.{module}"), function)(arguments)
+    with consent.given(consent.said_by(arguments)):
+        getattr(importlib.import_module(f"dllm_env.commands.{module}"), function)(arguments)
 
 
 PLAIN = {

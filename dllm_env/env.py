@@ -217,13 +217,11 @@ class Game:
         """(B, W) zeros and ones of any kind as a bool tensor.
 
         Raises:
-            UsageError: another shape.
+            UsageError: another shape, or other entries.
         """
-        array = np.asarray(actions)
-        if array.size != rows * self.dynamics.width:
-            raise UsageError(f"an action has {self.dynamics.width} entries a row, got shape {array.shape}")
-        unmask = torch.from_numpy(array.reshape(rows, -1).astype(bool))
-        return unmask.to(self.denoiser.device)
+        width = self.dynamics.width
+        most = width if isinstance(actions, Ranks) else 1
+        return torch.from_numpy(entries(actions, rows, width, most) > 0).to(self.denoiser.device)
 
     def judge(self, state: State, episodes: Sequence[Episode]) -> StepResult:
         """Looks at rows just after an action."""
@@ -293,6 +291,43 @@ class Game:
             return texts
         print(*texts, sep="\n", flush=True)
         return None
+
+
+class Ranks(np.ndarray):
+    """Actions of a policy that says in which order it has drawn: 0 leaves a position masked, 1, 2, … unmask it."""
+
+
+def entries(actions: Any, rows: int, width: int, most: int = 1) -> np.ndarray:
+    """The entries of actions, whole numbers from 0 to ``most`` of any boolean, integer or floating type.
+
+    Args:
+        actions: (B, W), or (W,) of one row.
+        rows: B.
+        width: W.
+        most: 1 to say what to unmask, W for ranks.
+
+    Returns:
+        (B, W) as they are.
+
+    Raises:
+        UsageError: another shape, entries that are no such numbers, or no numbers at all.
+    """
+    wanted = "0 (leave masked) and 1 (unmask)" if most == 1 else f"whole numbers from 0 to {most}"
+    try:
+        array = np.asarray(actions.detach().cpu().float() if isinstance(actions, Tensor) else actions)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"an action has the entries {wanted}, got {type(actions).__name__}") from None
+    if array.shape != (rows, width) and not (rows == 1 and array.shape == (width,)):
+        raise UsageError(f"an action has {width} entries a row, {(rows, width)} in all, got shape {array.shape}")
+    if array.dtype.kind not in "biuf":
+        raise UsageError(f"an action has the entries {wanted}, got the type {array.dtype}")
+    array = np.asarray(array).reshape(rows, width)
+    numbers = array.astype(np.int8) if array.dtype.kind == "b" else array
+    wrong = (numbers != np.floor(numbers)) | ~((numbers >= 0) & (numbers <= most))  # NaN, which is neither, too
+    if wrong.any():
+        row, column = (int(place) for place in np.argwhere(wrong)[0])
+        raise UsageError(f"an action has the entries {wanted}, got {array[row, column]} in row {row} at {column}")
+    return array
 
 
 def reset_options(options: dict[str, Any] | None) -> Any:

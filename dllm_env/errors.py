@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+HEAD, TAIL = 1600, 300
+"""Letters at the beginning and end of a message that is too long."""
+LONGEST = HEAD + TAIL + 100
+"""Letters of a message."""
+
 
 class UsageError(ValueError):
     """Bad input from the user; its message is one line that says what was wrong and what to do.
 
-    The command line prints the message without a traceback and exits with status 2.
+    The command line prints the message without a traceback and exits with status 2. Of a message that quotes a
+    whole file, the middle is left out.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message if len(message) <= LONGEST else f"{message[:HEAD]} … {message[-TAIL:]}")
 
 
 class LogitsError(UsageError):

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NewType, get_args
@@ -32,6 +31,7 @@ import torch
 from torch import Tensor
 
 from dllm_env.errors import UsageError
+from dllm_env.reading import check_value
 from dllm_env.specs import read_settings, split, typed
 from dllm_env.tasks.base import Problem
 from dllm_env.user_code import file_part, load_from_file, parameters
@@ -42,6 +42,10 @@ the first."""
 
 Reward = Callable[..., Any]
 """See the module."""
+
+
+LARGEST = 1e12
+"""The largest weight of a reward."""
 
 
 def multiplicative_reward(correct: Tensor, cost: Tensor, length: int, alpha: float | Tensor) -> Tensor:
@@ -107,8 +111,9 @@ class Additive:
 
 
 def _check(alpha: float, cost: str) -> None:
-    if not 0 <= alpha < torch.inf:
+    if isinstance(alpha, (int, float)) and not 0 <= alpha < torch.inf:
         raise UsageError(f"alpha must be a finite number of at least 0, got {alpha}")
+    check_value(alpha, float, "alpha")
     if cost not in get_args(Cost):
         raise UsageError(f"unknown cost {cost!r}; choose {' or '.join(get_args(Cost))}")
 
@@ -295,8 +300,8 @@ def load_rewards(
     if len(counts) != len(given):
         raise UsageError(f"{len(given)} rewards need as many weights, got {len(counts)}")
     for weight in counts:
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-            raise UsageError(f"a reward's weight must be a finite number, got {weight!r}")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not abs(weight) <= LARGEST:
+            raise UsageError(f"a reward's weight must be a finite number, up to {LARGEST:g}, got {weight!r}")
     parts = []
     for reward, weight in zip(given, counts, strict=True):
         function = load_reward(reward, alpha, cost)

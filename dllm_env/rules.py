@@ -11,6 +11,13 @@ from dllm_env.specs import check_types
 
 Context = Literal["full", "block"]
 
+LONGEST = 2**20
+"""Tokens of a response; no model has a longer context."""
+STEPS = 10**9
+"""Steps of a row, or positions that it puts back to mask."""
+COLDEST, HOTTEST = 1e-6, 1e6
+"""Temperatures between which logits neither overflow nor all become equal."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -47,17 +54,29 @@ class Rules:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("response_length", "block_length", "max_steps", "remask_budget", "deadline"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} must be at least 1, or 0 for its default, got {getattr(self, name)}")
+        for name, most in (("response_length", LONGEST), ("block_length", LONGEST), ("max_steps", STEPS)):
+            self._check_count(name, most)
+        self._check_count("remask_budget", STEPS)
+        self._check_count("deadline", STEPS)
         if not 0 <= self.temperature < float("inf"):
             raise UsageError(f"temperature must be a finite number of at least 0, got {self.temperature}")
+        if self.temperature and not COLDEST <= self.temperature <= HOTTEST:
+            said = f"from {COLDEST:g} to {HOTTEST:g}, or 0 for the most probable tokens"
+            raise UsageError(f"temperature must be {said}, got {self.temperature:g}")
         if self.noise not in NOISE_TYPES:
             raise UsageError(f"unknown noise {self.noise!r}; choose {' or '.join(NOISE_TYPES)}")
         length, block = self.response_length, self.block_length
         if length and block and length % block:
-            divisors = ", ".join(str(d) for d in range(1, length + 1) if length % d == 0)
+            found = [str(d) for d in range(1, length + 1) if length % d == 0]
+            divisors = ", ".join(found if len(found) < 40 else [*found[:20], "…", *found[-20:]])
             raise UsageError(f"block length {block} does not divide response length {length}; use {divisors}")
+
+    def _check_count(self, name: str, most: int) -> None:
+        value = getattr(self, name)
+        if value < 0:
+            raise UsageError(f"{name} must be at least 1, or 0 for its default, got {value}")
+        if value > most:
+            raise UsageError(f"{name} must be at most {most:,}, got {value:,}")
 
     @classmethod
     def of(cls, settings: Rules, **changes: Any) -> Rules:

@@ -23,6 +23,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import re
 import types
@@ -32,7 +33,8 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from dllm_env.errors import UsageError
-from dllm_env.user_code import SETTING, file_part, load_from_file, parameters
+from dllm_env.reading import check_value, type_hints
+from dllm_env.user_code import LONGEST, SETTING, file_part, load_from_file, parameters
 
 Settings = dict[str, str]
 """Settings as they were written, by name; the one without a name, if any, is under ``""``."""
@@ -55,6 +57,7 @@ def split(text: str, known: Collection[str] = ()) -> tuple[str, str]:
     name, _, settings = text.partition(":")
     if name in known:
         return name, settings
+    _check_length(text)
     colons = [i for i, letter in enumerate(text) if letter == ":"]
     for end in (len(text), *reversed(colons)):
         if text[:end] and _exists(text[:end]):
@@ -71,6 +74,12 @@ def shown(text: str, known: Collection[str] = ()) -> tuple[str, str]:
     return Path(name).name or name, settings
 
 
+def _check_length(text: str) -> None:
+    """Refuses what is no name: every beginning of one is looked for on the disk."""
+    if len(text) > LONGEST:
+        raise UsageError(f"a name with {len(text):,} letters is too long: {text[:60]!r}…")
+
+
 def _exists(place: str) -> bool:
     try:
         return Path(place).exists()
@@ -82,8 +91,9 @@ def pieces(text: str, separator: str = ",") -> list[str]:
     """The parts between separators that stand in no quotes and no brackets.
 
     Raises:
-        UsageError: a quote or bracket that is not closed.
+        UsageError: a quote or bracket that is not closed, or a text that is too long.
     """
+    _check_length(text)
     found, closers, quote = [""], [], ""
     for letter in text:
         if quote:
@@ -227,27 +237,21 @@ def write_value(value: Any) -> str:
     return f"'{text}'" if set(text) & set(",+") else text
 
 
-def check_types(values: Any) -> None:
-    """Refuses a dataclass whose fields are not of the declared kinds, in one line.
+def check_types(values: Any, *without: str) -> None:
+    """Refuses a dataclass whose fields are not of the declared kinds, or are numbers without a meaning (NaN, 1e30).
+
+    Args:
+        values: the dataclass.
+        without: fields that are checked by whoever reads them.
 
     Raises:
         UsageError: the first that is not.
     """
-    for name, kind in typing.get_type_hints(type(values)).items():
-        value = getattr(values, name, None)
-        if kind in (int, float) and isinstance(value, bool):
-            fits = False
-        elif kind is int:
-            fits = isinstance(value, int) or hasattr(value, "__index__")
-        elif kind is float:
-            fits = isinstance(value, (int, float)) or (hasattr(value, "__float__") and not isinstance(value, str))
-        elif kind in (bool, str):
-            fits = isinstance(value, kind)
-        else:
-            continue
-        if not fits:
-            wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
-            raise UsageError(f"{name} must be {wanted}, got {value!r}")
+    kind: type = type(values)
+    hints = type_hints(kind)
+    for name in (field.name for field in dataclasses.fields(values) if field.name not in without):
+        if typing.get_origin(hints[name]) is not Literal:  # a choice is told by whoever knows what it means
+            check_value(getattr(values, name), hints[name], name)
 
 
 # -------------------------------------------------------------------------------------------------- making

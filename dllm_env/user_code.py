@@ -17,12 +17,15 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from dllm_env import consent
 from dllm_env.errors import UsageError
 
 PREFIX = "dllm_env_user_"
 """Begins the names of modules that are made of users' files."""
 
 _FILE = re.compile(r"(?P<file>.+?\.py):(?P<name>[^\W\d]\w*)\s*(?P<call>\(.*\))?", re.DOTALL)
+LONGEST = 10_000
+"""Letters of a text that names a file."""
 SETTING = re.compile(r":\s*[^\W\d]\w*\s*=")
 """Where the settings behind a place begin."""
 
@@ -78,7 +81,7 @@ class Loaded:
 
 def file_part(text: str) -> FilePart | None:
     """What ``file.py:Name(…)`` names; None for another kind of text."""
-    found = _FILE.fullmatch(text.strip())
+    found = _FILE.fullmatch(text.strip()) if len(text) <= LONGEST else None
     if found is None:
         return None
     part = FilePart(text, Path(found["file"]), found["name"], found["call"] or "")
@@ -90,15 +93,21 @@ def load_class(place: FilePart, what: str) -> Callable[..., Any]:
     """Runs the file, and gives the class or function that is named.
 
     Raises:
-        UsageError: no such file or name, or a file that fails.
+        UsageError: no such file or name, one that nobody has consented to, or a file that fails.
     """
     if not place.file.is_file():
         raise UsageError(f"no file {str(place.file)!r}, which the {what} {place.text!r} is in")
+    by_name = consent.may_use(place.file, place.name)
     module = _run(place.file)
     kind = getattr(module, place.name, None)
     if not callable(kind):
         has = ", ".join(_own_names(module)) or "none"
         raise UsageError(f"{place.file} has no class or function {place.name!r}; it has {has}")
+    if not by_name and place.name not in _own_names(module):
+        raise UsageError(
+            f"{place.file} does not define {place.name!r} itself, and only a file names it; name it on the command "
+            f"line: {place.file}:{place.name}"
+        )
     return kind
 
 
@@ -173,6 +182,7 @@ def _run(file: Path) -> types.ModuleType:
     name = f"{PREFIX}{path.stem}_{hashlib.blake2b(os.fsencode(path) + path.read_bytes()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
+    consent.announce(file)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -197,7 +207,7 @@ def _arguments(place: FilePart, kind: Callable[..., Any]) -> tuple[list[Any], di
             raise UsageError(readable)
         given = [ast.literal_eval(argument) for argument in node.args]
         keywords = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         raise UsageError(readable) from None
     takes_more = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(kind).parameters.values())
     known = parameters(kind)

@@ -7,8 +7,10 @@ between seeds is that of a fresh evaluation. Samples of a problem differ in thei
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -20,16 +22,24 @@ from dllm_env.eval.metrics import tokens_before_eot
 from dllm_env.eval.results import Outcome, Result, Setting, code_version
 from dllm_env.policies.base import Policy
 from dllm_env.policies.learned import LearnedPolicy, load_policy
+from dllm_env.policies.registry import HEURISTICS
 from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import derive_key
+from dllm_env.reading import exists
 from dllm_env.rewards import Cost, Outcomes, RewardLike, load_rewards
 from dllm_env.rules import Rules
-from dllm_env.specs import check_types
+from dllm_env.specs import check_types, split
 from dllm_env.tasks.base import Split, Task, count_problems
 from dllm_env.tasks.load import TaskLike, load_task
+from dllm_env.user_code import file_part
 
 ENDLESS = 500
 """Problems of a task without end, unless told otherwise."""
+
+ROWS = 2_000_000
+"""Responses of an evaluation at most."""
+LOOKED_AT = 5000
+"""Problems of each seed whose prompts are looked at before anything is played; most benchmarks have fewer."""
 
 Place = tuple[int, int]
 """A problem's index and which of its samples."""
@@ -76,7 +86,7 @@ class EvaluationConfig(Rules):
     """What they count: denoiser evaluations (nfe), or steps."""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_types(self, "reward")
         _ = self.rules
 
     @property
@@ -116,10 +126,11 @@ class Evaluation:
         weights, alpha, cost = config.reward_weights, config.alpha, config.cost
         self.rewards = load_rewards(config.reward, weights, alpha, cost) if config.reward or weights else None
         count = _count(config, self.task)
+        _check_rows(config, count, len(policies))
         rules = [each.resolve(self.task.response_length) for each in config.rules]
         self.denoiser = denoiser or load_denoiser(config.denoiser)
         loaded = [load_policy(policy, self.denoiser.device) for policy in policies]
-        _refuse_repeated([policy.name for policy in loaded], "policy")
+        _refuse_repeated([_one_name(policy.name) for policy in loaded], "policy")
         for policy in loaded:
             if getattr(policy, "remasks", False) and not config.allow_remask:
                 raise UsageError(f"{policy.name} puts tokens back to mask; allow it with --allow-remask")
@@ -129,14 +140,15 @@ class Evaluation:
             for policy in loaded
             for seed in range(config.seeds)
         ]
+        self.count = count
         self.places = [(index, sample) for index in range(count) for sample in range(config.samples)]
-        self.prompts = {
-            (seed, index): self.task.problem(index, config.split, seed).prompt
-            for seed in range(config.seeds)
-            for index in range(count)
-        }
-        longest = max(len(self.denoiser.encode(prompt)) for prompt in self.prompts.values())
+        looked_at = ((seed, index) for seed in range(config.seeds) for index in range(min(count, LOOKED_AT)))
+        longest = max(len(self.denoiser.encode(self.prompt(*problem))) for problem in looked_at)
         Dynamics(self.denoiser, rules[0], max(longest, self.task.prompt_length))
+
+    def prompt(self, seed: int, index: int) -> str:
+        """The prompt of a problem."""
+        return self.task.problem(index, self.config.split, seed).prompt
 
     def _setting(self, policy: Policy, rules: Rules, seed: int) -> Setting:
         fingerprint: Callable[[], str] = getattr(policy, "fingerprint", str)
@@ -162,7 +174,8 @@ class Evaluation:
         if result.setting.key not in {job.setting.key for job in self.jobs}:
             return
         for outcome in result.outcomes:
-            if self.prompts.get((outcome.seed, outcome.index), outcome.prompt) != outcome.prompt:
+            here = outcome.seed < self.config.seeds and outcome.index < self.count
+            if here and self.prompt(outcome.seed, outcome.index) != outcome.prompt:
                 raise UsageError(
                     f"problem {outcome.index} of {self.task.name} was another one when these results were made: "
                     "its data have changed, so give another --out"
@@ -281,12 +294,28 @@ def _check(config: EvaluationConfig, policies: Sequence[str | Policy]) -> None:
     if not policies:
         raise UsageError("no policies to evaluate; give some, for example --policies threshold:0.9 top_k:1")
     for name in ("seeds", "samples", "batch_size"):
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise UsageError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+        flag, value = name.replace("_", "-"), getattr(config, name)
+        if value < 1:
+            raise UsageError(f"--{flag} must be at least 1, got {value}")
+        if value > ROWS:
+            raise UsageError(f"--{flag} must be at most {ROWS:,}, got {value:,}")
     if config.problems < 0:
         raise UsageError(f"--problems must be at least 1, or 0 for all, got {config.problems}")
     _refuse_repeated(list(config.block_length), "block length")
+
+
+def _check_rows(config: EvaluationConfig, problems: int, policies: int) -> None:
+    """Before anything is made for each of them.
+
+    Raises:
+        UsageError: more rows than an evaluation can hold.
+    """
+    rows = problems * config.seeds * config.samples * policies * max(len(config.block_length), 1)
+    if rows > ROWS:
+        raise UsageError(
+            f"{rows:,} responses (problems times seeds, samples, policies and block lengths) are more than "
+            f"{ROWS:,}, the most of an evaluation; ask for fewer, or for several evaluations"
+        )
 
 
 def _count(config: EvaluationConfig, task: Task) -> int:
@@ -306,6 +335,13 @@ def _count(config: EvaluationConfig, task: Task) -> int:
             "responses to each, give --samples"
         )
     return config.problems or size
+
+
+def _one_name(policy: str) -> str:
+    """The same for ``runs/x``, ``./runs/x`` and ``runs/x/``."""
+    name, settings = split(policy, HEURISTICS)
+    is_place = name not in HEURISTICS and file_part(policy) is None and exists(Path(name))
+    return ":".join(filter(None, [os.path.relpath(name), settings])) if is_place else policy
 
 
 def _refuse_repeated(values: Sequence[str | int], what: str) -> None:

@@ -12,8 +12,10 @@ because it counts as wrong there. Likelihoods are explained in ``likelihood.py``
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -25,13 +27,22 @@ from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Dynamics
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import row_seed
-from dllm_env.eval.harness_arguments import NAME, HarnessConfig, split_arguments, with_defaults
+from dllm_env.eval.harness_arguments import (
+    NAME,
+    HarnessConfig,
+    split_arguments,
+    with_defaults,
+    written_places,
+)
 from dllm_env.eval.harness_prompts import Prompts, logger
 from dllm_env.eval.likelihood import Pair, log_likelihoods
 from dllm_env.eval.results import code_version
+from dllm_env.files import write_failure
+from dllm_env.locks import locked
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout
 from dllm_env.random import derive_key
+from dllm_env.reading import reason
 from dllm_env.rules import Rules
 
 try:
@@ -114,7 +125,14 @@ class HarnessModel(LM):
             for column in fields(self.config):
                 if column.name not in ("denoiser", "policy", "device", "batch_size", "max_batch_size"):
                     info[column.name] = getattr(self.config, column.name)
-            claim(cache_hook.dbdict, {name: str(value) for name, value in info.items()})
+            try:
+                claim(cache_hook.dbdict, {name: str(value) for name, value in info.items()})
+            except UsageError:
+                raise
+            except Exception as error:  # of its database, or of what stands in it
+                raise UsageError(
+                    f"this cache cannot be read ({reason(error)}); give another --use_cache, or remove its file"
+                ) from None
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness's results say of the model: versions, and the mean NFE of each task."""
@@ -301,6 +319,12 @@ def _summary(rows: Sequence[Played]) -> dict[str, float]:
     return {"responses": len(rows), "cut_off": cut_off, "mean_nfe": sum(nfe for _, _, nfe in rows) / len(rows)}
 
 
+def _is_ours(error: BaseException) -> bool:
+    """Whether something was raised while this package's code was at work, and not by the harness on its own."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.partition(".")[0] == "dllm_env" for name in frames[1:])
+
+
 def main(arguments: Sequence[str]) -> int:
     """The harness's own command line, ``lm-eval``, with the model ``dllm-env`` where ``--model`` names none.
 
@@ -311,14 +335,25 @@ def main(arguments: Sequence[str]) -> int:
         The exit status.
 
     Raises:
-        UsageError: model arguments that do not fit.
+        UsageError: model arguments that do not fit, something that the harness refuses, or somebody else writes
+            where this would.
     """
-    before = sys.argv
-    sys.argv = ["lm-eval", *with_defaults(arguments)]
-    try:
-        cli_evaluate()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    finally:
-        sys.argv = before
+    before, words = sys.argv, with_defaults(arguments)
+    with contextlib.ExitStack() as locks:
+        for folder, name in written_places(words):
+            locks.enter_context(locked(folder, name=name))
+        sys.argv = ["lm-eval", *words]
+        try:
+            cli_evaluate()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except UsageError:
+            raise
+        except Exception as error:
+            if _is_ours(error) or write_failure(error):
+                raise
+            said = reason(error) or type(error).__name__
+            raise UsageError(f"the lm-evaluation-harness refuses this ({type(error).__name__}): {said}") from None
+        finally:
+            sys.argv = before
     return 0

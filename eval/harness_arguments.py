@@ -14,11 +14,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dllm_env import consent
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
+from dllm_env.locks import LOCK
 from dllm_env.policies.base import Policy
+from dllm_env.reading import check_value, read_yaml, shown
 from dllm_env.rules import Rules
 
 NAME = "dllm-env"
@@ -27,6 +28,8 @@ NAME = "dllm-env"
 DENOISER_OPTIONS = ("dtype", "device_map", "attention", "chat", "shift", "mask", "revision", "trust_remote_code")
 """Settings of a checkpoint that are model arguments, too; see ``dllm_env.denoisers.huggingface.Options``."""
 
+MOST = 10**6
+"""Sequences at a time, or samples of a likelihood, at most."""
 BATCH = 128
 """Sequences at a time, where nothing or ``auto`` is said."""
 
@@ -98,9 +101,13 @@ class HarnessConfig(Rules):
 
     def __post_init__(self) -> None:
         Rules.of(self, temperature=self.temperature or 0.0)
-        for name in ("batch_size", "mc_samples"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"model argument {name} has to be at least 1, got {getattr(self, name)}")
+        for name, least in (("batch_size", 1), ("mc_samples", 1), ("max_batch_size", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise UsageError(f"model argument {name} has to be at least {least}, got {value}")
+            if value > MOST:
+                raise UsageError(f"model argument {name} has to be at most {MOST:,}, got {value:,}")
+        check_value(self.seed, int, "model argument seed")
 
 
 def _value(name: str, value: Any, kind: type) -> Any:
@@ -115,7 +122,7 @@ def _value(name: str, value: Any, kind: type) -> Any:
         if kind is str and not isinstance(value, (str, int, float)):
             return value  # a denoiser or policy
         return kind(value)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         wanted = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
         raise UsageError(f"model argument {name} has to be {wanted}, got {value!r}") from None
 
@@ -166,6 +173,7 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
         parser.add_argument(f"--{name}", nargs="+")
     given = vars(parser.parse_known_args(words)[0])
     file = _yaml(given["config"]) if given["config"] else {}
+    _check_consent(words, file, given["config"])
     said = {name: given[name] or file.get(name) for name in ("model", "batch_size", "device")}
     if not said["model"]:
         words += ["--model", NAME]
@@ -173,6 +181,49 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
         _check_request_cache(given, file)
         words += [word for name in ("batch_size", "device") if not said[name] for word in (f"--{name}", "auto")]
     return words
+
+
+def _check_consent(words: Sequence[str], file: Mapping[str, Any], place: str) -> None:
+    """Refuses what a configuration file would allow, or have the harness run, by itself.
+
+    Raises:
+        UsageError: code that the command line does not speak of.
+    """
+    consent.check_read(file, place)
+    said = {word.partition("=")[0].replace("-", "_").lstrip("_") for word in words if word.startswith("--")}
+    for name in ("confirm_run_unsafe_code", "include_path"):
+        if file.get(name) and name not in said:
+            raise UsageError(f"{place}: no file can allow code to be run; give --{name} on the command line")
+    tasks = file.get("tasks") or []
+    for task in tasks if isinstance(tasks, list) else str(tasks).split(","):
+        if isinstance(task, Mapping) or (Path(str(task)).exists() and Path(str(task)).suffix):
+            raise UsageError(
+                f"{place}: a file of tasks can run code, so that it has to be named on the command line: --tasks "
+                f"{' '.join(str(task).split())[:80]}"
+            )
+
+
+def written_places(arguments: Sequence[str]) -> list[tuple[Path, str]]:
+    """Where the harness will write: folders, each with the name of the lock that stands for what is written there.
+
+    Results get names by their time, in the folder of ``--output_path``; a cache of results is one file.
+    """
+    if not arguments or arguments[0] in ("ls", "validate") or {"-h", "--help"} & set(arguments):
+        return []
+    parser = argparse.ArgumentParser("lm-eval", add_help=False)
+    for names in (("--config", "-C"), ("--output_path", "-o"), ("--use_cache", "-c")):
+        parser.add_argument(*names)
+    given = vars(parser.parse_known_args(list(arguments))[0])
+    file = _yaml(given["config"]) if given["config"] else {}
+    output, cache = (given[name] or file.get(name) for name in ("output_path", "use_cache"))
+    places = []
+    if output:
+        path = Path(str(output))
+        places.append((path.parent if path.suffix == ".json" else path, LOCK))
+    if cache:
+        path = Path(str(cache))
+        places.append((path.parent, f".{path.name}.lock"))
+    return places
 
 
 def _check_request_cache(given: Mapping[str, Any], file: Mapping[str, Any]) -> None:
@@ -186,9 +237,12 @@ def _check_request_cache(given: Mapping[str, Any], file: Mapping[str, Any]) -> N
 
 
 def _yaml(path: str) -> dict[str, Any]:
-    """A configuration file; nothing where it cannot be read, of which the harness will complain."""
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """A configuration file.
+
+    Raises:
+        UsageError: it cannot be read, or holds no settings.
+    """
+    found = read_yaml(Path(path))
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} has to hold settings, name: value, got {shown(found)}")
+    return found

@@ -37,7 +37,13 @@ class Prompts:
         if getattr(getattr(denoiser, "options", None), "chat", -1) == 1:
             raise UsageError("leave chat=1 away: --apply_chat_template puts prompts into the chat template")
         self._text = (
-            None if self.tokenizer is None else PlainText(self.tokenizer, (denoiser.mask_id, *denoiser.end_ids))
+            None
+            if self.tokenizer is None
+            else PlainText(
+                self.tokenizer,
+                (denoiser.mask_id, *denoiser.end_ids),
+                getattr(getattr(denoiser, "plain_text", None), "vocabulary", 0),
+            )
         )
 
     def plain(self, text: str) -> list[int]:

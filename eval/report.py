@@ -33,12 +33,17 @@ from dllm_env.eval.compare import (
 )
 from dllm_env.eval.report_tables import areas_table, figures_table, pairs_table, percentages
 from dllm_env.eval.results import Outcome
+from dllm_env.files import write_atomically
 from dllm_env.pareto import LEARNED, family_styles, pareto_front
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.specs import split
 from dllm_env.user_code import file_part
 
 REPORT = "report.html"
+
+LONGEST, LONGEST_WORD, MOST_WORDS = 20_000, 500, 8_192
+"""Characters of a prompt or response on the page, and of a token; tokens of a response. The files of results have
+all of them."""
 
 Json = dict[str, Any]
 # What plotly calls the markers of matplotlib that the picture has.
@@ -58,7 +63,7 @@ def write_report(
     Args:
         entries: from ``pool``.
         pairs: from ``comparisons``; may be empty.
-        page: the file to write, in a folder that exists.
+        page: the file to write.
         title: what the entries are about, in a line.
         viewer_problems: how many problems of each condition the viewer of responses has at most.
 
@@ -78,7 +83,8 @@ def write_report(
     }
     # In one go: what is put in may hold the marks of other places.
     text = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _file("report.html"))
-    page.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(page, text.encode(errors="replace"))
 
 
 def _plotly() -> tuple[str, str]:
@@ -180,7 +186,7 @@ def _condition(group: Sequence[Entry], title: str, limit: int, texts: Texts) -> 
         "entries": [_point(entry) for entry in group],
         "fronts": {who: _front(group, side) for who, side in sides.items()},
         "opening": _opening(group),
-        "order": [mean_order(entry.outcomes) for entry in group],
+        "order": [mean_order(entry.outcomes)[:MOST_WORDS] for entry in group],
         **_problems(group, limit, texts),
     }
 
@@ -268,12 +274,28 @@ class Texts:
 
     def number(self, text: str) -> int:
         """The number of a text."""
-        return self._numbers.setdefault(text, len(self._numbers))
+        return self._numbers.setdefault(shortened(text), len(self._numbers))
 
     @property
     def all(self) -> list[str]:
         """The texts in the order of their numbers."""
         return list(self._numbers)
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """The beginning of a text that is too long for a page, with a note of how much of it is left out."""
+    left = len(text) - longest
+    return text if left <= 0 else f"{text[:longest]} … [cut here: {left:,} more characters are not in this report]"
+
+
+def shown_words(words: Sequence[str]) -> list[str]:
+    """The tokens of a response that the page shows: the first ones, and what it has room for of their texts."""
+    room, kept = LONGEST, list[str]()
+    for word in words[:MOST_WORDS]:
+        size = min(room, LONGEST_WORD)
+        kept.append(word if len(word) <= size else word[:size] + "…")
+        room -= min(len(word), size)
+    return kept
 
 
 def pack(values: Iterable[int]) -> str:
@@ -321,7 +343,7 @@ def _first_samples(outcomes: Sequence[Outcome]) -> dict[Problem, Outcome]:
 def _answer(outcome: Outcome, texts: Texts) -> list[Any]:
     """[correct, nfe, steps, finished, position of the first end-of-text, response, words, revealed_at, confidence].
 
-    The last three are packed; confidence in hundredths.
+    The last three are packed; confidence in hundredths. Of what is very long, the page has the beginning.
     """
     return [
         outcome.correct,
@@ -330,9 +352,9 @@ def _answer(outcome: Outcome, texts: Texts) -> list[Any]:
         outcome.finished,
         end_of_text(outcome),
         texts.number(outcome.response),
-        pack(map(texts.number, outcome.words)),
-        pack(outcome.revealed_at),
-        pack(round(100 * value) for value in outcome.confidence),
+        pack(map(texts.number, shown_words(outcome.words))),
+        pack(outcome.revealed_at[:MOST_WORDS]),
+        pack(round(100 * value) for value in outcome.confidence[:MOST_WORDS]),
     ]
 
 

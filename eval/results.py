@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -22,7 +23,19 @@ import dllm_env
 import dllm_env.policies
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import accuracy_interval, mean, quantile
+from dllm_env.files import named, write_atomically
 from dllm_env.random import derive_key
+from dllm_env.reading import (
+    as_table,
+    check_fields,
+    check_value,
+    exists,
+    json_lines,
+    parse_json,
+    read_json,
+    shown,
+    type_hints,
+)
 from dllm_env.rules import Rules
 
 SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.jsonl", "results.json", "results.csv"
@@ -30,7 +43,7 @@ SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.json
 VERSIONS = ("policy_version", "denoiser_version", "code_version")
 NOT_PLAYED = (
     *("train", "eval", "policies"),  # in an installed package they are folders of it; policies count by themselves
-    *("commands", "cli.py", "__main__.py", "pareto.py", "intervals.py"),
+    *("commands", "cli.py", "__main__.py", "pareto.py", "intervals.py", "files.py", "locks.py", "processes.py"),
 )
 """What of the core cannot change an outcome: commands and pictures. All other modules count, new ones as well."""
 
@@ -250,7 +263,10 @@ def check_versions(settings: Iterable[Setting]) -> None:
 
 
 def append(folder: Path, setting: Setting, outcomes: Sequence[Outcome]) -> None:
-    """Adds outcomes of a setting to the folder's files."""
+    """Adds outcomes of a setting to the folder's files; the caller holds the folder's lock.
+
+    The setting comes first, so that whoever reads outcomes and then settings knows them all.
+    """
     file = folder / SETTINGS
     line = json.dumps({"key": setting.key, **asdict(setting)}) + "\n"
     if not file.exists() or line not in file.read_text(encoding="utf-8"):
@@ -268,7 +284,20 @@ def _append(file: Path, text: str) -> None:
             size = stream.seek(size - step)
             tail = stream.read(step) + tail
         stream.truncate(size + tail.rfind(b"\n") + 1)
-        stream.write(text.encode())
+        try:
+            stream.write(text.encode())
+            stream.flush()
+        except OSError as error:
+            raise named(error, file) from None
+
+
+def has_outcomes(folder: Path) -> bool:
+    """Whether a folder has any line of outcomes; a kill, or a full disk, may have left a file without one."""
+    try:
+        with (folder / PROBLEMS).open("rb") as stream:
+            return any(line.endswith(b"\n") for line in stream)
+    except FileNotFoundError:
+        return False
 
 
 Line = TypeVar("Line")
@@ -290,54 +319,112 @@ def read(folders: Sequence[Path], skip_broken: bool = False, mix_versions: bool 
     settings: dict[str, Setting] = {}
     outcomes: dict[str, dict[tuple[int, int], Outcome]] = {}
     for folder in folders:
-        if not (folder / PROBLEMS).is_file() or not (folder / SETTINGS).is_file():
+        if not all(exists(folder / name) and (folder / name).is_file() for name in (PROBLEMS, SETTINGS)):
             raise UsageError(f"no results in {folder}: {SETTINGS} or {PROBLEMS} is missing")
-        for setting in _lines(folder / SETTINGS, _setting, skip_broken):
+        played = list(json_lines(folder / PROBLEMS))  # before the settings, which are written first
+        for setting in _lines(folder / SETTINGS, json_lines(folder / SETTINGS), _setting, skip_broken):
             settings[setting.key] = setting
 
         def outcome(line: Mapping[str, Any]) -> Outcome:
-            if line["setting"] not in settings:
-                raise ValueError(f"its setting {line['setting']!r} is not in {SETTINGS}")
-            return Outcome(**line)
+            return _outcome(line, settings)
 
-        for found in _lines(folder / PROBLEMS, outcome, skip_broken):
+        for found in _lines(folder / PROBLEMS, played, outcome, skip_broken):
             outcomes.setdefault(found.setting, {})[found.index, found.sample] = found
-    played = [setting for setting in settings.values() if setting.key in outcomes]
-    if not played:
+    with_outcomes = [setting for setting in settings.values() if setting.key in outcomes]
+    if not with_outcomes:
         raise UsageError(f"no results in {', '.join(map(str, folders))}")
     if not mix_versions:
-        check_versions(played)
-    return [Result(s, [outcomes[s.key][place] for place in sorted(outcomes[s.key])]) for s in played]
+        check_versions(with_outcomes)
+    return [Result(s, [outcomes[s.key][place] for place in sorted(outcomes[s.key])]) for s in with_outcomes]
 
 
 def _setting(line: Mapping[str, Any]) -> Setting:
-    setting = Setting(**{name: value for name, value in line.items() if name != "key"})
-    if line["key"] != setting.key:
-        raise ValueError("its key is not that of its values")
+    values = {name: value for name, value in line.items() if name != "key"}
+    check_fields(Setting, values)
+    setting = Setting(**values)
+    if line.get("key") != setting.key:
+        raise UsageError("its key is not that of its values")
     return setting
 
 
-def _lines(file: Path, make: Any, skip_broken: bool) -> list[Any]:
+_COUNTS = ("index", "sample", "steps", "remasks", "tokens", "seconds")
+_PLACES = ("words", "revealed_at", "confidence")
+
+
+def _outcome(line: Mapping[str, Any], settings: Mapping[str, Setting]) -> Outcome:
+    """A line of ``problems.jsonl`` whose values can be those of an outcome.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    check_fields(Outcome, line)
+    outcome = Outcome(**line)
+    if outcome.setting not in settings:
+        raise UsageError(f"its setting {shown(outcome.setting)} is not in {SETTINGS}")
+    for name in _COUNTS:
+        if getattr(outcome, name) < 0:
+            raise UsageError(f"{name} must be at least 0, got {getattr(outcome, name)}")
+    if outcome.nfe < 1:
+        raise UsageError(f"nfe must be at least 1, got {outcome.nfe}")
+    if not 0 <= outcome.correct <= 1:
+        raise UsageError(f"correct must be from 0 to 1, got {outcome.correct:g}")
+    lengths = {len(getattr(outcome, name)) for name in _PLACES}
+    length = settings[outcome.setting].response_length
+    if lengths != {length}:
+        raise UsageError(f"{', '.join(_PLACES)} must have {length} entries each, as the response has tokens")
+    if outcome.rewards and "total" not in outcome.rewards:
+        raise UsageError("rewards has no total")
+    return outcome
+
+
+def _lines(file: Path, lines: Iterable[tuple[int, bytes]], make: Any, skip_broken: bool) -> list[Any]:
     made = []
-    lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last line end was cut off by a kill
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         try:
-            made.append(make(json.loads(line)))
-        except (ValueError, TypeError, KeyError) as error:
+            made.append(make(as_table(parse_json(line, "it"), "it")))
+        except UsageError as error:
             if not skip_broken:
-                reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
                 raise UsageError(
-                    f"{file}, line {number} cannot be read ({reason}); remove it, or go on without such lines with "
+                    f"{file}, line {number} cannot be read ({error}); remove it, or go on without such lines with "
                     "--skip-broken"
                 ) from None
     return made
 
 
+SHOWN = (
+    *("policy", "task", "denoiser", "block_length", "problems"),
+    *("accuracy", "accuracy_low", "accuracy_high", "nfe"),
+)
+"""What a model card shows of an entry of ``results.json``."""
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """What ``results.json`` of a folder says: settings with their figures.
+
+    Raises:
+        UsageError: it is missing or damaged.
+    """
+    records = read_json(folder / RESULTS_JSON)
+    check_value(records, list, RESULTS_JSON)
+    kinds = {**type_hints(Setting), **type_hints(Figures)}
+    for number, record in enumerate(records):
+        about = f"{RESULTS_JSON}, entry {number}"
+        values = as_table(record, about)
+        for name in SHOWN:
+            if name not in values:
+                raise UsageError(f"{about}: the field {name!r} is missing")
+        for name, value in values.items():
+            if name in kinds:
+                check_value(value, kinds[name], f"{about}: {name}")
+    return records
+
+
 def write_tables(folder: Path, results: Sequence[Result]) -> None:
     """Writes ``results.json`` (a list with one object per setting) and ``results.csv``."""
     records = [result.record() for result in results]
-    (folder / RESULTS_JSON).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    with (folder / RESULTS_CSV).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
+    write_atomically(folder / RESULTS_JSON, (json.dumps(records, indent=1) + "\n").encode())
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(records[0]))
+    writer.writeheader()
+    writer.writerows(records)
+    write_atomically(folder / RESULTS_CSV, table.getvalue().encode(errors="backslashreplace"))

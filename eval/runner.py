@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from dllm_env.errors import UsageError
 from dllm_env.eval.compare import (
     Entry,
     by_condition,
@@ -27,8 +30,10 @@ from dllm_env.eval.compare import (
 )
 from dllm_env.eval.evaluate import Evaluation
 from dllm_env.eval.parallel import pieces, play_pieces
-from dllm_env.eval.results import PROBLEMS, append, check_versions, read, write_tables
+from dllm_env.eval.results import append, check_versions, has_outcomes, read, write_tables
 from dllm_env.eval.tables import area_table, comparison_table, table
+from dllm_env.files import write_atomically
+from dllm_env.locks import locked
 from dllm_env.pareto import plot_pareto
 
 PARETO_PICTURE = "front.png"
@@ -38,10 +43,15 @@ def play(evaluations: Sequence[Evaluation], folder: Path, workers: int = 1) -> N
     """Plays what the folder does not have yet, with a progress bar; every piece is written as soon as it is there.
 
     Raises:
-        UsageError: the folder's results are from other versions, or other data, of what is to be played.
+        UsageError: the folder's results are from other versions, or other data, of what is to be played, or
+            somebody else is writing into it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    there = read([folder]) if (folder / PROBLEMS).exists() else []
+    with locked(folder):
+        _play(evaluations, folder, workers)
+
+
+def _play(evaluations: Sequence[Evaluation], folder: Path, workers: int) -> None:
+    there = read([folder]) if has_outcomes(folder) else []
     check_versions([r.setting for r in there] + [job.setting for e in evaluations for job in e.jobs])
     for result in there:
         for evaluation in evaluations:
@@ -61,17 +71,37 @@ def play(evaluations: Sequence[Evaluation], folder: Path, workers: int = 1) -> N
         def report(label: str, more: int) -> None:
             bar.update(shown, description=label, advance=more)
 
-        for setting, outcomes in play_pieces(evaluations, todo, workers, report):
-            append(folder, setting, outcomes)
+        with closing(play_pieces(evaluations, todo, workers, report)) as played:
+            for setting, outcomes in played:
+                append(folder, setting, outcomes)
+
+
+def check_baseline(evaluations: Sequence[Evaluation], folder: Path, baseline: str) -> None:
+    """Before anything is played.
+
+    Raises:
+        UsageError: neither the evaluations nor the folder's results have such a policy.
+    """
+    names = [job.setting.policy for evaluation in evaluations for job in evaluation.jobs]
+    if has_outcomes(folder):
+        names += [result.setting.policy for result in read([folder])]
+    if baseline not in names:
+        known = ", ".join(dict.fromkeys(names))
+        raise UsageError(f"no results of the baseline {baseline!r}, now or in {folder}; there are {known}")
 
 
 def finish(folder: Path, baseline: str = "") -> list[Entry]:
-    """Writes all files that follow from a folder's results, prints the tables, and returns the entries."""
-    results = read([folder])
-    entries = pool(results)
-    pairs = comparisons(entries, baseline)
-    write_tables(folder, results)
-    save_pareto_plot(entries, folder / PARETO_PICTURE, title(entries))
+    """Writes all files that follow from a folder's results, prints the tables, and returns the entries.
+
+    Raises:
+        UsageError: no results, or somebody else is writing into the folder.
+    """
+    with locked(folder):
+        results = read([folder])
+        entries = pool(results)
+        pairs = comparisons(entries, baseline)
+        write_tables(folder, results)
+        save_pareto_plot(entries, folder / PARETO_PICTURE, title(entries))
     console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(table(entries))
     if pairs:
@@ -94,7 +124,9 @@ def save_pareto_plot(entries: Sequence[Entry], path: Path, title: str = "") -> N
     panels = {
         name: [entry.point for entry in group] for name, group in zip(condition_titles(groups), groups, strict=True)
     }
-    plot_pareto(panels, title).savefig(path)
+    drawn = io.BytesIO()
+    plot_pareto(panels, title).savefig(drawn, format="png")
+    write_atomically(path, drawn.getvalue())
 
 
 def title(entries: Sequence[Entry]) -> str:

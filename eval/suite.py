@@ -20,6 +20,7 @@ these where the data are a folder of other benchmarks. Data that nothing takes a
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -27,8 +28,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from dllm_env import consent
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig
+from dllm_env.reading import LARGEST_FLOAT, read_yaml, shown
 from dllm_env.specs import split, write_value
 from dllm_env.tasks.benchmark_base import plays_its_own
 from dllm_env.tasks.benchmarks import BENCHMARKS
@@ -38,6 +41,8 @@ Plan = tuple[EvaluationConfig, tuple[str, ...]]
 """What to evaluate, and which policies."""
 
 SWEPT = ("task", "denoiser")
+MOST_PLANS, MOST_POLICIES = 1000, 10_000
+"""Evaluations of a suite, and policies of each of them."""
 _KINDS = {field.name: type(field.default) for field in fields(EvaluationConfig)}
 
 
@@ -51,20 +56,19 @@ def load_suite(file: Path, base: EvaluationConfig | None = None) -> list[Plan]:
     Raises:
         UsageError: no such file, no YAML, or something in it that cannot be understood.
     """
-    import yaml
-
     try:
-        suite = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read the suite {file}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is no YAML: {error}") from None
+        suite = read_yaml(file)
+    except UsageError as error:
+        raise UsageError(str(error).replace("cannot read", "cannot read the suite", 1)) from None
     if not isinstance(suite, Mapping):
         raise UsageError(f"{file} has to hold settings, name: value")
+    consent.check_read(suite, file)
     try:
-        return _plans(suite, base or EvaluationConfig())
+        plans = _plans(suite, base or EvaluationConfig())
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from None
+    consent.check_read([policies for _, policies in plans], file)  # as they are put together of names and values
+    return plans
 
 
 def _plans(suite: Mapping[str, Any], base: EvaluationConfig) -> list[Plan]:
@@ -80,6 +84,8 @@ def _plans(suite: Mapping[str, Any], base: EvaluationConfig) -> list[Plan]:
         for values in product(*swept):
             config = _config({**given, **dict(zip(SWEPT, values, strict=True))}, base, "data" not in part)
             plans.append((config, policies))
+            if len(plans) > MOST_PLANS:
+                raise UsageError(f"these are more than {MOST_PLANS:,} evaluations; make several suites of them")
     for data in (base.data, common.get("data")):
         if data and not any(config.data == data for config, _ in plans):
             raise UsageError(f"nothing here takes the data {data!r}")
@@ -106,7 +112,7 @@ def _config(given: Mapping[str, Any], base: EvaluationConfig, shares_data: bool)
     for name, value in given.items():
         if name not in _KINDS:
             known = ", ".join(("policies", "evaluations", *_KINDS))
-            raise UsageError(f"unknown setting {name!r}; there are {known}")
+            raise UsageError(f"unknown setting {shown(name)}; there are {known}")
         if name == "block_length":
             continue
         if name == "allow_code_execution":
@@ -115,10 +121,10 @@ def _config(given: Mapping[str, Any], base: EvaluationConfig, shares_data: bool)
         if kind is tuple:  # of rewards and their weights
             values[name] = tuple(_listed(value))
             continue
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) <= LARGEST_FLOAT:
             value = float(value)
         if type(value) is not kind:
-            raise UsageError(f"{name} has to be of the kind {kind.__name__}, got {value!r}")
+            raise UsageError(f"{name} has to be of the kind {kind.__name__}, got {shown(value)}")
         values[name] = value
     config = replace(base, **values)
     if shares_data:
@@ -130,7 +136,7 @@ def _config(given: Mapping[str, Any], base: EvaluationConfig, shares_data: bool)
     blocks = [length if block == "full" else block for block in listed]
     for block in blocks:
         if type(block) is not int:
-            raise UsageError(f"block_length has to be full or a number, got {block!r}")
+            raise UsageError(f"block_length has to be full or a number, got {shown(block)}")
     return replace(config, block_length=tuple(blocks))
 
 
@@ -145,15 +151,23 @@ def _policies(listed: Any) -> tuple[str, ...]:
             ((name, grid),) = policy.items()
             texts += _grid(name, grid)
         else:
-            raise UsageError(f"cannot read the policy {policy!r}; write name, or name: {{parameter: values}}")
+            raise UsageError(f"cannot read the policy {shown(policy)}; write name, or name: {{parameter: values}}")
+        if len(texts) > MOST_POLICIES:
+            raise UsageError(f"policies are more than {MOST_POLICIES:,}; leave some values away")
     return tuple(texts)
 
 
 def _grid(name: str, grid: Any) -> list[str]:
     """``name:parameter=value,…`` for every combination."""
     if not isinstance(grid, Mapping) or not grid:
-        raise UsageError(f"{name} needs {{parameter: value or list of values}}, got {grid!r}")
-    combinations = product(*(_listed(values) for values in grid.values()))
+        raise UsageError(f"{shown(name)[1:-1]} needs {{parameter: value or list of values}}, got {shown(grid)}")
+    values = [_listed(values) for values in grid.values()]
+    for one in (name, *grid, *(value for some in values for value in some)):
+        if isinstance(one, (list, dict)) or one is None:
+            raise UsageError(f"{name}: cannot read {shown(one)}; write {{parameter: value or list of values}}")
+    if math.prod(map(len, values)) > MOST_POLICIES:
+        raise UsageError(f"{name} stands for more than {MOST_POLICIES:,} policies; leave some values away")
+    combinations = product(*values)
     return [
         f"{name}:" + ",".join(f"{k}={write_value(v)}" for k, v in zip(grid, values, strict=True))
         for values in combinations

@@ -234,4 +234,8 @@ MAKERS = {"llada": make_llada, "dream": make_dream, "a2d": make_a2d, "bert": mak
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in MAKERS:
         sys.exit(f"usage: python examples/make_checkpoint.py {{{','.join(MAKERS)}}} FOLDER")
-    print(MAKERS[sys.argv[1]](Path(sys.argv[2])))
+    try:
+        print(MAKERS[sys.argv[1]](Path(sys.argv[2])))
+    except FileExistsError:  # also of one that is being made just now
+        print(f"{sys.argv[2]} is there already; name a new folder", file=sys.stderr)
+        sys.exit(2)

@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -244,7 +245,7 @@ class BlockDecoder:
         decision = self.policy.act(self._observe(rows, prediction, masked), streams)
         if decision.remask is not None and bool(decision.remask.any()):
             raise UsageError(f"policy {self.policy.name!r} puts tokens back to mask, which engines do not allow")
-        unmask = decision.unmask & masked
+        unmask = _positions(decision.unmask, masked, self.policy.name) & masked
         if self.force_progress:
             best = best_k(prediction.confidence[..., 0], masked, 1)
             unmask = torch.where(unmask.any(-1, keepdim=True), unmask, best)
@@ -283,6 +284,18 @@ def _check_policy(policy: Policy) -> None:
         raise UsageError(
             f"policy {policy.name!r} puts tokens back to mask, which engines do not allow; take another"
         )
+
+
+def _positions(unmask: Any, masked: Tensor, name: str) -> Tensor:
+    """What a policy decided, if that is a set of positions.
+
+    Raises:
+        UsageError: another shape or type.
+    """
+    if not isinstance(unmask, Tensor) or unmask.shape != masked.shape or unmask.dtype != torch.bool:
+        got = f"{tuple(unmask.shape)} {unmask.dtype}" if isinstance(unmask, Tensor) else type(unmask).__name__
+        raise UsageError(f"policy {name!r} must decide by {tuple(masked.shape)} torch.bool (unmask), got {got}")
+    return unmask
 
 
 def _check_tensors(logits: Tensor, masked: Tensor, mask_id: int) -> None:

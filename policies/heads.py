@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dllm_env.errors import UsageError
 from dllm_env.random import RowRandom
+from dllm_env.reading import check_value
 from dllm_env.specs import load
 from dllm_env.user_code import file_part, load_class, load_from_file, origin_of
 
@@ -53,13 +54,23 @@ class Head(Protocol):
         """Sets that something else has chosen as draws: (…, W) bool, in descending (…, W) priority."""
 
 
+MOST = 10**6
+"""The largest k: as many positions as no response has."""
 FLOOR = -600.0
 """Plackett–Luce scores count as at most so many nats below the row's best: weights stay above 0 in float64."""
 
 
+COLDEST, HOTTEST = 1e-6, 1e6
+"""Temperatures between which scores neither overflow nor all become equal."""
+
+
 def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < float("inf"):
+    if isinstance(temperature, (int, float)) and not 0 < temperature < float("inf"):
         raise UsageError(f"the head's temperature must be above 0, got {temperature}")
+    check_value(temperature, float, "the head's temperature")
+    if not COLDEST <= temperature <= HOTTEST:
+        said = f"from {COLDEST:g} to {HOTTEST:g}"
+        raise UsageError(f"the head's temperature must be {said}, got {temperature:g}")
 
 
 @dataclass(frozen=True)
@@ -169,8 +180,8 @@ class PlackettLuce:
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise UsageError(f"the head's k must be a whole number of at least 1, got {self.k!r}")
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or not 1 <= self.k <= MOST:
+            raise UsageError(f"the head's k must be a whole number of at least 1, up to {MOST:,}, got {self.k!r}")
 
     def as_draw(self, unmask: Tensor, priority: Tensor) -> Tensor:
         return torch.where(unmask, _places(priority, unmask), 0)
@@ -382,6 +393,8 @@ def restore_head(description: Mapping[str, Any]) -> Head:
             return HEADS[kind](**settings)
         if (place := file_part(kind)) is not None:
             return load_class(place, "head")(**settings)
-    except TypeError as error:
+    except UsageError:
+        raise
+    except Exception as error:  # a head of the user's may raise anything
         raise UsageError(f"the head {kind!r} does not take its settings: {error}") from None
     raise UsageError(f"the head {kind!r} is unknown: made by another version, or not in a file")

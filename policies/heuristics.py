@@ -83,17 +83,23 @@ def best_k(scores: Tensor, selectable: Tensor, k: int | Tensor) -> Tensor:
     return torch.zeros_like(selectable).scatter_(1, order, first) & selectable
 
 
+MOST = 10**9
+"""The largest parameter of a rule: beyond it none means anything."""
+
+
 def at_least(rule: str, lowest: float, **values: float) -> None:
     """Checks parameters.
 
     Raises:
-        UsageError: one of them is below ``lowest``, or not a whole number where ``lowest`` is one.
+        UsageError: one of them is below ``lowest``, beyond all use, or not a whole number where ``lowest`` is one.
     """
     for name, value in values.items():
-        if isinstance(lowest, int) and not isinstance(value, int):
+        if isinstance(lowest, int) and (not isinstance(value, int) or isinstance(value, bool)):
             raise UsageError(f"{rule}: {name} must be a whole number, got {value}")
         if not value >= lowest:
             raise UsageError(f"{rule}: {name} must be at least {lowest}, got {value}")
+        if value > MOST:
+            raise UsageError(f"{rule}: {name} must be at most {MOST:,}, got {value:,}")
 
 
 def one_of(rule: str, choices: Sequence[str], **values: str) -> None:
@@ -431,7 +437,8 @@ class LocalLeap(Progressing):
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         confidence, selectable = observation.confidence[..., 0], observation.selectable
         anchor = (confidence >= self.threshold) & selectable
-        near = F.max_pool1d(anchor.float()[:, None], 2 * self.radius + 1, stride=1, padding=self.radius)[:, 0] > 0
+        radius = min(self.radius, selectable.shape[1])  # farther there is nothing
+        near = F.max_pool1d(anchor.float()[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0] > 0
         leap = near & (confidence >= self.relaxed) & selectable
         return Decision(anchor | leap | self.always(observation))
 

@@ -12,23 +12,29 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 
+from dllm_env import consent
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
+from dllm_env.files import UNFINISHED, write_together
 from dllm_env.numerics import digest
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
 from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_network, network_name
+from dllm_env.policies.public import base_names
 from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
+from dllm_env.reading import as_table, check_fields, check_value, exists, read_table, reason
+from dllm_env.reading import shown as in_short
 from dllm_env.rules import Context
 from dllm_env.specs import Settings, read_settings, split, typed
 from dllm_env.user_code import file_part, parameters
+from dllm_env.weights import DIGESTS, check_weights, digest_of_bytes, fits, not_fitting, read_safetensors
 
 WEIGHTS, CONFIG, CARD = "policy.safetensors", "policy.json", "README.md"
+UPLOADED = (CARD, CONFIG, WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ class LearnedPolicy(ModelHubMixin):
         self.name = name
         self.greedy = greedy
         self.training = dict(training or {})
+        self._public = False
 
     @property
     def top(self) -> int:
@@ -168,6 +175,8 @@ class LearnedPolicy(ModelHubMixin):
         Returns:
             The folder.
         """
+        for part in (self.head, self.network):
+            consent.passed(part)  # which the caller has at hand, whatever file it stands in
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         about = {
@@ -180,19 +189,28 @@ class LearnedPolicy(ModelHubMixin):
             "curve": [asdict(point) for point in self.curve],
             "training": self.training,
         }
+        about = base_names(about) if self._public else about
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         card = self.generate_model_card(**dict(model_card_kwargs or {}))
-        for name, write in (
-            (WEIGHTS, lambda path: save_file(state, path)),
-            (CONFIG, lambda path: path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")),
-            (CARD, lambda path: path.write_text(str(card), encoding="utf-8")),
-        ):
-            temporary = folder / (name + ".tmp")
-            write(temporary)
-            temporary.replace(folder / name)
+        weights = save(state)
+        about[DIGESTS] = {WEIGHTS: digest_of_bytes(weights)}
+        text = json.dumps(about, indent=1) + "\n"
+        # The weights go to their place first; see ``_read_config``.
+        write_together(folder, {WEIGHTS: weights, CONFIG: text.encode(), CARD: str(card).encode()})
         if push_to_hub:
             self.push_to_hub(repo_id or folder.name, model_card_kwargs=dict(model_card_kwargs or {}), **pushing)
         return folder
+
+    def published(self) -> LearnedPolicy:
+        """The same policy, whose files name no place on this machine: what ``push_to_hub`` uploads."""
+        name = base_names(self.name)
+        public = LearnedPolicy(self.network, self.head, self.context, name, self.greedy, base_names(self.training))
+        public._public = True
+        return public
+
+    def push_to_hub(self, repo_id: str, **pushing: Any) -> str:
+        """Uploads the policy, see ``published``; the arguments are those of ``ModelHubMixin.push_to_hub``."""
+        return str(super(LearnedPolicy, self.published()).push_to_hub(repo_id, **pushing))
 
     def generate_model_card(self, *_: Any, **about: Any) -> ModelCard:
         """What ``README.md`` says; see ``policies.model_card.model_card``."""
@@ -226,14 +244,16 @@ class LearnedPolicy(ModelHubMixin):
         """
         found = _find(str(folder))
         try:
-            config = json.loads((found / CONFIG).read_text(encoding="utf-8"))
-            if config["context"] not in ("full", "block"):
-                raise ValueError(f"its context is {config['context']!r}, not full or block")
-            kind, hidden_size = network or config["network"].pop("kind"), config["network"].pop("hidden_size", 0)
-            written = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
-            shape = NetworkConfig(**{k: v for k, v in written.items() if k != "kind"})
-            made = make_network(kind, shape, torch_generator(0), hidden_size)
-            made.load_state_dict(load_file(found / WEIGHTS))
+            config = _read_config(found)
+            consent.check_read(
+                [None if network else config["network"], None if head else config["head"]], found / CONFIG
+            )
+            shape = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
+            kind, hidden_size = shape.pop("kind"), shape.pop("hidden_size", 0)
+            made = make_network(network or kind, NetworkConfig(**shape), torch_generator(0), hidden_size)
+            state, _ = read_safetensors(found / WEIGHTS)
+            check_weights(state, made.state_dict(), WEIGHTS)
+            made.load_state_dict(state)
             chosen = restore_head(config["head"]) if head is None else load_head(head)
             shown = name or str(folder)
             return cls(
@@ -246,9 +266,8 @@ class LearnedPolicy(ModelHubMixin):
                 deadline=config.get("deadline", 0),
                 curve=[CurvePoint(**point) for point in config.get("curve", ())],
             )
-        except (SafetensorError, RuntimeError, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"cannot load the policy in {found}: {reason}") from None
+        except (RuntimeError, UsageError) as error:
+            raise UsageError(f"cannot load the policy in {found}: {reason(error)}") from None
 
     def at(self, alpha: float) -> LearnedPolicy:
         """The same policy at an α."""
@@ -300,12 +319,58 @@ class LearnedPolicy(ModelHubMixin):
         return alpha if nfe is None else alpha_for(self.curve, nfe)
 
 
+def _read_config(folder: Path) -> dict[str, Any]:
+    """What ``policy.json`` says, checked.
+
+    ``save_pretrained`` puts the weights into their place before it. A kill between the two leaves the one that
+    belongs to the weights under its unfinished name.
+
+    Raises:
+        UsageError: it is damaged, lacks something, or the weights are not those that it was written with.
+    """
+    config = _checked(read_table(folder / CONFIG))
+    if fits(folder, config):
+        return config
+    unfinished = folder / (CONFIG + UNFINISHED)
+    if unfinished.is_file():
+        newer = _checked(read_table(unfinished))
+        if newer.get(DIGESTS) and fits(folder, newer):
+            return newer
+    raise not_fitting(folder, CONFIG, WEIGHTS)
+
+
+def _checked(config: dict[str, Any]) -> dict[str, Any]:
+    """The same, if it has everything, each of its type."""
+    for name, kind in (("network", dict), ("head", dict), ("training", dict), ("context", str)):
+        if name not in config:
+            raise UsageError(f"{CONFIG}: the field {name!r} is missing")
+        if not isinstance(config[name], kind):
+            wanted = "a text" if kind is str else "a table of names and values"
+            raise UsageError(f"{CONFIG}: {name} has to be {wanted}, got {in_short(config[name])}")
+    if config.get("format", 1) != 1:
+        raise UsageError(f"{CONFIG}: its format is {in_short(config['format'])}, of a newer version; this reads 1")
+    if config["context"] not in ("full", "block"):
+        raise UsageError(f"{CONFIG}: its context is {in_short(config['context'])}, not full or block")
+    for part in ("network", "head"):
+        if not isinstance(config[part].get("kind"), str):
+            raise UsageError(f"{CONFIG}: {part} names no kind")
+    check_value(config.get("alpha"), float | None, f"{CONFIG}: alpha")
+    check_value(config.get("deadline", 0), int, f"{CONFIG}: deadline")
+    check_value(config.get("curve", []), list, f"{CONFIG}: curve")
+    for point in config.get("curve", []):
+        check_fields(CurvePoint, as_table(point, f"{CONFIG}: curve"), f"{CONFIG}: curve")
+    shape = {name: value for name, value in config["network"].items() if name not in ("kind", "hidden_size")}
+    check_fields(NetworkConfig, shape, f"{CONFIG}: network")
+    check_value(config["network"].get("hidden_size", 0), int, f"{CONFIG}: network: hidden_size")
+    return config
+
+
 def _find(name: str) -> Path:
     """The folder that holds the policy's files, downloaded where it is a Hub name."""
     for folder in (Path(name), Path(name) / "best", Path(name) / "last"):
-        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+        if exists(folder / CONFIG) and (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
-    if name.count("/") != 1 or Path(name).parent.exists():  # a Hub name is owner/name; this is a place on the disk
+    if name.count("/") != 1 or exists(Path(name).parent):  # a Hub name is owner/name; this is a place on the disk
         raise UsageError(
             f"no policy {name!r}: neither a heuristic ({', '.join(HEURISTICS)}), nor a class in a file "
             f"(my_rules.py:MyRule), nor a folder with {CONFIG} and {WEIGHTS}"

@@ -5,15 +5,21 @@ It says how the policy is built, how to use it, how accurate and fast it is, and
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
 import dllm_env
-from dllm_env.tasks.load import load_task
+from dllm_env import consent
+from dllm_env.errors import UsageError
+from dllm_env.policies.public import base_names, plain_code, plain_markdown
+from dllm_env.specs import split
+from dllm_env.tasks.benchmarks import BENCHMARKS
+from dllm_env.tasks.load import NAMES, load_task
 
 PAPER = "https://arxiv.org/abs/2512.09106"
 TAGS = ["dllm-env", "unmasking-policy", "diffusion-language-model", "reinforcement-learning"]
@@ -48,8 +54,9 @@ def model_card(policy: PolicyFacts, name: str = "", results: Sequence[Mapping[st
         name: of the repository on the Hub; by default what results call the policy.
         results: entries of ``results.json`` of an evaluation; those of other policies are shown beside it.
     """
-    name = name or policy.name
-    training = policy.training
+    name = plain_code(name or base_names(policy.name))
+    policy = replace(policy, network=base_names(policy.network), head=base_names(policy.head))
+    training, results = base_names(policy.training), base_names(results)
     parts = [_introduction(policy, name), _usage(name, training), _results(training, results), _settings(training)]
     data = ModelCardData(library_name="dllm-env", tags=list(TAGS))
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, parts)) + "\n")
@@ -64,34 +71,49 @@ def _introduction(policy: PolicyFacts, name: str) -> str:
     }.get(policy.network, "what its own network reads")
     block = "the active block only, as samplers and serving engines show it"
     sees = block if policy.context == "block" else "the whole response"
-    head = policy.head.replace("_", " ")
+    head = plain_markdown(policy.head.replace("_", " "))
     return (
-        f"# {name}\n\nAn unmasking policy for masked diffusion language models: in each step it chooses which "
-        f"masks to replace. One transformer block of {policy.weights:,} weights with a {head} head, trained with "
-        f"dllm-env {dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\nIt reads {reads}. It sees {sees}."
+        f"# {plain_markdown(name)}\n\nAn unmasking policy for masked diffusion language models: in each step it "
+        f"chooses which masks to replace. One transformer block of {policy.weights:,} weights with a {head} head, "
+        f"trained with dllm-env {dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\n"
+        f"It reads {reads}. It sees {sees}."
     )
 
 
 def _usage(name: str, training: Mapping[str, Any]) -> str:
     task, denoiser = training.get("task", "trace"), training.get("denoiser", "tiny")
-    judged = load_task(task, training.get("data", ""), training.get("allow_code_execution", False))
-    length = training.get("response_length") or judged.response_length
+    length = training.get("response_length") or _response_length(str(task))
     block = training.get("block_length") or length
     flags = {"task": task, "denoiser": denoiser, "response-length": length, "block-length": block}
-    said = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())
+    said = " ".join(f"--{flag} {shlex.quote(plain_code(value))}" for flag, value in flags.items() if value)
     said += " --allow-code-execution" if training.get("allow_code_execution") else ""
+    lengths = f", gen_length={plain_code(length)}, block_length={plain_code(block)}" if length else ""
     return (
         "## Use\n\n```python\nimport dllm_env\n\n"
-        f'answer = dllm_env.generate(model, tokenizer, "…", policy="{name}", gen_length={length}, '
-        f"block_length={block})\n```\n\n"
-        f"```sh\ndllm-env eval --policies {name} threshold:0.9 {said}\n```"
+        f'answer = dllm_env.generate(model, tokenizer, "…", policy={json.dumps(name)}{lengths})\n```\n\n'
+        f"```sh\ndllm-env eval --policies {shlex.quote(name)} threshold:0.9 {said}\n```"
     )
+
+
+def _response_length(task: str) -> int:
+    """The task's own; 0 where only code of somebody's, or a program's judge, could say it."""
+    kind = BENCHMARKS.get(split(task, NAMES)[0])
+    if kind is not None:
+        return kind.response_length
+    try:
+        consent.check_read(task, "the policy")
+        return load_task(task).response_length
+    except UsageError:
+        return 0
 
 
 def _results(training: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         [
-            *(str(entry[column]) for column in ("policy", "task", "denoiser", "block_length", "problems")),
+            *(
+                plain_markdown(entry[column])
+                for column in ("policy", "task", "denoiser", "block_length", "problems")
+            ),
             f"{entry['accuracy']:.1%} [{entry['accuracy_low']:.1%}, {entry['accuracy_high']:.1%}]",
             f"{entry['nfe']:.1f}",
         ]
@@ -101,18 +123,23 @@ def _results(training: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) 
     validation = training.get("validation", {})
     if not lines and validation:
         count = training.get("validation_problems", "")
-        said = [f"{count} validation problems of {training.get('task', 'its task')}"]
-        said += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in validation.items()]
+        said = [plain_markdown(f"{count} validation problems of {training.get('task', 'its task')}")]
+        numbers = {name: value for name, value in validation.items() if isinstance(value, (int, float))}
+        said += [f"{plain_markdown(name.replace('_', ' '))} {value:.3g}" for name, value in numbers.items()]
         return f"## Results\n\nWhen it was kept, on {', '.join(said)}."
     return f"## Results\n\n{_table(head, lines)}" if lines else ""
 
 
 def _settings(training: Mapping[str, Any]) -> str:
-    shown = [[name, str(value)] for name, value in training.items() if name not in NOT_SETTINGS]
-    update = f"Kept at update {training['update']}.\n\n" if "update" in training else ""
+    shown = [
+        [plain_markdown(name), plain_markdown(value)]
+        for name, value in training.items()
+        if name not in NOT_SETTINGS
+    ]
+    update = f"Kept at update {plain_markdown(training['update'])}.\n\n" if "update" in training else ""
     return f"## Training\n\n{update}{_table(['setting', 'value'], shown)}" if shown else ""
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

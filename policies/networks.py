@@ -8,8 +8,10 @@ confidence, mask and step, so one policy fits any denoiser and any response leng
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, NewType
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +21,11 @@ from dllm_env.denoisers.base import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.numerics import in_tiles, rotate, rotation_angles, rows_at_once
+from dllm_env.specs import check_types
 from dllm_env.user_code import file_part, load_from_file, origin_of
 
+WIDEST = 4096
+"""The largest width; with it a policy has 270M parameters."""
 ROTATION_BASE = 100.0
 """Base of RoPE, for waves of 6 to some 500 positions; with the usual 10,000 most are longer than a response."""
 
@@ -81,6 +86,9 @@ class NetworkConfig:
     """What a row is told of what is asked of it: preference, α of its reward; remaining, its evaluations left."""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        if self.width > WIDEST or self.top > WIDEST or abs(self.bias) > WIDEST:
+            raise UsageError(f"a policy's width, top and bias are at most {WIDEST:,} in size, got {self}")
         for name, known in (("sight", tuple(SIGHT)), ("conditions", tuple(CONDITIONS))):
             given = getattr(self, name)
             if len(set(given)) != len(given) or not set(given) <= set(known):
@@ -300,13 +308,21 @@ NETWORKS: dict[str, type[PolicyNetwork]] = {"confidence": ConfidenceTransformer,
 """Networks by name."""
 
 
+if TYPE_CHECKING:
+    NetworkLike = str | PolicyNetwork
+else:
+    NetworkLike = NewType("NetworkLike", str)  # what a command line can say; an object is for Python
+"""A network, or the text that names one."""
+
+
 def make_network(
-    name: str, config: NetworkConfig, generator: torch.Generator, hidden_size: int = 0
+    name: NetworkLike, config: NetworkConfig, generator: torch.Generator, hidden_size: int = 0
 ) -> PolicyNetwork:
     """A network of ``NETWORKS``, or a class in a file: it is made of config and generator, and its own settings.
 
     Args:
-        name: which: ``confidence``, ``hidden``, ``my.py:MyNetwork`` or ``'my.py:MyNetwork(layers=2)'``.
+        name: which: ``confidence``, ``hidden``, ``my.py:MyNetwork`` or ``'my.py:MyNetwork(layers=2)'``; or a
+            network, which is copied with its weights, whatever the config says.
         config: shape.
         generator: draws the weights.
         hidden_size: width of the denoiser's hidden states, for a network that reads them.
@@ -314,6 +330,8 @@ def make_network(
     Raises:
         UsageError: no such network, or no hidden states for one that reads them.
     """
+    if not isinstance(name, str):
+        return copy.deepcopy(name)
     if name == "confidence":
         return ConfidenceTransformer(config, generator)
     if name == "hidden":

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch reads it: workers share the processors, as do their programs
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

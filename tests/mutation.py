@@ -17,17 +17,20 @@ from pathlib import Path
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.stats import status_by_exit_code
 
-TEXT = (
-    *(f"test_answers.py::test_{name}" for name in ("boxed", "tagged", "final", "number", "final_number", "cells")),
-    *(f"test_answers.py::test_{name}" for name in ("expression_reaches", "plain_expressions", "other_expressions")),
-    *(f"test_reading.py::test_{name}" for name in ("one_spelling", "without_unicode", "as_text", "algebra")),
-    *(f"test_reading.py::test_{name}" for name in ("the_number_that_a_response_states", "repeating_decimals")),
-    *(
-        f"test_reading.py::test_{name}"
-        for name in ("expressions_in_latex_and_unicode", "dozens_may_be_what_is_counted")
+TEXT_TESTS = {
+    "test_answers": (
+        *("boxed", "tagged", "final", "number", "final_number", "cells"),
+        *("expression_reaches", "plain_expressions", "other_expressions"),
     ),
-    *(f"test_responses.py::test_{name}" for name in ("gsm8k", "countdown", "sudoku4", "reasoning_gym")),
-)
+    "test_reading": (
+        *("one_spelling", "without_unicode", "as_text", "algebra", "repeating_decimals", "what_a_text_states"),
+        *("the_number_that_a_response_states", "numbers_that_responses_state", "dozens_may_be_what_is_counted"),
+        *("functions_spaces_and_products_of_algebra", "arithmetic_is_written_as_python_does"),
+        "expressions_in_latex_and_unicode",
+    ),
+    "test_responses": ("gsm8k", "countdown", "sudoku4", "reasoning_gym"),
+}
+TEXT = tuple(f"{file}.py::test_{name}" for file, names in TEXT_TESTS.items() for name in names)
 MODULES = {
     "dllm_env/dynamics.py": ("test_dynamics.py", "test_dynamics_row_by_row.py", "test_dynamics_edges.py"),
     "dllm_env/rewards.py": ("test_rewards.py",),

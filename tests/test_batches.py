@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dllm_env.dynamics import Observation
-from dllm_env.train.batches import Batch, Mixture, join, useful_steps
+from dllm_env.policies.heads import DynamicPlackettLuce
+from dllm_env.train.batches import Batch, Mixture, as_expert_steps, join, useful_steps
 
 
 def observation(rows: int) -> Observation:
@@ -58,3 +59,28 @@ def test_mixture_by_hand() -> None:
     """G = 3, E = 1: 3/4 · π + 1/4, also where π is 0."""
     log_prob = torch.tensor([0.0, math.log(0.2), -math.inf])
     assert Mixture(3, 1)(log_prob).exp().tolist() == pytest.approx([1.0, 0.4, 0.25])
+
+
+def test_an_expert_s_sets_become_draws_under_the_mixture() -> None:
+    """Three steps of two positions; the policy has π = 0.2 for the first, and 1 for the others."""
+    seen = observation(3)
+    seen.masked = torch.tensor([[True, True], [True, True], [False, True]])
+    seen.selectable = torch.tensor([[True, True], [True, False], [False, True]])
+    seen.confidence = torch.tensor([[0.3, 0.9], [0.5, 0.6], [0.0, 0.4]])[..., None]
+    sets = torch.tensor([[1, 1], [1, 1], [0, 1]])
+    numbers = torch.arange(3.0)
+    steps = Batch(seen, sets, numbers, numbers, numbers, torch.zeros(3, dtype=torch.bool))
+    sizes = []
+
+    def evaluate(observation: Observation, draw: torch.Tensor) -> tuple[torch.Tensor, None]:
+        sizes.append(len(draw))
+        assert torch.equal(observation.selectable, observation.masked)
+        return torch.where(observation.step == 0, math.log(0.2), 0.0), None
+
+    policy = SimpleNamespace(head=DynamicPlackettLuce(), evaluate=evaluate)
+    found = as_expert_steps(steps, policy, Mixture(3, 1), microbatch=2)  # type: ignore[arg-type]
+    assert sizes == [2, 1]
+    assert found.draw.tolist() == [[2, 1], [1, 0], [0, 1]]  # in descending confidence, of what could be selected
+    assert found.old_log_prob.exp().tolist() == pytest.approx([0.4, 1.0, 1.0])
+    assert found.expert.tolist() == [True] * 3
+    assert found.advantage.tolist() == found.weight.tolist() == [0, 1, 2]

@@ -468,8 +468,12 @@ def test_hidden_files_and_files_about_others_are_not_read(tmp_path: Path) -> Non
     ("name", "content", "message"),
     [
         ("a.jsonl.gz", b"hello", "Not a gzipped file"),
-        ("a.jsonl.gz", gzip.compress(b'{"question": "x", "answer": "#### 1"}\n' * 99)[:-20], "ended before"),
-        ("a.jsonl.gz", gzip.compress(b""), "too few problems"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"question": "x", "answer": "#### 1"}\n' * 99, mtime=0)[:-20],
+            "ended before",
+        ),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "too few problems"),
         ("a.jsonl", '{"question": "é", "answer": "#### 1"}\n'.encode("latin-1"), "not UTF-8"),
         ("a.jsonl", '{"question": "x", "answer": "#### 1"}\n'.encode("utf-16"), "not UTF-8"),
         ("a.csv", "question,answer\né,#### 1\n".encode("latin-1"), "not UTF-8"),
@@ -481,7 +485,7 @@ def test_hidden_files_and_files_about_others_are_not_read(tmp_path: Path) -> Non
         ("a.json", b'{"question": ["x", "y"], "answer": ["#### 1", "#### 2"]}', "'question' has to be text"),
         ("a.json", b'{"data": [{"question": "x", "answer": "#### 1"}]}', "has no 'question'"),
         ("a.xlsx", b"hello", "nothing to read"),
-        ("a.gz", gzip.compress(b"hello"), "nothing to read"),
+        ("a.gz", gzip.compress(b"hello", mtime=0), "nothing to read"),
         ("", b"", "nothing to read"),
     ],
 )

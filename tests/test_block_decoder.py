@@ -51,6 +51,17 @@ def test_an_observation_by_hand() -> None:
     assert seen.memory["asked"].tolist() == [1, 1, 0]  # a new row's memory is zero
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64, torch.uint8, None])
+def test_a_policy_decides_by_sets(kind: torch.dtype | None) -> None:
+    class Other(Spy):
+        def act(self, observation: Observation, random: RowRandom) -> Decision:
+            masked = observation.masked
+            return Decision(masked[:, 1:] if kind is None else masked.to(kind))
+
+    with pytest.raises(UsageError, match="must decide by"):
+        BlockDecoder(Other(), 1, 8)(logits(1, 4), torch.ones(1, 4, dtype=torch.bool))
+
+
 def test_only_what_is_asked_for() -> None:
     spy = Spy()
     spy.extras = Extras()

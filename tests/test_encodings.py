@@ -40,8 +40,6 @@ for arguments in {commands}:
     ("encoding", "environment"),
     [
         ("cp1252", {"PYTHONIOENCODING": "cp1252"}),
-        ("ascii", {"PYTHONIOENCODING": "ascii"}),
-        ("utf-8", {"PYTHONIOENCODING": "utf-8"}),
         # As where Python's own files are ASCII by default, too.
         ("ascii", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
     ],

@@ -439,6 +439,55 @@ def test_other_bad_input_is_refused(toy: TinyDenoiser) -> None:
         env.step(np.ones(8))
 
 
+@pytest.mark.parametrize("kind", [bool, np.int8, np.uint8, np.int64, np.uint64, np.float16, np.float32, np.float64])
+def test_zeros_and_ones_of_any_kind_are_actions(kind: type, toy: TinyDenoiser) -> None:
+    env, envs = UnmaskEnv(denoiser=toy), UnmaskVectorEnv(2, denoiser=toy)
+    env.reset(seed=0)
+    envs.reset(seed=0)
+    action = np.arange(40) < 3
+    assert env.step(action.astype(kind))[4]["step"] == 1
+    assert env.game.actions(action.astype(kind).tolist(), 1).tolist() == [action.tolist()]
+    assert env.game.actions(torch.tensor(action.astype(np.float32)).bfloat16(), 1).tolist() == [action.tolist()]
+    assert envs.step(np.stack([action] * 2).astype(kind))[4]["step"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), -1, 2, 0.5, float("inf"), -float("inf"), 1e30, 255], ids=str)
+def test_other_entries_are_refused(wrong: float, toy: TinyDenoiser) -> None:
+    env, envs = UnmaskEnv(denoiser=toy), UnmaskVectorEnv(2, denoiser=toy)
+    env.reset(seed=0)
+    envs.reset(seed=0)
+    action = np.zeros((2, 40), dtype=np.int64 if isinstance(wrong, int) else np.float64)
+    action[1, 7] = wrong
+    with pytest.raises(UsageError, match="in row 0 at 7"):
+        env.step(action[1])
+    with pytest.raises(UsageError, match="in row 1 at 7"):
+        envs.step(action)
+    with pytest.raises(UsageError, match="in row 1 at 7"):
+        envs.step(torch.tensor(action))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.zeros((40, 2)), "got shape"),
+        (np.zeros(80), "got shape"),
+        (np.zeros((2, 40, 1)), "got shape"),
+        (1, "got shape"),
+        (None, "got shape"),
+        (np.full((2, 40), "1"), "got the type"),
+        (np.full((2, 40), None), "got the type"),
+        (np.zeros((2, 40), dtype=complex), "got the type"),
+        ([[0] * 40, [0] * 39], "got list"),
+    ],
+    ids=str,
+)
+def test_what_is_no_action_is_refused(action: Any, message: str, toy: TinyDenoiser) -> None:
+    envs = UnmaskVectorEnv(2, denoiser=toy)
+    envs.reset(seed=0)
+    with pytest.raises(UsageError, match=message):
+        envs.step(action)
+
+
 def test_an_unknown_word_is_refused_at_construction() -> None:
     class Foreign(Copying):
         def problem(self, index: int, split: str = "train", seed: int = 0) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import shutil
@@ -15,12 +16,16 @@ from own_network import WithEntropy
 from own_reward import within_budget
 from own_task import OneChain
 
+from dllm_env import consent
 from dllm_env.cli import main
 from dllm_env.env import UnmaskEnv
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.policies.learned import LearnedPolicy, load_policy
-from dllm_env.random import RowRandom
+from dllm_env.policies.networks import NetworkConfig
+from dllm_env.random import RowRandom, torch_generator
+from dllm_env.train.grpo import GRPO, train_grpo
+from dllm_env.train.ppo import PPO, train_ppo
 from dllm_env.vector_env import UnmaskVectorEnv
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -66,7 +71,11 @@ def test_everything_of_the_user_s_own_at_once(tmp_path: Path, capsys: pytest.Cap
         "--out",
         str(tmp_path / "results"),
     ]
-    assert main([*evaluated, "--policies", str(run), f"{run}:temperature=0.5", "leftmost:4"]) == 0
+    evaluated += ["--policies", str(run), f"{run}:temperature=0.5", "leftmost:4"]
+    assert main(evaluated) == 2
+    assert capsys.readouterr().err.count("--allow-code-from") == 2  # of head and network
+    allowed = [word for file in ("own_head.py", "own_network.py") for word in ("--allow-code-from", own(file))]
+    assert main([*evaluated, *allowed]) == 0
     rows = json.loads((tmp_path / "results" / "results.json").read_text())
     assert {row["task"] for row in rows} == {"one-chain:2"}
     assert {row["denoiser"] for row in rows} == {denoiser}
@@ -89,7 +98,8 @@ def test_ppo_with_parts_of_the_user_s_own(tmp_path: Path, capsys: pytest.Capture
     ]
     command += ["--imitation-steps", "0", "--validation-rules", "--width", "8", "--out", str(tmp_path / "run")]
     assert main(command) == 0, capsys.readouterr().err
-    policy = load_policy(str(tmp_path / "run"))
+    with consent.allow(files=[own("own_head.py"), own("own_network.py")]):
+        policy = load_policy(str(tmp_path / "run"))
     assert isinstance(policy, LearnedPolicy)
     assert type(policy.network).__name__ == "WithEntropy"
 
@@ -108,6 +118,27 @@ def test_objects_instead_of_names() -> None:
         assert reward == (info["correct"] * 1.0)
         break
     assert UnmaskVectorEnv(2, **settings).reset(seed=1)[0]["masked"].shape == (2, 40)
+
+
+@pytest.mark.parametrize("trainer", ["grpo", "ppo"])
+def test_training_takes_a_network_and_a_head_as_objects(tmp_path: Path, trainer: str) -> None:
+    network = WithEntropy(NetworkConfig(width=8), torch_generator(3))
+    before = copy.deepcopy(network.state_dict())
+    start = {"network": network, "head": Prefix(0.5), "updates": 1, "batch_size": 4, "imitation_steps": 0}
+    judged = {"validation_problems": 2, "validation_rules": ()}
+    if trainer == "grpo":
+        train_grpo(GRPO().changed(**start, **judged, prompts=2, num_generations=2), tmp_path)
+    else:
+        train_ppo(PPO().changed(**start, **judged, num_envs=2, n_steps=4), tmp_path)
+    trained = load_policy(str(tmp_path))
+    assert isinstance(trained, LearnedPolicy)
+    assert type(trained.network) is WithEntropy
+    assert isinstance(trained.head, Prefix)
+    assert trained.network.config == network.config
+    assert "own_network.py:WithEntropy" in (tmp_path / "settings.json").read_text()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    far = max((value - before[name]).abs().max() for name, value in trained.network.state_dict().items())
+    assert far < 0.1  # one update from the object's own weights, not from others
 
 
 def test_the_example_s_head_is_a_distribution() -> None:
@@ -134,23 +165,22 @@ def test_a_policy_whose_file_is_gone(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*command, f"{network}:WithEntropy"]) == 0, capsys.readouterr().err
     moved = head.rename(tmp_path / "moved.py")
     capsys.readouterr()
-    assert main(["eval", "--policies", str(run), "--problems", "2", "--out", str(tmp_path / "a")]) == 2
+    command = ["eval", "--policies", str(run), "--problems", "2", "--out", str(tmp_path / "a")]
+    assert main([*command, "--allow-code-from", str(network)]) == 2
     told = capsys.readouterr().err
     assert "own_head.py" in told
     assert told.count("\n") == 1
-    loaded = load_policy(f"{run}:head={moved}:Prefix(temperature=0.4)")
-    assert isinstance(loaded, LearnedPolicy)
-    assert loaded.head.temperature == 0.4
-    assert LearnedPolicy.from_pretrained(run, head=Prefix(0.3)).head == Prefix(0.3)
+    with consent.allow(files=[network]):
+        loaded = load_policy(f"{run}:head={moved}:Prefix(temperature=0.4)")
+        assert isinstance(loaded, LearnedPolicy)
+        assert loaded.head.temperature == 0.4
+        assert LearnedPolicy.from_pretrained(run, head=Prefix(0.3)).head == Prefix(0.3)
     network.unlink()
     with pytest.raises(UsageError, match=r"own_network\.py"):
         LearnedPolicy.from_pretrained(run, head=Prefix())
 
 
 def test_a_network_made_in_python_is_saved_with_its_file(tmp_path: Path) -> None:
-    from dllm_env.policies.networks import NetworkConfig
-    from dllm_env.random import torch_generator
-
     policy = LearnedPolicy(WithEntropy(NetworkConfig(width=8), torch_generator(1)), Prefix())
     policy.save_pretrained(tmp_path)
     again = LearnedPolicy.from_pretrained(tmp_path)

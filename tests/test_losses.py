@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from dllm_env.train.losses import approximate_kl, clipped_loss, group_advantages, step_weights
+from dllm_env.train.losses import approximate_kl, clipped_loss, finite_step, group_advantages, step_weights
 
 
 def test_advantages_by_hand() -> None:
@@ -92,3 +92,20 @@ def test_approximate_kl_is_the_divergence_on_average() -> None:
     ratio = (new / old).repeat_interleave(counts)
     assert approximate_kl(ratio) == pytest.approx((old * (old / new).log()).sum().item(), abs=1e-6)
     assert approximate_kl(torch.ones(5)) == 0.0
+
+
+@pytest.mark.parametrize(("gradient", "step"), [([3.0, 4.0], [0.3, 0.4]), ([0.1, 0.2], [0.1, 0.2])])
+def test_a_step_is_as_long_as_the_largest_norm_allows(gradient: list[float], step: list[float]) -> None:
+    network = torch.nn.Linear(2, 1, bias=False)
+    start, network.weight.grad = network.weight.detach().clone(), torch.tensor([gradient])
+    norm = finite_step(network, torch.optim.SGD(network.parameters(), lr=1.0), 0.5)
+    assert norm == pytest.approx(math.hypot(*gradient))
+    assert (start - network.weight).tolist()[0] == pytest.approx(step, abs=1e-5)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_no_step_along_a_gradient_that_is_no_number(broken: float) -> None:
+    network = torch.nn.Linear(2, 1, bias=False)
+    start, network.weight.grad = network.weight.detach().clone(), torch.tensor([[1.0, broken]])
+    assert not math.isfinite(finite_step(network, torch.optim.SGD(network.parameters(), lr=1.0), 0.5))
+    assert torch.equal(network.weight, start)

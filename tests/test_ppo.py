@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from dllm_env.errors import UsageError
 from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.train.ppo import PPO, train_ppo
+from dllm_env.train.run import Run
 from dllm_env.train.setup import make_setup
 from dllm_env.train.validation import validate
 
@@ -40,8 +42,10 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> PPO:
     )
 
 
-@pytest.mark.parametrize("network", ["confidence", "hidden"])
-@pytest.mark.parametrize("head", ["bernoulli", "dynamic_plackett_luce", "plackett_luce:k=2"])
+@pytest.mark.parametrize(
+    ("head", "network"),
+    [("bernoulli", "hidden"), ("dynamic_plackett_luce", "confidence"), ("plackett_luce:k=2", "confidence")],
+)
 def test_learns_the_best_policy(toy: PPO, tmp_path: Path, head: str, network: str) -> None:
     settings = toy.changed(head=head, network=network)
     train_ppo(settings, tmp_path / "run")
@@ -63,6 +67,25 @@ def test_kill_and_resume_give_the_same_weights(toy: PPO, tmp_path: Path, stop: i
     train_ppo(settings, tmp_path / "halves", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
     assert_logged_once(tmp_path / "whole", tmp_path / "halves")
+    assert counted(tmp_path / "whole") == counted(tmp_path / "halves")
+
+
+def counted(folder: Path) -> list[float]:
+    """The gradient epochs at the end of each update, of all of a run's logs."""
+    rows = [row for file in folder.glob("logs/*.csv") for row in csv.DictReader(file.read_text().splitlines())]
+    return [float(row["train/n_updates"]) for row in sorted(rows, key=lambda row: int(row["time/update"]))]
+
+
+def test_an_older_checkpoint_counts_on_from_about_where_it_was(toy: PPO, tmp_path: Path, monkeypatch) -> None:
+    settings, save = toy.changed(updates=4), Run.save
+
+    def older(self: Run, parts: dict[str, Any], info: dict[str, Any]) -> None:
+        save(self, parts, {name: value for name, value in info.items() if name != "epochs"})
+
+    monkeypatch.setattr(Run, "save", older)
+    train_ppo(settings, tmp_path, stop_after=3)
+    train_ppo(settings, tmp_path, resume=True)
+    assert counted(tmp_path)[-1] > 2 * settings.n_epochs
 
 
 def test_another_seed_is_another_run(toy: PPO, tmp_path: Path) -> None:
@@ -109,9 +132,13 @@ def test_a_checkpoint_of_another_head_is_refused(toy: PPO, tmp_path: Path) -> No
         train_ppo(toy.changed(updates=1, head="bernoulli"), tmp_path / "run", resume=True)
 
 
-def test_weights_that_become_infinite_are_taken_back(toy: PPO, tmp_path: Path) -> None:
-    settings = toy.changed(updates=2, learning_rate=1e30, warmup=0)
-    train_ppo(settings, tmp_path / "run")
+def test_weights_that_become_infinite_are_taken_back(
+    toy: PPO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = toy.changed(updates=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("dllm_env.train.ppo.learning_rate", lambda *_: 1e30)  # no setting allows it
+        train_ppo(settings, tmp_path / "run")
     start = make_setup(settings).policy.network.state_dict()
     saved = weights(tmp_path / "run")
     assert all(torch.equal(saved[f"policy.network.{name}"], value) for name, value in start.items())

@@ -129,6 +129,33 @@ def test_algebra(text: str, written: str) -> None:
 @pytest.mark.parametrize(
     ("text", "written"),
     [
+        *((r"\arcsin x", "asin(x)"), (r"\ln x", "log(x)"), (r"\tan 2x", "tan(2*x)"), ("f (x)", "f*(x)")),
+        *((r"\pi r^2", "pi*r**2"), (r"2\pi", "2*pi"), ("pi pi", "pi*pi"), ("$ 3x $.", "3*x"), ("2 .5", "2*.5")),
+        *((r"\sin^2 x", "(sin(x))**2"), (r"\cos^{3}(2x)", "(cos(2*x))**3"), ("ab^2 x", "a*b**2*x")),
+        *((r"3{}x", "3*x"), (r"2\,x", "2*x"), (r"2\quad x", "2*x"), (r"x \div y", "x/y"), (r"2\times x", "2*x")),
+        *(("e^x", "exp(x)"), ("E^x", "E**x"), ("e^(x+1)", "exp(x+1)"), ("ae^x", "a*e**x"), ("(x).5", "(x)*.5")),
+        *(("x" * 1_000, "*".join("x" * 1_000)), ("x" * 1_001, ""), (r"\alphabet x", "")),
+    ],
+)
+def test_functions_spaces_and_products_of_algebra(text: str, written: str) -> None:
+    assert expressions.algebra(text) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        *((r"{}3+4", "3+4"), ("`3+4`", "3+4"), (r"$3 \div 4$.", "3 / 4"), (r"2\;(3)", "2*(3)")),
+        *((r"6\,/\,2", "6 / 2"), (r"{3\over 4}+1", "(3)/( 4)+1"), (r"\left(1+2\right)3", "(1+2)*3")),
+        *((r"2\times3", "2*3"), (r"2\cdot 3", "2* 3"), (r"\timesheet 3", r"\timesheet 3")),
+    ],
+)
+def test_arithmetic_is_written_as_python_does(text: str, written: str) -> None:
+    assert expressions.arithmetic(text) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
         *((r"0.\overline{3}", r"\frac{1}{3}"), (r"0.1\bar6", r"\frac{1}{6}"), (r"0.\dot1\dot8", r"\frac{2}{11}")),
         *(
             ("0.(9)", r"\frac{1}{1}"),
@@ -141,6 +168,41 @@ def test_algebra(text: str, written: str) -> None:
 )
 def test_repeating_decimals(text: str, written: str) -> None:
     assert plain.repeating_decimals(text) == written
+
+
+@pytest.mark.parametrize(
+    ("response", "number"),
+    [
+        *((r"\boxed{3 or 4}. The answer is 7.", None), ("Well #### 3\n#### 8\nSo 9 apples", 8)),
+        *(("#### 12\nand 40 more", 12), (r"#### \frac{1}{2} or so", "1/2"), ("#### none\nIt is 6", 6)),
+        *(("#### 2. Then we add\nIt is 31", 31), (r"#### \sqrt{16}", None), ("no hashes 5", 5)),
+        *(("The answer is:\n45\n\nbecause 3 left", 45), ("The answer is 45\n50 is more", 45), ("", None)),
+        *(("The answer is 45. 60 came before.", 45), ("To find the answer is 3 steps. So 8", 8)),
+        *((r"\boxed{5, 5}", 5), (r"\boxed{5 or 5}", 5), (r"\boxed{5 or 6} 7", None), (r"\boxed{(3,4)}", None)),
+        *((r"\boxed{x=2, y=3} then 9", None), ("The answer is x = 5 = 5", 5), ("The answer is 2 + 3 = 5", 5)),
+        *(("The answer is 2 + 3", None), ("The answer is 3, 4, 5", None), ("The answer is - 5", -5)),
+        *(("I think 3 or 4, then 9", 9), ("it is 50, or 40 as a sentence", 40), ("we get 3 or 4", None)),
+        *((r"It is \log 8 and 3", 3), (r"It is \sqrt{2}\sqrt{8} 4", None), (r"\boxed{4 \sqrt{2}}", None)),
+        *((r"so \frac{3}{4}{5} 6", 6), (r"it is \sqrt{16}, that is 4", 4), (r"\sqrt[3]{27} is 3", 3)),
+        *(("so it goes from 10 - 5", None), ("so 3 +4", 4), ("12-7", None), ("3x4", None), ("3 · 4", None)),
+        *(("He is 6' 2", None), ("2 h 30", None), ("2 h 30 more", 30), ("2 hours and 30 dollars", 30)),
+        *(("2 hours 30 minutes", None), ("2 minutes 2 minutes", 2), ("3 dozens and 4", 4), ("1,2,3", 3)),
+        *(("between 3 and 4", 4), ("1 to 2", None), ("5:30", None), ("2^{10}", None), ("So {10} {20}", 20)),
+        *(("7 " * 300 + "end", 7), ("word " * 200 + "12 " + "word " * 80, 12), ("a" * 600 + " 15 b", 15)),
+        *(("9 " + "word " * 110 + "the 12", 12), ("about 5 " + "y" * 600, 5), ("12" + "3" * 600, None)),
+        *(("The answer is 3 " + "w " * 600 + "= 4", 3), (r"\boxed{7 " + "x" * 1_000 + "}", None)),
+    ],
+)
+def test_numbers_that_responses_state(response: str, number: int | str | None) -> None:
+    assert numbers.final_number(response) == (None if number is None else Fraction(number))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("5 apples", 5), ("- 5", -5), ("4 = 4", 4), ("x + 3", None), ("5, 6", None), ("5 5", 5), ("2 dozen", 24)],
+)
+def test_what_a_text_states(text: str, number: int | None) -> None:
+    assert numbers.stated(text) == number
 
 
 def test_dozens_may_be_what_is_counted() -> None:

@@ -12,6 +12,7 @@ from test_results import SETTING as PLAIN
 from dllm_env.errors import UsageError
 from dllm_env.eval.compare import comparisons, pool
 from dllm_env.eval.report import (
+    LONGEST,
     Texts,
     end_of_text,
     mean_order,
@@ -227,6 +228,16 @@ def test_tables_of_samples_and_remasks():
 
 
 # ------------------------------------------------------------------------------------------------ page
+
+
+def test_of_a_long_response_the_page_has_the_beginning():
+    played = setting("threshold:0.9")
+    long = outcome(played, response="x" * 20_000_000, words=["y" * 5_000_000] * 4, prompt="z" * 1_000_000)
+    data = page_data(pool([Result(played, [long])]), [])
+    assert len(to_json(data)) < 100_000
+    assert "x" * LONGEST + " … [cut here: 19,980,000 more characters are not in this report]" in data["texts"]
+    many = outcome(played, words=["w" * 30] * 100_000, revealed_at=[0] * 100_000, confidence=[0.5] * 100_000)
+    assert len(to_json(page_data(pool([Result(played, [many])]), []))) < 100_000
 
 
 def test_json_cannot_leave_its_script():

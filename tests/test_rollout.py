@@ -91,7 +91,7 @@ def test_a_batch_of_one_is_a_batch_of_many(name: str, rules: dict[str, object], 
     assert many.nfe.unique().numel() > 1 or not name.startswith(("threshold", "learned")), (
         "rows of equal length would prove little"
     )
-    for batch in (1, 2, 3, 7):
+    for batch in (1, 3):
         few = play(toy, POLICIES[name], batch=batch, **rules)
         for field in ("responses", "revealed_at", "sureness", "nfe", "steps", "finished"):
             assert torch.equal(getattr(few, field), getattr(many, field)), (field, batch)

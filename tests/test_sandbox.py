@@ -8,14 +8,18 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from dllm_env.grading import processes
 from dllm_env.grading import sandbox_child as sandboxed
+from dllm_env.grading.processes import SandboxWarning
 from dllm_env.grading.sandbox import PROBE, Bare, Bubblewrap, Limits, Sandbox, _read, run
 
 QUICK = Limits(seconds=1, wall_seconds=2.5)
@@ -214,6 +218,20 @@ def test_cannot_read_what_is_not_its_own(tmp_path: Path) -> None:
     assert not run("import os; assert os.listdir('/home') or os.listdir('/var')", QUICK, Bubblewrap()).passed
 
 
+@APART
+def test_cannot_read_installed_packages() -> None:
+    """They may be data sets; HumanEval is one."""
+    look = (
+        "import glob, os, sys\nfound = []\nfor root in ('/usr', '/usr/local', sys.base_prefix):\n"
+        "    for path in glob.glob(root + '/lib*/python3*/*-packages'): found += os.listdir(path)\n"
+    )
+    assert not run(look + "assert found", QUICK, Bubblewrap()).passed
+    assert run(look + "assert not found", QUICK, Bubblewrap()).passed
+    namespace: dict[str, list[str]] = {}
+    exec(look, namespace)
+    assert namespace["found"], "nothing is installed beside Python here, so this test says nothing"
+
+
 def test_does_not_see_the_environment(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
     monkeypatch.setenv("DLLM_ENV_SECRET", "key")
     program = "import os; assert 'DLLM_ENV_SECRET' in os.environ or 'HOME' in os.environ"
@@ -307,10 +325,81 @@ def test_system_calls_that_are_refused(
         pytest.skip("this machine refuses it anyway")
 
 
-def test_folders_of_any_depth_are_removed(sandbox: Sandbox) -> None:
-    before = set(Path(tempfile.gettempdir()).glob("dllm-env-*"))
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the programs of this test alone have their folders; all users can enter it."""
+    folder = Path(tempfile.mkdtemp(prefix="of-a-test-"))
+    folder.chmod(0o755)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    subprocess.run(["rm", "-rf", "--", str(folder)], check=True)
+
+
+@pytest.mark.filterwarnings("ignore:a program has left so much:UserWarning")
+def test_folders_of_any_depth_are_removed(sandbox: Sandbox, place: Path) -> None:
+    """Where the disk is slow, some time after."""
     assert run("import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')", QUICK, sandbox).passed
-    assert set(Path(tempfile.gettempdir()).glob("dllm-env-*")) == before
+    wait_until(lambda: not [*place.iterdir()])
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    over = time.monotonic() + 60
+    while not holds() and time.monotonic() < over:
+        time.sleep(0.05)
+    assert holds()
+
+
+@LIMITED
+def test_removing_has_a_limit_goes_on_behind_and_is_told_once(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    monkeypatch.setattr(processes, "REMOVING_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "_told", threading.Event())
+    program = "import os\nfor n in range(300): os.makedirs(f'{n}/x')\nos.chmod('0', 0)"
+    with pytest.warns(SandboxWarning, match="has left so much in its folder") as said:
+        assert all(run(program, QUICK, BARES[0]).passed for _ in range(3))
+    assert len(said) == 1
+    wait_until(lambda: not [*place.iterdir()])
+
+
+@LIMITED
+def test_ending_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something starts processes faster than they are found."""
+    monkeypatch.setattr(processes, "ENDING_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "_told", threading.Event())
+    monkeypatch.setattr(processes, "_left", lambda *_: [2**22 + 5])
+    with pytest.warns(SandboxWarning, match="faster than they can be ended"):
+        assert run(PROBE, sandbox=BARES[0]).passed
+
+
+def alone(code: str) -> str:
+    """What a Python that has the sandbox's functions says."""
+    text = Path(sandboxed.__file__).read_text(encoding="utf-8").partition("if __name__")[0]
+    ran = subprocess.run([sys.executable, "-c", text + code], stdout=subprocess.PIPE, text=True, check=True)
+    return ran.stdout.strip()
+
+
+LOOKS = (
+    "import ctypes\nif os.fork():\n    os.wait()\nelse:\n    {}\n    try:\n"
+    "        open(f'/proc/{{os.getppid()}}/mem', 'rb')\n        print('open', flush=True)\n"
+    "    except PermissionError: print('shut', flush=True)\n    os._exit(0)"
+)
+
+
+def test_no_process_of_the_same_user_can_be_looked_into() -> None:
+    """Where root starts programs each has a user of its own; elsewhere this is what keeps them apart."""
+    if alone("import ctypes; print(ctypes.CDLL(None).syscall(444, None, 0, 1) < 2)") == "True":
+        pytest.skip("this kernel has no Landlock, or its first version")
+    assert alone(LOOKS.format("pass")) == "open"
+    assert alone(LOOKS.format("part()")) == "shut"
+    moving = "part()\nimport tempfile\nwith tempfile.TemporaryDirectory() as t:\n"
+    moving += "    os.mkdir(t + '/a')\n    open(t + '/b', 'w').close()\n    os.rename(t + '/b', t + '/a/b')\n"
+    moving += "print('moved')"
+    assert alone(moving) == "moved"
+
+
+def test_the_tests_process_hides() -> None:
+    dumpable = "import ctypes\nprint(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    assert alone(dumpable) != "0"
+    assert alone("hide()\n" + dumpable) == "0"
 
 
 def test_nothing_is_left_behind(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_rows_are_those_of_the_vector_environment() -> None:
             assert np.array_equal(observation[name], values)
         action = generator.integers(0, 3, size=(4, 20))
         observation, reward, done, infos = adapted.step(action)
-        expected, rewards, terminated, truncated, columns = plain.step(action)
+        expected, rewards, terminated, truncated, columns = plain.step(action > 0)
         assert np.array_equal(done, terminated | truncated)
         assert np.allclose(reward, rewards)
         for row in done.nonzero()[0]:
@@ -129,6 +129,16 @@ def test_on_single_environments(tmp_path: Path) -> None:
     kwargs = {**SMALL, "head": "dynamic_plackett_luce"}
     model = PPO("UnmaskPolicy", environment, n_steps=8, batch_size=8, n_epochs=1, policy_kwargs=kwargs)
     model.learn(32)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), -1, 0.5, 21])
+def test_other_than_ranks_are_refused(wrong: float) -> None:
+    adapted = rows()
+    adapted.reset()
+    action = np.zeros((4, 20))
+    action[2, 3] = wrong
+    with pytest.raises(UsageError, match=r"whole numbers from 0 to 20, got .* in row 2 at 3"):
+        adapted.step(action)
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C])

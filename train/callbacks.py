@@ -27,6 +27,7 @@ from torch import nn
 
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import PolicyNetwork
+from dllm_env.reading import check_value
 
 
 class Learner:
@@ -72,6 +73,7 @@ class Learner:
         """Takes over what ``state`` gave."""
         self.update = state["update"]
         self.num_timesteps = state.get("num_timesteps", 0)  # runs of version 0.1 did not count
+        check_value(self.num_timesteps, int, "the checkpoint's num_timesteps")
 
     def save(self, path: str | Path) -> None:
         """Saves the averaged policy into a folder that ``load_policy`` takes; ``CheckpointCallback`` calls this."""

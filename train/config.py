@@ -9,34 +9,67 @@ from typing import Any, TypeVar
 from dllm_env.denoisers.load import DenoiserLike
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import HeadLike
+from dllm_env.policies.networks import NetworkLike
+from dllm_env.reading import check_value
 from dllm_env.rewards import Cost, RewardLike
 from dllm_env.rules import Context, Rules
+from dllm_env.specs import check_types
 from dllm_env.tasks.load import TaskLike
 from dllm_env.train.settings_file import changed
 
 Training = TypeVar("Training", bound="PolicyTraining")
 
 
-def at_least(lowest: float, settings: Any, *names: str) -> None:
+COUNT = 10**9
+"""The most of anything that is counted: more would not end in a life."""
+ROWS = 10**6
+"""The most that are in memory at the same time."""
+RATE = 100.0
+"""The largest learning rate, and the largest weight of a loss."""
+HOTTEST, COLDEST = 1e4, 1e-4
+"""Temperatures between which scores neither overflow nor all become equal."""
+
+
+def at_least(lowest: float, settings: Any, *names: str, most: float = COUNT) -> None:
     """Checks settings.
 
     Raises:
-        UsageError: one of them is below ``lowest``, or no number.
+        UsageError: one of them is below ``lowest`` or above ``most``, or no number.
     """
     for name in names:
-        if not getattr(settings, name) >= lowest:
-            raise UsageError(f"{name} must be at least {lowest}, got {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if not value >= lowest:
+            raise UsageError(f"{name} must be at least {lowest}, got {value}")
+        if not value <= most:
+            raise UsageError(f"{name} must be at most {most:,}, got {value:,}")
 
 
-def above_zero(settings: Any, *names: str) -> None:
+def above_zero(settings: Any, *names: str, most: float = math.inf) -> None:
     """Checks settings.
 
     Raises:
-        UsageError: one of them is 0 or less, or no finite number.
+        UsageError: one of them is 0 or less, above ``most``, or no finite number.
     """
     for name in names:
-        if not 0 < getattr(settings, name) < math.inf:
-            raise UsageError(f"{name} must be above 0, got {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            check_value(value, float, name)
+        if not 0 < value < math.inf:
+            raise UsageError(f"{name} must be above 0, got {value}")
+        if value > most:
+            raise UsageError(f"{name} must be at most {most:,}, got {value:,}")
+
+
+def each_once(settings: Any, *names: str) -> None:
+    """Checks lists of settings.
+
+    Raises:
+        UsageError: something stands in one of them twice.
+    """
+    for name in names:
+        values = list(getattr(settings, name))
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise UsageError(f"{name} has {twice[0]!r} twice; name each once")
 
 
 @dataclass(frozen=True)
@@ -63,6 +96,9 @@ class RewardConfig:
             if given and not (len(given) == 2 and 0 < given[0] <= given[1] < math.inf):
                 raise UsageError(f"{name} takes a smallest and a largest value above 0, got {given}")
 
+    def __post_init__(self) -> None:
+        check_types(self, "reward")  # which may also be a single one
+
 
 @dataclass(frozen=True)
 class PolicyConfig:
@@ -76,7 +112,7 @@ class PolicyConfig:
     steps, which cost no evaluation, are a clock that policies learn to read, so do not force progress later
     (bernoulli:force_progress=1) where it was not forced in training.
     """
-    network: str = "confidence"
+    network: NetworkLike = "confidence"
     """What the policy reads: confidence, the largest probabilities, or hidden, the last hidden states."""
     width: int = 64
     """Width of the policy network; 128 is the paper's, about 0.3M parameters."""
@@ -86,6 +122,9 @@ class PolicyConfig:
     """What a position is told of the row: place, where it stands; left or right, how many masks are there."""
     bias: float = -1.5
     """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -100,7 +139,10 @@ class OptimizerConfig:
     """Gradients are clipped to this norm."""
 
     def __post_init__(self) -> None:
-        above_zero(self, "learning_rate", "max_grad_norm")
+        above_zero(self, "learning_rate", most=RATE)
+        above_zero(self, "max_grad_norm")
+        at_least(0, self, "warmup")
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -123,9 +165,11 @@ class ImitationConfig:
     """Learning rate of the imitation."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "imitation_problems", "imitation_batch_size")
+        check_types(self)
+        at_least(1, self, "imitation_problems", "imitation_batch_size", "expert_block_length", most=ROWS)
         at_least(0, self, "imitation_steps")
-        above_zero(self, "imitation_learning_rate")
+        at_least(0, self, "imitation_target", most=RATE)
+        above_zero(self, "imitation_learning_rate", most=RATE)
 
 
 @dataclass(frozen=True)
@@ -146,9 +190,15 @@ class ValidationConfig:
     """Share of L: evaluations whose mean NFE is over it become ``best`` only while none is within it."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "validation_problems")
+        check_types(self)
+        at_least(1, self, "validation_problems", most=ROWS)
+        at_least(0, self, "evaluate_every")
         if not self.test_temperatures or not all(0 < t < math.inf for t in self.test_temperatures):
             raise UsageError(f"test_temperatures have to be above 0, at least one, got {self.test_temperatures}")
+        if not all(COLDEST <= t <= HOTTEST for t in self.test_temperatures):
+            given = self.test_temperatures
+            raise UsageError(f"test_temperatures have to be from {COLDEST:g} to {HOTTEST:g}, got {given}")
+        each_once(self, "test_temperatures", "validation_rules")
         if not 0 < self.nfe_budget <= 1:
             raise UsageError(f"nfe_budget is a share of the response length, in (0, 1], got {self.nfe_budget}")
 
@@ -190,12 +240,13 @@ class PolicyTraining(Rules):
     validation: ValidationConfig = ValidationConfig()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # which checks all types
         if self.allow_remask or self.remask_budget:
             raise UsageError(
                 "learned policies do not put tokens back to mask; leave allow_remask and its budget away"
             )
-        at_least(1, self, "updates", "batch_size", "save_every")
+        at_least(1, self, "updates", "save_every")
+        at_least(1, self, "batch_size", "top", most=ROWS)
         at_least(0, self, "max_prompt_length")
 
     def changed(self: Training, **values: Any) -> Training:

@@ -19,10 +19,15 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
 from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+from dllm_env.errors import UsageError
+from dllm_env.locks import locked
 from dllm_env.random import torch_generator
+from dllm_env.reading import check_value
+from dllm_env.specs import check_types
 from dllm_env.tasks.base import Split
 from dllm_env.tasks.sudoku import Sudoku
 from dllm_env.tasks.trace import Trace
+from dllm_env.train.config import ROWS, above_zero, at_least
 from dllm_env.train.run import Run, is_due, progress_bar
 
 
@@ -79,6 +84,17 @@ class DenoiserTraining:
     threads: int = 0
     """Processor threads; 0 takes torch's default. The result is the same bit for bit only for the same number."""
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        TinyConfig(self.width, self.layers, self.heads, feed_forward=2 * self.width)
+        at_least(0, self, "first_updates", "second_updates", "third_updates", "evaluate_every")
+        at_least(1, self, "warmup", "save_every")
+        at_least(5, self, "examples", most=100 * ROWS)
+        at_least(0, self, "threads", most=1024)
+        above_zero(self, "max_grad_norm")
+        if not self.first_updates + self.second_updates + self.third_updates:
+            raise UsageError("nothing to do: first_updates, second_updates and third_updates are all 0")
+
     def stages(self) -> list[Stage]:
         """The stages of the schedule."""
         return [
@@ -93,6 +109,9 @@ class Muon(torch.optim.Optimizer):
 
     ``torch.optim.Muon`` does the same in bfloat16, which is very slow on processors without matrix units for it.
     """
+
+    state_keys = ("momentum",)
+    """What a parameter's state has; see ``train.checkpoint``."""
 
     def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -247,7 +266,15 @@ def train_denoiser(
 
     Returns:
         The folder of the finished denoiser, for ``load_denoiser``.
+
+    Raises:
+        UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
+    with locked(folder):
+        return _train(settings, folder, resume, stop_after)
+
+
+def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: int | None) -> Path:
     config = TinyConfig(settings.width, settings.layers, settings.heads, feed_forward=2 * settings.width)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -259,8 +286,10 @@ def train_denoiser(
     update = 0
     means: tuple[dict[str, float], dict[str, int]] = ({}, {})  # of what was logged since the last evaluation
     if resume:
-        info = run.load(parts)
-        update, means = info["update"], info.get("means", means)
+        info = run.load(parts, 1, sum(stage.updates for stage in settings.stages()))
+        update = info["update"]
+        check_value(info.get("means", []), list[dict[str, float]], "the checkpoint's means")
+        means = info.get("means") or means
     else:
         run.save(parts, {"update": update})
     total = sum(stage.updates for stage in settings.stages())

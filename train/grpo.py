@@ -23,13 +23,22 @@ from torch import Tensor
 
 from dllm_env.dynamics import Wishes
 from dllm_env.errors import UsageError
+from dllm_env.locks import locked
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Earned, Rewards
 from dllm_env.tasks.base import Problem
 from dllm_env.train.batches import Batch, Mixture, as_expert_steps, join, useful_steps
 from dllm_env.train.callbacks import Callbacks, Learner
-from dllm_env.train.config import OptimizerConfig, PolicyTraining, above_zero, at_least, learning_rate
+from dllm_env.train.config import (
+    RATE,
+    ROWS,
+    OptimizerConfig,
+    PolicyTraining,
+    above_zero,
+    at_least,
+    learning_rate,
+)
 from dllm_env.train.imitation import check_expert, imitate, play_expert
 from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, finite_step, group_advantages
 from dllm_env.train.run import Run, is_due, progress_bar
@@ -48,7 +57,7 @@ class AdamWConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(0, self, "weight_decay")
+        at_least(0, self, "weight_decay", most=RATE)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"betas must be at least 0 and below 1, got {self.betas}")
 
@@ -85,12 +94,14 @@ class GRPO(PolicyTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "prompts", "gradient_steps", "microbatch_size")
-        at_least(0, self, "alpha_warmup", "target_kl", "deviation_floor", "experts", "expert_updates")
-        above_zero(self, "clip_range")
+        at_least(1, self, "prompts", "gradient_steps", "microbatch_size", most=ROWS)
+        at_least(0, self, "alpha_warmup", "target_kl", "deviation_floor", "expert_updates")
+        at_least(0, self, "experts", most=ROWS)
+        above_zero(self, "clip_range", most=RATE)
         if self.num_generations < 2:
             given = self.num_generations
             raise UsageError(f"num_generations must be at least 2 (advantages compare them), got {given}")
+        at_least(2, self, "num_generations", most=ROWS)
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
 
@@ -310,15 +321,20 @@ def train_grpo(
         The folder, which ``load_policy`` takes.
 
     Raises:
-        UsageError: settings that do not work, or nothing to resume.
+        UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
+    with locked(folder):
+        return _train(settings, folder, resume, stop_after, callback)
+
+
+def _train(settings: GRPO, folder: Path, resume: bool, stop_after: int | None, callback: MaybeCallback) -> Path:
     setup = make_setup(settings)
     if settings.experts or settings.imitation.imitation_steps:
         check_expert(setup, settings)
     learner, validator = make_learner(setup, settings), Validator(setup, settings, folder)
     run = Run(folder, settings, resume)
     if resume:
-        info = run.load(learner.parts())
+        info = run.load(learner.parts(), settings.gradient_steps, settings.updates)
         learner.restore(info)
         validator.restore(info)
     else:

@@ -23,9 +23,13 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from dllm_env.denoisers.base import Extras
 from dllm_env.env import EXTRAS, EnvConfig
 from dllm_env.errors import UsageError
+from dllm_env.locks import locked
 from dllm_env.random import derive_key
+from dllm_env.reading import check_value
 from dllm_env.train.callbacks import as_callback
 from dllm_env.train.config import (
+    RATE,
+    ROWS,
     ImitationConfig,
     PolicyTraining,
     RewardConfig,
@@ -77,9 +81,10 @@ class PPO(PolicyTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "num_envs", "n_steps", "minibatch_size", "n_epochs")
+        at_least(1, self, "num_envs", "n_steps", "minibatch_size", "n_epochs", most=ROWS)
         at_least(0, self, "target_kl")
-        above_zero(self, "clip_range")
+        at_least(0, self, "ent_coef", "vf_coef", most=RATE)
+        above_zero(self, "clip_range", most=RATE)
         if self.num_envs * self.n_steps < 2:
             raise UsageError("num_envs times n_steps must be at least 2")
         if not (0 < self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
@@ -302,8 +307,13 @@ def train_ppo(
         The folder, which ``load_policy`` takes.
 
     Raises:
-        UsageError: settings that do not work, or nothing to resume.
+        UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
+    with locked(folder):
+        return _train(settings, folder, resume, stop_after, callback)
+
+
+def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, callback: MaybeCallback) -> Path:
     setup = make_setup(settings)
     if settings.imitation.imitation_steps:
         check_expert(setup, settings)
@@ -311,9 +321,12 @@ def train_ppo(
     assert isinstance(algorithm.policy, UnmaskPolicy)
     run, update = Run(folder, settings, resume), 0
     if resume:
-        info = run.load(parts(algorithm.policy))
+        batches = -(-settings.num_envs * settings.n_steps // algorithm.batch_size)
+        info = run.load(parts(algorithm.policy), settings.n_epochs * batches, settings.updates)
         update = info["update"]
-        algorithm._n_updates = info.get("epochs", 0)  # what Stable-Baselines3 logs as train/n_updates
+        check_value(info.get("epochs", 0), int, "the checkpoint's epochs")
+        # What Stable-Baselines3 logs as train/n_updates; older checkpoints do not have it, but about so many.
+        algorithm._n_updates = info.get("epochs", update * settings.n_epochs)
         validator.restore(info)
     else:
         imitate(setup, settings)

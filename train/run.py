@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from google.protobuf.message import DecodeError
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,9 +23,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from safetensors.torch import save
+from stable_baselines3.common.logger import (
+    CSVOutputFormat,
+    Logger,
+    TensorBoardOutputFormat,
+    filter_excluded_keys,
+)
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -32,9 +37,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dllm_env.errors import UsageError
+from dllm_env.files import write_atomically
+from dllm_env.reading import decode, read_bytes, reason
+from dllm_env.train.checkpoint import optimizer_tensors, read_checkpoint
 from dllm_env.train.settings_file import SETTINGS, Settings, flat, read_settings, write_settings
+from dllm_env.weights import DIGESTS, digest_of_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
+LARGEST_LOG = 2**31
+"""Bytes."""
 
 
 def default_folder(kind: str) -> Path:
@@ -71,14 +82,12 @@ class Run:
         if resume:
             if not (folder / CHECKPOINT).is_file():
                 raise UsageError(f"nothing to resume in {folder}: {CHECKPOINT} is missing")
-            _compare_settings(flat(settings), flat(settings_of_run(folder, settings)))
+            _compare_settings(flat(settings), flat(settings_of_run(folder, settings, used=False)))
         elif (folder / CHECKPOINT).exists():
             raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / ("new-" + SETTINGS)
-            write_settings(temporary, settings)
-            temporary.replace(folder / SETTINGS)
+            write_settings(folder / SETTINGS, settings)
         self.resume = resume
 
     def logger(self, at: int) -> Logger:
@@ -100,54 +109,51 @@ class Run:
         """
         tensors: dict[str, Tensor] = {}
         for name, part in parts.items():
-            values = part.state_dict() if isinstance(part, nn.Module) else _optimizer_tensors(part)
+            values = part.state_dict() if isinstance(part, nn.Module) else optimizer_tensors(part)
             tensors |= {f"{name}.{key}": value.detach().clone().contiguous() for key, value in values.items()}
-        temporary = self.folder / (CHECKPOINT + ".tmp")
-        save_file(tensors, temporary, metadata={"info": json.dumps(info)})
-        temporary.replace(self.folder / CHECKPOINT)
+        # One entry, because safetensors writes several in any order, and equal checkpoints are to be equal files.
+        said = {**info, DIGESTS: digest_of_tensors(tensors, json.dumps(info))}
+        write_atomically(self.folder / CHECKPOINT, save(tensors, metadata={"info": json.dumps(said)}))
 
-    def load(self, parts: Mapping[str, nn.Module | Optimizer]) -> dict[str, Any]:
+    def load(
+        self, parts: Mapping[str, nn.Module | Optimizer], steps: float = math.inf, last: float = math.inf
+    ) -> dict[str, Any]:
         """Puts what ``save`` wrote last back into the parts and returns the info.
 
+        Args:
+            parts: networks and optimizers by name.
+            steps: how many an optimizer takes in an update at most.
+            last: the run's last update.
+
         Raises:
-            UsageError: the checkpoint is damaged.
+            UsageError: the checkpoint is damaged, or not one of these parts; none of them is changed then.
         """
         path = self.folder / CHECKPOINT
         try:
-            with safe_open(path, "pt") as file:
-                info = json.loads(file.metadata()["info"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            for name, part in parts.items():
-                values = {key[len(name) + 1 :]: v for key, v in tensors.items() if key.startswith(name + ".")}
-                part.load_state_dict(values if isinstance(part, nn.Module) else _optimizer_state(part, values))
-            return info
-        except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
-            raise UsageError(f"cannot resume from {path}: {str(error).splitlines()[0]}") from None
+            state, info = read_checkpoint(path, parts, steps, last)
+        except UsageError as error:
+            raise UsageError(f"cannot resume from {path}: {error}") from None
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return info
 
 
-def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
-
-
-def _optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-
-
-def settings_of_run(folder: Path, base: Settings) -> Settings:
+def settings_of_run(folder: Path, base: Settings, used: bool = True) -> Settings:
     """The settings that the run in this folder was started with; ``base`` has the defaults of what they lack.
 
+    Args:
+        folder: the run's.
+        base: see above.
+        used: see ``read_settings``.
+
     Raises:
-        UsageError: there are none, or they belong to another version or kind of run.
+        UsageError: there are none, or they belong to another version or kind of run, or name code of the user's
+            own that nobody has consented to.
     """
     if not (folder / SETTINGS).is_file():
         raise UsageError(f"nothing to resume in {folder}: {SETTINGS} is missing")
     try:
-        return read_settings(folder / SETTINGS, base)
+        return read_settings(folder / SETTINGS, base, used)
     except UsageError as error:
         raise UsageError(f"cannot resume: {error}") from None
 
@@ -161,10 +167,35 @@ def _compare_settings(now: dict[str, Any], before: dict[str, Any]) -> None:
         )
 
 
+class CSVFile(CSVOutputFormat):
+    """Stable-Baselines3's CSV file, but a new column, for which it is written anew, cannot cost the lines before.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Adds a line."""
+        new = filter_excluded_keys(key_values, key_excluded, "csv").keys() - self.keys
+        if new and self.keys:
+            self.keys.extend(new)
+            self.file.seek(0)
+            lines = [",".join(self.keys), *(line[:-1] + "," * len(new) for line in self.file.readlines()[1:])]
+            self.file.close()
+            write_atomically(self.path, ("\n".join(lines) + "\n").encode())
+            self.file = self.path.open("r+", encoding="utf-8")
+            self.file.seek(0, io.SEEK_END)
+        super().write(key_values, key_excluded, step)
+
+
 def configure_logger(folder: Path, suffix: str = "") -> Logger:
     """SB3's logger, writing TensorBoard events and CSV into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    formats = [CSVOutputFormat(str(folder / f"progress{suffix}.csv")), TensorBoardOutputFormat(str(folder))]
+    formats = [CSVFile(folder / f"progress{suffix}.csv"), TensorBoardOutputFormat(str(folder))]
     return Logger(str(folder), formats)
 
 
@@ -175,10 +206,13 @@ def cut_logs(folder: Path, last: int) -> None:
     heeds the mark, and which of two files comes first is not certain where both began in the same second.
     """
     for path in sorted(folder.glob("progress*.csv")):
-        text = path.read_text(encoding="utf-8")
+        text = decode(read_bytes(path, LARGEST_LOG), str(path))
         whole = text[: text.rfind("\n") + 1]  # a kill may have cut off the last line
-        lines = list(csv.reader(io.StringIO(whole)))
-        kept = lines[:1] + [line for line in lines[1:] if _update(lines[0], line) <= last]
+        try:
+            lines = list(csv.reader(io.StringIO(whole)))
+            kept = lines[:1] + [line for line in lines[1:] if _update(lines[0], line) <= last]
+        except (csv.Error, ValueError) as error:
+            raise UsageError(f"cannot read the log {path}: {reason(error)}; move it away to go on") from None
         if kept != lines or whole != text:
             out = io.StringIO()
             csv.writer(out, lineterminator="\n").writerows(kept)
@@ -202,15 +236,13 @@ def _update(head: list[str], line: list[str]) -> float:
 
 def _events(path: Path) -> Iterator[tuple[bytes, int]]:
     """The events of a file with their steps, up to one that a kill cut off."""
-    for data in RawEventFileLoader(str(path)).Load():
-        yield data, Event.FromString(data).step
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a kill, sees the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    if not path.is_file():
+        raise UsageError(f"cannot read the log {path}: it is no regular file; move it away to go on")
+    try:
+        for data in RawEventFileLoader(str(path)).Load():
+            yield data, Event.FromString(data).step
+    except (DecodeError, ValueError, OSError) as error:
+        raise UsageError(f"cannot read the log {path}: {reason(error)}; move it away to go on") from None
 
 
 def progress_bar() -> Progress:

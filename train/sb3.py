@@ -21,10 +21,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from dllm_env.dynamics import Observation
+from dllm_env.env import Ranks, entries
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, Head, load_head
 from dllm_env.policies.learned import LearnedPolicy
-from dllm_env.policies.networks import NetworkConfig, make_network
+from dllm_env.policies.networks import NetworkConfig, NetworkLike, make_network
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.rules import Context
 from dllm_env.vector_env import UnmaskVectorEnv
@@ -52,7 +53,7 @@ class UnmaskVecEnv(VecEnv):
             envs.num_envs, envs.single_observation_space, spaces.MultiDiscrete(np.full(width, width + 1))
         )
         self.metadata = envs.metadata
-        self._actions = np.zeros((envs.num_envs, width), dtype=np.int64)
+        self._actions = np.zeros((envs.num_envs, width), dtype=bool)
 
     def reset(self) -> Arrays:
         """New episodes in all rows, from the seeds given to ``seed``, once."""
@@ -63,7 +64,7 @@ class UnmaskVecEnv(VecEnv):
         return observation
 
     def step_async(self, actions: np.ndarray) -> None:
-        self._actions = actions
+        self._actions = entries(actions, self.num_envs, self._actions.shape[1], self._actions.shape[1]) > 0
 
     def step_wait(self) -> tuple[Arrays, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         observation, rewards, terminated, truncated, infos = self.envs.step(self._actions)
@@ -108,6 +109,13 @@ class UnmaskVecEnv(VecEnv):
         return [False] * len(list(self._get_indices(indices)))
 
 
+class _Draw(Tensor):
+    """Draws of a policy, which as NumPy's arrays are ``Ranks``: single environments take no others above 1."""
+
+    def numpy(self, *, force: bool = False) -> Ranks:
+        return self.as_subclass(Tensor).numpy(force=force).view(Ranks)
+
+
 def _columns(infos: dict[str, Any]) -> list[tuple[str, Any]]:
     """Gymnasium's info without its ``_name`` columns, which say which rows have a value."""
     return [(name, values) for name, values in infos.items() if not name.startswith("_")]
@@ -118,7 +126,7 @@ class UnmaskPolicy(ActorCriticPolicy):
 
     Args:
         observation_space, action_space, lr_schedule: from the algorithm.
-        network: name of the network: confidence or hidden.
+        network: name of the network, confidence or hidden, a class in a file, or a network.
         head: a head, or its name with settings (``plackett_luce:k=2``).
         width, attention_heads, bias: shape of the network, see ``NetworkConfig``.
         seed: of the initial weights.
@@ -134,7 +142,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
-        network: str = "confidence",
+        network: NetworkLike = "confidence",
         head: str | Head = "dynamic_plackett_luce",
         width: int = 64,
         attention_heads: int = 2,
@@ -142,7 +150,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         seed: int = 0,
         **more: Any,
     ) -> None:
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "network": network,
             "head": head,
             "width": width,
@@ -160,8 +168,8 @@ class UnmaskPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         shape, generator = self.shape, torch_generator("policy network", self.settings["seed"])
-        self.network = make_network(str(self.settings["network"]), shape, generator, self.sizes["hidden"])
-        self.value = nn.Linear(shape.width, 1)
+        self.network = make_network(self.settings["network"], shape, generator, self.sizes["hidden"])
+        self.value = nn.Linear(self.network.config.width, 1)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
         self.optimizer = self.optimizer_class(
@@ -177,7 +185,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         scores = self.network.scores(features)
         draw = self._draw(scores, seen, deterministic)
         log_prob = self.unmask_head.log_prob(scores, seen.selectable, draw)
-        return draw.long(), self._value(features), log_prob
+        return draw.long().as_subclass(_Draw), self._value(features), log_prob
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 1) values, (B,) log-probabilities and (B,) entropies of draws (B, W)."""
@@ -193,7 +201,7 @@ class UnmaskPolicy(ActorCriticPolicy):
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         seen = self.observation(observation)
-        return self._draw(self.network(seen), seen, deterministic).long()
+        return self._draw(self.network(seen), seen, deterministic).long().as_subclass(_Draw)
 
     def get_distribution(self, obs: Any) -> Distribution:
         """Not there: a head is not one of Stable-Baselines3's distributions; see ``unmask_head``."""

@@ -18,7 +18,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from dllm_env import consent
 from dllm_env.errors import UsageError
+from dllm_env.files import write_atomically
+from dllm_env.reading import MOST_YAML, check_value, exists, name_of, read_json, read_yaml, shown
 from dllm_env.user_code import origin_of
 
 Settings = TypeVar("Settings")
@@ -115,7 +118,7 @@ def _changed(settings: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
 def _meant(name: str, known: Mapping[str, Any]) -> str:
     if RENAMED.get(name) in known:
         return f"; it is called {RENAMED[name]} now"
-    close = difflib.get_close_matches(name, known, 1)
+    close = difflib.get_close_matches(name[:100], known, 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -147,25 +150,33 @@ def renamed_flags(arguments: Sequence[str], kind: type, note: Callable[[str], No
 # ------------------------------------------------------------------------------------------ files
 
 
-def read_settings(path: Path, base: Settings) -> Settings:
+def read_settings(path: Path, base: Settings, used: bool = True) -> Settings:
     """The settings of a YAML or JSON file (or of a run's folder) over those of ``base``.
 
+    That programs may be run is for the user to say, so that ``allow_code_execution`` is always that of ``base``.
+
+    Args:
+        path: the file or folder.
+        base: what the file leaves open.
+        used: whether what the settings name is going to be loaded, which code of the user's own needs consent for.
+
     Raises:
-        UsageError: no such file, one that cannot be read, a name that there is not, or a value of the wrong type.
+        UsageError: no such file, one that cannot be read, a name that there is not, a value of the wrong type, or
+            code that nobody has consented to.
     """
-    file = path / SETTINGS if path.is_dir() else path
-    try:
-        text = file.read_text(encoding="utf-8")
-        table = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except FileNotFoundError:
-        raise UsageError(f"no file {file} with settings") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read {file}: {' '.join(str(error).split())}") from None
+    file = path / SETTINGS if exists(path) and path.is_dir() else path
+    if not exists(file):
+        raise UsageError(f"no file {name_of(file)} with settings")
+    table = read_json(file, MOST_YAML) if file.suffix == ".json" else read_yaml(file)
     if table is None:
         return base
     if not isinstance(table, dict):
-        raise UsageError(f"{file} has to be a table of settings (name: value), got {_kind(table)}")
+        kind = "a list" if isinstance(table, list) else shown(table)
+        raise UsageError(f"{file} has to be a table of settings (name: value), got {kind}")
+    if used:
+        consent.check_read(table, file)
     values = _values(table, type(base), str(file))
+    values.pop("allow_code_execution", None)
     try:
         return changed(base, **values)
     except UsageError as error:
@@ -177,7 +188,7 @@ def write_settings(path: Path, settings: Any) -> None:
     table = flat(settings)
     yaml_file = path.suffix in (".yaml", ".yml")
     text = yaml.safe_dump(table, sort_keys=False) if yaml_file else json.dumps(table, indent=1) + "\n"
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text.encode())
 
 
 def _values(table: Mapping[Any, Any], kind: type, file: str) -> dict[str, Any]:
@@ -203,7 +214,7 @@ def _entries(
         name = name if name in known else RENAMED.get(name, name)
         if name not in known or (group and group not in known[name][0]):
             where = f" in {group}" if group else ""
-            raise UsageError(f"{file}: no setting {key!r}{where}{_meant(str(key), known)}")
+            raise UsageError(f"{file}: no setting {shown(key)}{where}{_meant(str(key), known)}")
         found.append((name, value))
     return found
 
@@ -217,8 +228,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     hint = getattr(hint, "__supertype__", hint)
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
-        if value not in parts:
-            raise UsageError(f"{where} must be one of {', '.join(map(str, parts))}, got {value!r}")
+        check_value(value, hint, where)
         return value
     if origin is tuple:
         return _tuple(parts, value, where)
@@ -226,20 +236,10 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return None if value is None and type(None) in parts else _typed(parts[0], value, where)
     if hint is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    accepted = {
-        bool: isinstance(value, bool),
-        int: isinstance(value, int) and not isinstance(value, bool),
-        float: number,
-        str: isinstance(value, str),
-        Path: isinstance(value, str),
-    }
-    if not accepted.get(hint, True):
-        raise UsageError(f"{where} must be {_TYPES[hint]}, got {value!r}")
+    if hint is float and isinstance(value, float):
+        return value  # whether it may be so large, or no number, is told by the settings themselves
+    check_value(value, str if hint is Path else hint, where)
     return hint(value) if hint in (float, Path) else value
-
-
-_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
 
 
 def _tuple(parts: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
@@ -247,9 +247,5 @@ def _tuple(parts: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
     if parts[-1] is Ellipsis:
         return tuple(_typed(parts[0], one, where) for one in given)
     if len(given) != len(parts):
-        raise UsageError(f"{where} must be {len(parts)} values, got {value!r}")
+        raise UsageError(f"{where} must be {len(parts)} values, got {shown(value)}")
     return tuple(_typed(part, one, where) for part, one in zip(parts, given, strict=True))
-
-
-def _kind(value: Any) -> str:
-    return "a list" if isinstance(value, list) else repr(value)

@@ -18,6 +18,7 @@ from dllm_env.policies.learned import CurvePoint, LearnedPolicy
 from dllm_env.policies.networks import PolicyNetwork
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.reading import as_table, check_fields, check_value
 from dllm_env.train.config import PolicyTraining, ValidationConfig
 from dllm_env.train.run import machine
 from dllm_env.train.settings_file import flat
@@ -126,8 +127,15 @@ class Validator:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes over what ``state`` gave."""
-        self.best = tuple(state["best"])
-        self.points = [Point(**point) for point in state["points"]]
+        best: Any = state.get("best")
+        points: Any = state.get("points")
+        if not (isinstance(best, list) and len(best) == 2 and best[1] == -math.inf):  # nothing is the best yet
+            check_value(best, tuple[bool, float], "the checkpoint's best")
+        check_value(points, list, "the checkpoint's points")
+        for point in points:
+            check_fields(Point, as_table(point, "the checkpoint's points"), "the checkpoint's points")
+        self.best = (best[0], best[1])
+        self.points = [Point(**point) for point in points]
 
     def __call__(self, network: PolicyNetwork, update: int, log: Logger) -> str:
         """Evaluates, logs and saves; returns the figures for the progress bar."""

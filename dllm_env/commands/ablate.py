@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from dllm_env.eval.compare import Entry
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.eval.metrics import mean
 from dllm_env.eval.runner import finish, play
+from dllm_env.files import write_atomically
+from dllm_env.locks import locked
 from dllm_env.policies.heads import load_head
 from dllm_env.tasks.base import count_problems
 from dllm_env.tasks.load import load_task
@@ -96,8 +99,13 @@ def run_ablation(config: Ablation, folder: Path, resume: bool = False) -> Path:
         The folder.
 
     Raises:
-        UsageError: the folder holds an ablation already.
+        UsageError: the folder holds an ablation already, or somebody else is writing into it.
     """
+    with locked(folder):
+        return _run(config, folder, resume)
+
+
+def _run(config: Ablation, folder: Path, resume: bool) -> Path:
     trainings = combinations(config, folder)
     if not resume and any(path.exists() for *_, path in trainings):
         raise UsageError(f"{folder} holds an ablation already; give --resume to continue it, or another --out")
@@ -159,12 +167,13 @@ def table(lines: Sequence[Line]) -> Table:
 
 def write_table(lines: Sequence[Line], path: Path) -> None:
     """A row for each training."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["network", "head", "seed", "accuracy", "nfe"])
-        for line in lines:
-            for seed, figures in enumerate(zip(line.accuracy, line.nfe, strict=True), 1):
-                writer.writerow([line.network, line.head, seed, *figures])
+    written = io.StringIO(newline="")
+    writer = csv.writer(written)
+    writer.writerow(["network", "head", "seed", "accuracy", "nfe"])
+    for line in lines:
+        for seed, figures in enumerate(zip(line.accuracy, line.nfe, strict=True), 1):
+            writer.writerow([line.network, line.head, seed, *figures])
+    write_atomically(path, written.getvalue().encode())
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
@@ -194,4 +203,6 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         handles, labels = panel.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.savefig(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write_atomically(path, drawn.getvalue())

@@ -7,12 +7,19 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import make_dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dllm_env import consent
 from dllm_env.errors import UsageError
+from dllm_env.files import write_failure
+from dllm_env.locks import locked
+from dllm_env.processes import INTERRUPTED, exit_status
+from dllm_env.reading import as_path, exists, reason
 
 Settings = TypeVar("Settings")
 
@@ -36,20 +43,37 @@ SUMMARIES = {
 """One line about each command, and about those that have several beneath them."""
 
 
+CONSENTING = ("train grpo", "train ppo", "train denoiser", "ablate heads", "demo", "eval", "generate", "push")
+"""Commands that may load what only a file names."""
+PLACES = ("--out", "--suite", "--config", "--dry-run")
+"""Flags that name a file or folder; tyro takes nothing for the working folder."""
+
+
 class Interrupted(Exception):
-    """The user stopped a command; the message says how to go on."""
+    """A command was stopped by a signal; the message says how to go on.
+
+    Attributes:
+        status: exit status that says by which.
+    """
+
+    def __init__(self, message: str, status: int = INTERRUPTED) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
     """The settings of a command; ``kind`` is a class or a union of some, ``more`` are tyro's own arguments."""
     import tyro
 
+    for argument, value in zip_longest(arguments, arguments[1:], fillvalue=""):
+        if argument in (f"{flag}=" for flag in PLACES) or (argument in PLACES and not value):
+            raise UsageError(f"{argument.rstrip('=')} needs the name of a place, got nothing")
     shown = io.StringIO()
+    about = f"{SUMMARIES[name]}\n\n{consent.HELP}" if name in CONSENTING else SUMMARIES[name]
+    words = [word for word in consent.without_flags(arguments) if word != "--trust_remote_code"]
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(
-                kind, args=arguments, prog=f"dllm-env {name}".strip(), description=SUMMARIES[name], **more
-            )
+            return tyro.cli(kind, args=words, prog=f"dllm-env {name}".strip(), description=about, **more)
     except SystemExit as stop:
         # Settings check themselves when tyro makes them; it frames their one line as its own error.
         cause: BaseException | None = stop
@@ -89,7 +113,7 @@ def started_with(base: Settings, arguments: Sequence[str]) -> Settings:
 def peek(arguments: Sequence[str], flag: str, default: str) -> str:
     """A flag's value before parsing: presets have to be known when the defaults are set."""
     value = default
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         if argument == flag:
             value = following
         elif argument.startswith(flag + "="):
@@ -109,25 +133,79 @@ def check_folder(folder: Path) -> Path:
     Raises:
         UsageError: it is a file, or what it would be made in cannot be written to.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    as_path(str(folder))
+    existing = next(path for path in (folder, *folder.absolute().parents) if exists(path))
     if not existing.is_dir():
         raise UsageError(f"{existing} is a file; give another folder with --out")
     if not os.access(existing, os.W_OK):
         raise UsageError(f"cannot write to {existing}; give another folder with --out")
+    missing = [path for path in (folder, *folder.parents) if not exists(path)]
+    try:  # rights say too little: nobody can write to /proc
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {reason(error)}; give another folder with --out") from None
+    finally:
+        for path in missing:  # what is refused later leaves nothing behind
+            with contextlib.suppress(OSError):
+                path.rmdir()
     return folder
 
 
-def resumable(name: str, arguments: list[str], folder: Path, work: Callable[[], Path]) -> Path:
-    """Runs a training command; an interrupted one says how to go on."""
-    try:
-        return work()
-    except KeyboardInterrupt:
-        from dllm_env.train.run import CHECKPOINT
+def resumable(name: str, arguments: list[str], folder: Path, work: Callable[[Path], Path]) -> Path:
+    """Runs a training command as the only one that writes into its folder; an interrupted one says how to go on.
 
-        if not (folder / CHECKPOINT).is_file():
-            raise Interrupted(f"interrupted before the first checkpoint; remove {folder} to start again") from None
-        command = shlex.join(["dllm-env", *name.split(), *with_out(arguments, folder), "--resume"])
-        raise Interrupted(f"interrupted; continue with: {command}") from None
+    Args:
+        name: of the command.
+        arguments: as they were given; without ``--out`` the folder is to be a new one.
+        folder: where to.
+        work: the training, told the folder.
+    """
+    given = bool(peek(arguments, "--out", ""))
+    begun = _has_checkpoint if name.startswith("train") else Path.is_dir
+    with locked(folder, fresh=not given) as folder, going_on(name, arguments, folder, begun):
+        return work(folder)
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    from dllm_env.train.run import CHECKPOINT
+
+    return (folder / CHECKPOINT).is_file()
+
+
+@contextlib.contextmanager
+def going_on(
+    name: str, arguments: list[str], folder: Path, begun: Callable[[Path], bool] = Path.is_dir
+) -> Iterator[None]:
+    """Says how to go on with a command that a signal, or a full disk, stops.
+
+    Args:
+        name: of the command.
+        arguments: as they were given.
+        folder: what it writes into.
+        begun: whether there is something to resume in it; if not, the command is to be started again.
+
+    Raises:
+        Interrupted: by a signal.
+        UsageError: something could not be written.
+    """
+
+    def how() -> str:
+        words = ["dllm-env", *name.split(), *with_out(arguments, folder)]
+        if begun(folder):
+            return f"continue with: {shlex.join([*words, '--resume'])}"
+        return f"start again with: {shlex.join(words)}"
+
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Interrupted(f"interrupted; {how()}", exit_status(stop)) from None
+    except OSError as error:
+        failure = write_failure(error, folder)
+        if not failure:
+            raise
+        raise UsageError(f"{failure}, then {how()}") from None
 
 
 def with_out(arguments: list[str], folder: Path) -> list[str]:
@@ -145,11 +223,20 @@ def results_folder(out: Path | None, resume: bool = False) -> Path:
     """
     import datetime
 
-    from dllm_env.eval.results import PROBLEMS
-
     if resume and out is None:
         raise UsageError("--resume needs --out, the folder of the results to go on with")
     folder = check_folder(out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}-eval")
+    refuse_results(folder, resume)
+    return folder
+
+
+def refuse_results(folder: Path, resume: bool) -> None:
+    """Refuses a folder that has results, unless they are to be added to.
+
+    Raises:
+        UsageError: it has some.
+    """
+    from dllm_env.eval.results import PROBLEMS
+
     if (folder / PROBLEMS).exists() and not resume:
         raise UsageError(f"{folder} holds results already; give --resume to add what is missing, or another --out")
-    return folder

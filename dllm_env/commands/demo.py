@@ -12,6 +12,7 @@ from dllm_env.eval.compare import Entry, best_heuristic
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.eval.results import PROBLEMS
 from dllm_env.eval.runner import finish, play
+from dllm_env.locks import locked
 from dllm_env.policies.heads import Bernoulli, load_head
 from dllm_env.tasks.load import load_task
 from dllm_env.train.grpo import GRPO, train_grpo
@@ -58,8 +59,13 @@ def run_demo(config: DemoConfig, folder: Path, resume: bool = False) -> Path:
         The folder.
 
     Raises:
-        UsageError: the folder holds a run or results already.
+        UsageError: the folder holds a run or results already, or somebody else is writing into it.
     """
+    with locked(folder):
+        return _run(config, folder, resume)
+
+
+def _run(config: DemoConfig, folder: Path, resume: bool) -> Path:
     if (folder / PROBLEMS).exists() and not resume:
         raise UsageError(f"{folder} holds results already; give --resume to add what is missing, or another --out")
     training = replace(config.training, block_length=0)

@@ -2,20 +2,24 @@
 
 # No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dllm_env import consent
 from dllm_env.commands.arguments import (
-    Interrupted,
     check_folder,
+    going_on,
     parse,
+    refuse_results,
     results_folder,
-    with_out,
     without_arguments,
 )
 from dllm_env.errors import UsageError
+from dllm_env.locks import locked
+from dllm_env.reading import exists
+
+MOST_WORKERS = 1024
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -24,7 +28,7 @@ def evaluate(arguments: list[str]) -> None:
 
     from dllm_env.eval.evaluate import EvaluationConfig, prepare
     from dllm_env.eval.parallel import default_workers
-    from dllm_env.eval.runner import finish, play
+    from dllm_env.eval.runner import check_baseline, finish, play
     from dllm_env.eval.suite import load_suite
 
     @dataclass(frozen=True)
@@ -49,14 +53,16 @@ def evaluate(arguments: list[str]) -> None:
     if given.suite and given.policies:
         raise UsageError("give --suite or --policies, not both")
     folder = results_folder(given.out, given.resume)
-    plans = load_suite(given.suite, given.config) if given.suite else [(given.config, given.policies)]
-    evaluations = prepare(plans)
-    try:
+    if not 0 <= given.workers <= MOST_WORKERS:
+        raise UsageError(f"--workers must be from 1 to {MOST_WORKERS}, or 0 for the default, got {given.workers}")
+    with locked(folder, fresh=given.out is None) as folder, going_on("eval", arguments, folder):
+        refuse_results(folder, given.resume)
+        plans = load_suite(given.suite, given.config) if given.suite else [(given.config, given.policies)]
+        evaluations = prepare(plans)
+        if given.baseline:
+            check_baseline(evaluations, folder, given.baseline)
         play(evaluations, folder, given.workers or default_workers(evaluations))
-    except KeyboardInterrupt:
-        rest = shlex.join(["dllm-env", "eval", *with_out(arguments, folder), "--resume"])
-        raise Interrupted(f"interrupted; continue with: {rest}") from None
-    finish(folder, given.baseline)
+        finish(folder, given.baseline)
 
 
 def report(arguments: list[str]) -> None:
@@ -84,11 +90,14 @@ def report(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "report")
     if not given.folders:
         raise UsageError("give one or more folders of results")
-    rows = pool(read(given.folders, given.skip_broken, given.mix_versions))
     page = given.out or given.folders[0] / REPORT
     check_folder(page.parent)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_report(rows, comparisons(rows, given.baseline), page, title(rows))
+    if exists(page) and page.is_dir():
+        raise UsageError(f"{page} is a folder; give the page's file with --out")
+    # The page's own lock: results may be read, and shown, while more of them are being made.
+    with locked(page.parent, name=f".{page.name}.lock"):
+        rows = pool(read(given.folders, given.skip_broken, given.mix_versions))
+        write_report(rows, comparisons(rows, given.baseline), page, title(rows))
     print(f"report: {page}")
 
 
@@ -96,7 +105,7 @@ def lm_eval(arguments: list[str]) -> None:
     """``dllm-env lm-eval``; the harness itself reads the arguments."""
     from dllm_env.eval.harness import main as run
 
-    raise SystemExit(run(arguments))
+    raise SystemExit(run(consent.without_flags(arguments)))
 
 
 def list_tasks(arguments: list[str]) -> None:
@@ -134,12 +143,12 @@ def generate(arguments: list[str]) -> None:
 
 def push(arguments: list[str]) -> None:
     """``dllm-env push``."""
-    import json
+    import re
 
     import tyro
 
-    from dllm_env.eval.results import RESULTS_JSON
-    from dllm_env.policies.learned import CARD, LearnedPolicy
+    from dllm_env.eval.results import RESULTS_JSON, read_records
+    from dllm_env.policies.learned import UPLOADED, LearnedPolicy
 
     @dataclass(frozen=True)
     class Arguments:
@@ -155,19 +164,22 @@ def push(arguments: list[str]) -> None:
         """Write the files into this folder, and upload nothing."""
 
     given = parse(Arguments, arguments, "push")
-    if given.to.count("/") != 1:
-        raise UsageError(f"a name on the Hub is owner/name, got {given.to!r}")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", given.to, re.ASCII):
+        raise UsageError(f"a name on the Hub is owner/name, of letters, digits, '-', '_' and '.', got {given.to!r}")
     policy = LearnedPolicy.from_pretrained(given.policy)
     shown: list[Any] = []
     for folder in given.results:
         try:
-            shown += json.loads((folder / RESULTS_JSON).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged") from None
+            shown += read_records(folder)
+            policy.generate_model_card(name=given.to, results=shown)
+        except (UsageError, KeyError, TypeError) as error:
+            raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged: {error}") from None
     card = {"name": given.to, "results": shown}
     if given.dry_run:
-        policy.save_pretrained(check_folder(given.dry_run), model_card_kwargs=card)
-        print(f"written, not uploaded: {given.dry_run} (read {CARD})")
+        with locked(check_folder(given.dry_run)) as folder:
+            policy.published().save_pretrained(folder, model_card_kwargs=card)
+            files = ", ".join(f"{name} ({(folder / name).stat().st_size:,} bytes)" for name in UPLOADED)
+        print(f"written, not uploaded: {given.dry_run}; {given.to} would get {files}, exactly as they are there")
         return
     try:
         url = policy.push_to_hub(given.to, private=given.private or None, model_card_kwargs=card)

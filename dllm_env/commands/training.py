@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dllm_env.commands.arguments import parse, peek, renamed, resumable, run_folder, started_with
+from dllm_env.consent import ALLOW_FILE
 from dllm_env.errors import UsageError
+from dllm_env.user_code import file_part
 
 if TYPE_CHECKING:
     from dllm_env.train.config import PolicyTraining
@@ -36,8 +38,8 @@ def train_denoiser(arguments: list[str]) -> None:
     default = Arguments(started_with(DenoiserTraining(), arguments))
     given = parse(Arguments, arguments, name, default=default)
     folder = run_folder(given.out, given.resume, default_folder("denoiser"))
-    made = resumable(name, arguments, folder, lambda: train_denoiser(given.settings, folder, given.resume))
-    print(f"denoiser: {made}\nlogs:     tensorboard --logdir {shlex.quote(str(folder))}")
+    made = resumable(name, arguments, folder, lambda place: train_denoiser(given.settings, place, given.resume))
+    print(f"denoiser: {made}\nlogs:     tensorboard --logdir {shlex.quote(str(made.parent))}")
 
 
 def train_grpo(arguments: list[str]) -> None:
@@ -70,7 +72,7 @@ def train_grpo(arguments: list[str]) -> None:
     default = Arguments(started_with(PRESETS[preset], arguments), preset)
     given = parse(Arguments, arguments, name, default=default)
     folder = run_folder(given.out, given.resume, default_folder("grpo"))
-    made = resumable(name, arguments, folder, lambda: train_grpo(given.settings, folder, given.resume))
+    made = resumable(name, arguments, folder, lambda place: train_grpo(given.settings, place, given.resume))
     _what_next(made, given.settings)
 
 
@@ -96,7 +98,7 @@ def train_ppo(arguments: list[str]) -> None:
     default = Arguments(started_with(PPO(), arguments))
     given = parse(Arguments, arguments, name, default=default)
     folder = run_folder(given.out, given.resume, default_folder("ppo"))
-    made = resumable(name, arguments, folder, lambda: train_ppo(given.settings, folder, given.resume))
+    made = resumable(name, arguments, folder, lambda place: train_ppo(given.settings, place, given.resume))
     _what_next(made, given.settings)
 
 
@@ -107,6 +109,8 @@ def _what_next(made: Path, settings: "PolicyTraining") -> None:
     more += " --limit-block-steps" if settings.limit_block_steps else ""
     more += f" --data {shlex.quote(settings.data)}" if settings.data else ""
     more += " --allow-code-execution" if settings.allow_code_execution else ""
+    own = (file_part(str(part)) for part in (settings.policy.head, settings.policy.network))
+    more += "".join(f" {ALLOW_FILE} {shlex.quote(str(part.file))}" for part in own if part)
     folder = shlex.quote(str(made))
     print(f"policy:   {folder}\nlogs:     tensorboard --logdir {folder}")
     print(
@@ -132,7 +136,7 @@ def demo(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, "demo")
     folder = run_folder(given.out, given.resume, default_demo_folder())
     config = DemoConfig(replace(PRESETS["demo"], seed=given.seed))
-    resumable("demo", arguments, folder, lambda: run_demo(config, folder, given.resume))
+    resumable("demo", arguments, folder, lambda place: run_demo(config, place, given.resume))
 
 
 def ablate_heads(arguments: list[str]) -> None:
@@ -153,4 +157,4 @@ def ablate_heads(arguments: list[str]) -> None:
     name, arguments = "ablate heads", renamed(arguments, Ablation)
     given = parse(Arguments, arguments, name)
     folder = run_folder(given.out, given.resume, default_folder("ablation"))
-    resumable(name, arguments, folder, lambda: run_ablation(given.settings, folder, given.resume))
+    resumable(name, arguments, folder, lambda place: run_ablation(given.settings, place, given.resume))

@@ -119,11 +119,17 @@ class HuggingFaceDenoiser(Denoiser):
         if self.eot_id < 0:
             raise UsageError(f"{self.name}: its tokenizer has no end-of-text (eos_token or sep_token)")
         self._ends = _ends(tokenizer, self.eot_id, _of(known, config, "eos_token_id"))
-        self.plain_text = PlainText(tokenizer, (self.mask_id, *self._ends))
         weight = next(iter(model.parameters()))
         self.device = weight.device
         self.dtype = weight.dtype
         self.vocabulary = int(_of(known, config, "embedding_size") or _of(known, config, "vocab_size") or 0)
+        # ELECTRA calls the width of its embeddings embedding_size, others the number of their rows.
+        rows = max(int(_of(known, config, name) or 0) for name in ("embedding_size", "vocab_size"))
+        if 0 < rows <= self.mask_id:
+            raise UsageError(
+                f"{self.name}: its mask token is {self.mask_id}, but it knows {self.vocabulary:,} tokens"
+            )
+        self.plain_text = PlainText(tokenizer, (self.mask_id, *self._ends), rows)
         self.hidden_size = self.parts.hidden_size
         self.caches_prefix = isinstance(self.parts, Decoder)
         length = _of({}, config, "max_position_embeddings") or known.get("max_sequence_length") or 2**20
@@ -208,6 +214,10 @@ class HuggingFaceDenoiser(Denoiser):
         a, b, c, d = (known[len(known) * k // 5] for k in range(1, 5))
         first = self.parts.features(torch.tensor([[a, b, c]], device=self.device), None)
         other = self.parts.features(torch.tensor([[a, b, d]], device=self.device), None)
+        if not bool(first.isfinite().all()):
+            raise UsageError(
+                f"{self.name}: its hidden states are NaN or infinite; weights or config.json are damaged"
+            )
         if torch.equal(first[:, 0], other[:, 0]):
             raise UsageError(
                 f"{self.name} attends to the left only, so it cannot predict masks from what follows them; "

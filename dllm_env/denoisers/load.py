@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NewType
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, NewType
 import torch
 
 from dllm_env.denoisers.base import Denoiser
-from dllm_env.denoisers.tiny import TinyDenoiser
+from dllm_env.denoisers.tiny import CONFIG, TinyDenoiser
 from dllm_env.errors import UsageError
+from dllm_env.reading import exists, read_json
 from dllm_env.specs import read_settings, split, typed
 from dllm_env.user_code import FilePart, file_part, load_from_file, parameters
 
@@ -54,7 +54,7 @@ def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None
     if _is_tiny(folder):
         chosen = typed(settings, {"device": str}, f"denoiser {place!r}").get("device") or device or "cpu"
         return TinyDenoiser.load(folder, name=text, device=check_device(chosen))
-    if not folder.is_dir() and place.count("/") != 1:
+    if not (exists(folder) and folder.is_dir()) and place.count("/") != 1:
         known = ", ".join(bundled_denoisers())
         raise UsageError(
             f"unknown denoiser {text!r}; choose one of {known}, or give a folder, a name on the Hub, or a class "
@@ -96,9 +96,10 @@ def _from_file(code: FilePart) -> Denoiser:
 
 def _is_tiny(folder: Path) -> bool:
     """Whether a folder holds a bundled kind of denoiser; what cannot be told from a checkpoint is taken for one."""
-    if not folder.is_dir():
+    if not exists(folder) or not folder.is_dir():
         return False
     try:
-        return "model_type" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        about = read_json(folder / CONFIG)
+        return not isinstance(about, dict) or "model_type" not in about
+    except UsageError:
         return True

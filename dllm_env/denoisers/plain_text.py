@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dllm_env.denoisers.templates import Renderer
 from dllm_env.errors import UsageError
 
 OPEN, CLOSE = "\ue0f0", "\ue0f1"
@@ -23,10 +24,13 @@ class PlainText:
     Args:
         tokenizer: any.
         controls: ids that no text may become, besides those that the tokenizer itself calls special.
+        vocabulary: how many tokens the model knows; 0 where nobody says it.
     """
 
-    def __init__(self, tokenizer: Any, controls: Iterable[int] = ()) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, controls: Iterable[int] = (), vocabulary: int = 0) -> None:
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+        self._renderer: Renderer | None = None
+        self._template: Any = None
         added = getattr(tokenizer, "added_tokens_decoder", {})
         special = {i for i, token in added.items() if token.special} | set(
             getattr(tokenizer, "all_special_ids", ())
@@ -69,14 +73,17 @@ class PlainText:
             settings: more arguments of ``apply_chat_template``.
 
         Raises:
-            UsageError: there is no template, or it refuses the conversation.
+            UsageError: there is no template, or it refuses the conversation, or takes too long or too much memory.
         """
         if not (getattr(self.tokenizer, "chat_template", None) or settings.get("chat_template")):
             raise UsageError("conversations need a tokenizer with a chat template; give texts")
         said = [{name: self._escape_all(value) for name, value in message.items()} for message in messages]
+        template = getattr(self.tokenizer, "chat_template", None)
+        if self._renderer is None or template != self._template:  # it has the tokenizer as it was when it began
+            self._renderer, self._template = Renderer(self.tokenizer.apply_chat_template), template
         try:
-            return str(self.tokenizer.apply_chat_template(said, tokenize=False, **settings))
-        except Exception as error:  # templates are programs, and raise what they like
+            return self._renderer({"conversation": said, "tokenize": False, **settings})
+        except UsageError as error:
             raise UsageError(f"the chat template refuses the conversation: {error}") from None
 
     def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -95,7 +102,13 @@ class PlainText:
         return [self._escape_all(part) for part in value] if isinstance(value, (list, tuple)) else value
 
     def _ids(self, text: str, **settings: Any) -> list[int]:
-        return list(self.tokenizer(text, **{"add_special_tokens": False, **settings})["input_ids"])
+        ids = list(self.tokenizer(text, **{"add_special_tokens": False, **settings})["input_ids"])
+        if self.vocabulary and max(ids, default=0) >= self.vocabulary:
+            raise UsageError(
+                f"the tokenizer makes token {max(ids)} of a text, but the model knows {self.vocabulary:,} tokens: "
+                "they do not belong together"
+            )
+        return ids
 
     def _plain(self, text: str) -> list[int]:
         """Token ids of a text in which nothing is special; letter by letter where the tokenizer cannot do that."""

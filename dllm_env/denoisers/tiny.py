@@ -9,21 +9,30 @@ several times longer to learn to look at the token next to the one that it needs
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
+from dllm_env.files import write_together
 from dllm_env.numerics import digest, in_tiles, rotate, rotation_angles, rows_at_once
+from dllm_env.reading import as_table, check_fields, check_value, read_table, reason
+from dllm_env.specs import check_types
 from dllm_env.tasks.sudoku import BLANK
 from dllm_env.tasks.trace import FILLERS, OPERATIONS
+from dllm_env.weights import DIGESTS, check_weights, digest_of_bytes, fits, not_fitting, read_safetensors
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+LARGEST, DEEPEST = 2**17, 1024
+"""Sizes of a network, and its layers: larger ones would not fit into any memory."""
 
 PAD, MASK, END = "<pad>", "<mask>", "<eot>"
 WORDS = (PAD, MASK, END, *"0123456789", *OPERATIONS, *FILLERS, ";", BLANK, *"abcdefghijklmnopqrstuvwx")
@@ -48,8 +57,16 @@ class TinyConfig:
     """Longest prompt plus response in tokens."""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        if (
+            max(self.width, self.feed_forward, self.max_length) > LARGEST
+            or max(self.layers, self.convolution) > DEEPEST
+        ):
+            raise UsageError(f"a denoiser has at most {DEEPEST:,} layers, and sizes up to {LARGEST:,}, got {self}")
         if min(self.width, self.layers, self.heads, self.feed_forward, self.convolution, self.max_length) < 1:
             raise UsageError(f"every size of a denoiser must be at least 1, got {self}")
+        if self.convolution % 2 == 0:
+            raise UsageError(f"a denoiser's convolution has to be odd, got {self.convolution}")
         if self.width % self.heads or self.width // self.heads % 2:
             raise UsageError(f"width {self.width} has to be an even multiple of heads {self.heads}")
 
@@ -234,11 +251,12 @@ class TinyDenoiser(Denoiser):
         return " ".join(self.words[int(i)] for i in ids)
 
     def save(self, folder: Path) -> None:
-        """Writes ``model.safetensors`` and ``config.json``."""
+        """Writes ``model.safetensors`` and ``config.json``, which has the digest of the weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"network": asdict(self.network.config), "words": list(self.words)}
-        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        save_file(self.network.state_dict(), folder / "model.safetensors")
+        weights = save(self.network.state_dict())
+        digests = {WEIGHTS: digest_of_bytes(weights)}
+        about = {"network": asdict(self.network.config), "words": list(self.words), DIGESTS: digests}
+        write_together(folder, {WEIGHTS: weights, CONFIG: (json.dumps(about, indent=1) + "\n").encode()})
 
     @classmethod
     def load(cls, folder: Path, name: str | None = None, device: str | torch.device = "cpu") -> TinyDenoiser:
@@ -247,14 +265,37 @@ class TinyDenoiser(Denoiser):
         Raises:
             UsageError: a file is missing, damaged, or does not fit the network.
         """
-        for file in ("config.json", "model.safetensors"):
+        for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
                 raise UsageError(f"no denoiser in {folder}: {file} is missing")
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            network = TinyTransformer(TinyConfig(**config["network"]), len(config["words"]))
-            network.load_state_dict(load_file(folder / "model.safetensors"))
-            return cls(network.to(device), config["words"], name or str(folder))
-        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"cannot load the denoiser in {folder}: {reason}") from None
+            about = read_table(folder / CONFIG)
+            words, shape = _checked(about)
+            if not fits(folder, about):
+                raise not_fitting(folder, CONFIG, WEIGHTS)
+            state, _ = read_safetensors(folder / WEIGHTS)
+            with torch.device("meta"):  # nothing is made of these sizes before the weights are known to have them
+                network = TinyTransformer(shape, len(words))
+            check_weights(state, network.state_dict(), WEIGHTS)
+            network.to_empty(device="cpu").load_state_dict(state)
+            return cls(network.to(device), words, name or str(folder))
+        except (UsageError, RuntimeError) as error:
+            raise UsageError(f"cannot load the denoiser in {folder}: {reason(error)}") from None
+
+
+def _checked(about: Mapping[str, Any]) -> tuple[list[str], TinyConfig]:
+    """The words and the shape that a denoiser's ``config.json`` says.
+
+    Raises:
+        UsageError: one of them is missing or of another type.
+    """
+    for name in ("network", "words"):
+        if name not in about:
+            raise UsageError(f"{CONFIG}: the field {name!r} is missing")
+    words = about["words"]
+    check_value(words, list[str], f"{CONFIG}: words")
+    if len(set(words)) < len(words) or not {PAD, MASK, END} <= set(words):
+        raise UsageError(f"{CONFIG}: words have to be different, and {PAD}, {MASK} and {END} among them")
+    shape = as_table(about["network"], f"{CONFIG}: network")
+    check_fields(TinyConfig, shape, f"{CONFIG}: network")
+    return words, TinyConfig(**shape)

@@ -16,7 +16,7 @@ from dllm_env.grading.latex import ascii_digits, divided, one_spelling, without_
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 _SIGNS = str.maketrans("∙•●⨯✕✖✱﹡＊╳／➗—﹣－➖（）＋➕［］｛｝[]{}", "**********//----()++()()()()")
 _COMMAND = re.compile(
-    r"\\(?:(times|cdotp?|ast|bullet|star|centerdot)|(div)|(over)|([,;:! ]|quad|qquad)|(?=[()\[\]]))(?![A-Za-z])"
+    r"\\(?:(?:(times|cdotp?|ast|bullet|star|centerdot)|(div)|(over)|(q?quad))(?![A-Za-z])|[,;:! ]|(?=[()\[\]]))"
 )
 _BETWEEN_NUMBERS = (
     (re.compile(r"(?<=[\d)])\s?[xX]\s?(?=[\d(])"), "*"),
@@ -54,8 +54,8 @@ def arithmetic(text: str) -> str:
 
 
 def _written(found: re.Match[str]) -> str:
-    product, division, over, space = found.groups()
-    return "*" if product else "/" if division else ")/(" if over else " " if space else ""
+    product, division, over, _ = found.groups()
+    return "*" if product else "/" if division else ")/(" if over else " " if len(found[0]) > 1 else ""
 
 
 def _evaluate(node: ast.expr, used: list[int]) -> Fraction:

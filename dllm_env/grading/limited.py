@@ -18,10 +18,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from dllm_env.errors import UsageError
+from dllm_env.processes import die_with
 
 SECONDS = 0.7
 """Of processor time, for each question: ordinary ones take milliseconds."""
@@ -146,23 +147,39 @@ def serve(descriptor: int) -> None:
             try:
                 if (module, name, known) not in judges:
                     judges[module, name, known] = getattr(importlib.import_module(module), name)(*known)
-                verdict: Any = _forked(judges[module, name, known], arguments)
+                verdict: Any = _forked(judges[module, name, known], arguments, connection)
             except Exception as error:
                 verdict = error
             connection.send(verdict)
 
 
-def _forked(judge: Judge, arguments: tuple[Any, ...]) -> bool:
+def _forked(judge: Judge, arguments: tuple[Any, ...], connection: Connection) -> bool:
     """The judge's verdict, from a fork; it says yes by its exit status."""
+    parent = os.getpid()
     child = os.fork()
     if not child:
         said = 1
         try:
+            die_with(parent)
             _limit()
             said = 0 if judge(*arguments) else 1
         finally:
             os._exit(said)
+    _stop_when_alone(child, connection)
     return os.waitpid(child, 0)[1] == 0
+
+
+def _stop_when_alone(child: int, connection: Connection) -> None:
+    """Waits for the end of the fork, and ends it where the one who asked is gone (Linux)."""
+    if not hasattr(os, "pidfd_open"):
+        return
+    with contextlib.suppress(OSError):  # a kernel without it: then only the fork's limits end it
+        ended = os.pidfd_open(child)
+        try:
+            if ended not in wait([connection, ended]):
+                os.kill(child, signal.SIGKILL)
+        finally:
+            os.close(ended)
 
 
 def _limit() -> None:
@@ -174,3 +191,5 @@ def _limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)  # when nobody waits for it any more

@@ -60,7 +60,7 @@ def _behind_phrase(text: str) -> str:
     """What follows the last "the answer is", up to the end of the sentence; "to find the answer" says none."""
     for found in reversed(list(_PHRASE.finditer(text))):
         if not _PURPOSE.search(text[max(0, found.start() - 40) : found.start()]):
-            return text[found.end() :].lstrip()[:1_000].partition("\n")[0].partition(". ")[0]
+            return text[found.end() :].lstrip(": \t\r\n")[:1_000].partition("\n")[0].partition(". ")[0]
     return ""
 
 

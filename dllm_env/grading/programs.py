@@ -81,7 +81,7 @@ def complete(given: str, response: str, name: str) -> str:
     """
     code = find_program(response, name)
     if _gives(code, name):
-        return assemble(_before(given, name), code)
+        return assemble(before(given, name), code)
     last = given.rstrip().rpartition("\n")[2]
     margin = last[: len(last) - len(last.lstrip())] or "    "
     body = _as_body(_fenced(_text(response), name)[0], margin)
@@ -102,8 +102,8 @@ def _gives(code: str, name: str) -> bool:
     return name in _Block(code, True).defines() or re.search(assigned, code, re.MULTILINE) is not None
 
 
-def _before(given: str, name: str) -> str:
-    """What was given before the function, without its decorators."""
+def before(given: str, name: str) -> str:
+    """What was given before a function, without its decorators."""
     function = re.search(rf"^(?:async +)?def +{re.escape(name)}\b", given, re.MULTILINE)
     lines = given[: function.start() if function else len(given)].split("\n")
     while lines and (not lines[-1].strip() or lines[-1].startswith("@")):

@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import marshal
 import os
 import platform
 import pwd
 import random
 import secrets
-import selectors
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,30 +33,9 @@ from typing import ClassVar, Protocol
 
 from dllm_env.errors import UsageError
 from dllm_env.grading import sandbox_child as sandboxed
-
-MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a program may use.
-
-    Processor time is what ends a slow program, so that a busy machine changes no verdict; the limit of wall time
-    is there for those that sleep.
-    """
-
-    seconds: int = 10
-    """Of processor time, of each process."""
-    wall_seconds: float = 30.0
-    """Of wall time in all."""
-    memory: int = 1024 * MIB
-    """Bytes of address space, of each process."""
-    processes: int = 8
-    """Processes and threads."""
-    disk: int = 64 * MIB
-    """Bytes of each file; under bubblewrap of all files together."""
-    output: int = 64 * 1024
-    """Bytes of output; a program that says more is stopped."""
+from dllm_env.grading.checks import Checks
+from dllm_env.grading.processes import DEFAULT, MIB, Beside, Limits, SandboxWarning, end, end_all, remove, start
+from dllm_env.grading.processes import read as _read
 
 
 @dataclass(frozen=True)
@@ -172,33 +149,12 @@ def _own_tasks() -> int:
     return count
 
 
-def _clean_up(mark: str, user: int) -> None:
-    """Ends what is left of a program: what was started with its mark in the environment, or is its user's."""
-    for _ in range(1000):  # a round ends all that it has found; what they started meanwhile is for the next
-        left = _left(mark, user)
-        if not left:
-            return
-        for process in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        time.sleep(0.001)
-
-
-def _left(mark: str, user: int) -> list[int]:
-    """Processes of a program that still run."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            own = _is_root() and process.stat().st_uid == user
-            ended = (process / "stat").read_bytes().rpartition(b") ")[2][:1] in b"ZX"
-            if not ended and (own or mark.encode() in (process / "environ").read_bytes()):
-                found.append(int(process.name))
-    return found
-
-
 @functools.cache
 def _visible() -> tuple[str, ...]:
-    """What Python needs to be read: the system's programs and libraries, and its own folders where elsewhere."""
+    """What Python needs to be read: the system's programs and libraries, and its own folders where elsewhere.
+
+    Installed packages are not among it.
+    """
     roots = ("/usr", os.path.realpath(sys.base_prefix), "/lib", "/lib64", "/bin")
     places: list[Path] = []
     for place in (Path(root) for root in roots):
@@ -208,21 +164,22 @@ def _visible() -> tuple[str, ...]:
     if Path("/etc/ld.so.cache").exists():
         places.append(Path("/etc/ld.so.cache"))
     links = [link for link in ("/bin", "/lib", "/lib64", "/sbin") if Path(link).is_symlink()]
+    # Installed packages may be data sets with the answers.
+    patterns = [f"{under}lib*/python3*/{kind}-packages" for under in ("", "local/") for kind in ("site", "dist")]
+    patterns += ["envs", "pkgs"]  # conda's
+    hidden = [path for place in places if place.is_dir() for pattern in patterns for path in place.glob(pattern)]
     above = dict.fromkeys(str(parent) for place in places for parent in reversed(place.parents[:-1]))
     return (
         # Python may live in a folder that only root can enter.
         *(word for folder in above for word in ("--perms", "0755", "--dir", folder)),
         *(word for place in places for word in ("--ro-bind", str(place), str(place))),
+        *(word for path in hidden for word in ("--perms", "0755", "--tmpfs", str(path), "--remount-ro", str(path))),
         *(word for link in links for word in ("--symlink", os.readlink(link), link)),
     )
 
 
 PROBE = "import heapq, json, math, socket, threading; assert math.comb(5, 2) == 10"
 """A program that runs where programs can run at all."""
-
-
-class SandboxWarning(UserWarning):
-    """Generated programs are kept from less than they should be."""
 
 
 FILTERED = platform.machine() in sandboxed.CALLS
@@ -255,40 +212,117 @@ def find_sandbox() -> Sandbox:
     )
 
 
-def run(program: str, limits: Limits = Limits(), sandbox: Sandbox | None = None) -> Verdict:
+def run(
+    program: str, limits: Limits = DEFAULT, sandbox: Sandbox | None = None, checks: Checks | None = None
+) -> Verdict:
     """Runs a program to its end, or until it has used up what it may.
 
-    It has passed when it came to its end without an exception: leaving early with any exit status is no pass. What
-    runs in one process with the code that judges it could still look for what counts as the end and fake it; only
-    a program that was written against this very function would.
+    It has passed when it came to its end without an exception: leaving early with any exit status is no pass. A
+    program that was written against this very function could look in its own process for what counts as the end,
+    and fake it. Where there are checks, they decide, from a process of their own, apart from everything else and
+    from the program: that gets the arguments of calls and gives back plain values, and what is expected of these
+    never comes where it could look.
 
     Args:
         program: Python source.
-        limits: what it may use.
+        limits: what it may use, and what its checks may; the time that passes is that of both.
         sandbox: how to run it; by default the best that works here.
+        checks: of what it defines.
+
+    Returns:
+        The verdict, with the output of the program, and then of the checks.
     """
     sandbox = find_sandbox() if sandbox is None else sandbox
-    secret = secrets.token_hex(16)
-    # A user of its own for each program: the kernel counts processes by user, and nobody may stop another's.
-    user = next(number for number in iter(_random_user, None) if not _is_somebody(number))
-    runner = Path(sandboxed.__file__).read_text(encoding="utf-8")
-    python = [sandbox.python, "-I", "-S", "-B", "-c", runner, str(user)]
-    kernel = " ".join(f"{name}={value}" for name, value in _kernel_limits(limits, sandbox.processes(limits)))
-    mark = secrets.token_hex(16)
-    folder = tempfile.mkdtemp(prefix="dllm-env-")
-    os.chmod(folder, 0o777)
-    command, given = sandbox.command(python, limits), f"{kernel}\n{secret}\n{program}"
+    with _Room(sandbox, limits) as room:
+        if checks is None:
+            ran = room.start(program)
+            return ran.verdict(*_read(ran.process, limits))
+        return _checked(program, checks, room)
+
+
+def _checked(program: str, checks: Checks, room: _Room) -> Verdict:
+    requests, answers = os.pipe(), os.pipe()
     try:
-        output, ended = _communicate(command, given, folder, limits, mark)
+        asked = room.start(checks.text(), "asked", (requests[1], answers[0]))
+        served = room.start(program, "served", (requests[0], answers[1]))
     finally:
-        _clean_up(mark, user)
-        # Python's own way is lost in folders that are thousands deep.
-        subprocess.run(["rm", "-rf", "--", folder], check=False, stderr=subprocess.DEVNULL)
-    said = output.decode("utf-8", errors="replace")
-    if ended:
-        return Verdict(False, ended, said)
-    passed = said.endswith("\n" + secret)
-    return Verdict(passed, "passed" if passed else "failed", said.removesuffix(secret).rstrip("\n"))
+        for pipe in (*requests, *answers):
+            os.close(pipe)
+    with contextlib.closing(Beside(served.process)) as beside:
+        verdict = asked.verdict(*_read(asked.process, room.limits, beside))
+        end(served.process)
+        said = beside.rest(room.limits).decode("utf-8", errors="replace").rstrip("\n")
+    return Verdict(verdict.passed, verdict.reason, "\n".join(filter(None, (said, verdict.output))))
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A process, and what it says at its end."""
+
+    process: subprocess.Popen[bytes]
+    secret: str
+
+    def verdict(self, output: bytes, ended: str) -> Verdict:
+        """What it comes to, by what it said and why it was stopped, if it was."""
+        said = output.decode("utf-8", errors="replace")
+        if ended:
+            return Verdict(False, ended, said)
+        passed = said.endswith("\n" + self.secret)
+        return Verdict(passed, "passed" if passed else "failed", said.removesuffix(self.secret).rstrip("\n"))
+
+
+class _Room:
+    """A folder, and the processes that use it, of which nothing is left when the block is."""
+
+    def __init__(self, sandbox: Sandbox, limits: Limits) -> None:
+        self.sandbox, self.limits = sandbox, limits
+        self._mark = secrets.token_hex(16)
+        self._users: list[int] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> _Room:
+        self._folder = tempfile.mkdtemp(prefix="dllm-env-")
+        os.chmod(self._folder, 0o777)
+        return self
+
+    def start(self, source: str, role: str = "", pipes: tuple[int, ...] = ()) -> _Started:
+        """Starts a process.
+
+        Args:
+            source: what it gets: a program, or what the role says.
+            role: see ``sandbox_child``.
+            pipes: what it may use besides, open here until it has started.
+        """
+        # A user of its own for each: the kernel counts processes by user, and nobody may stop another's.
+        self._users.append(next(number for number in iter(_random_user, None) if not _is_somebody(number)))
+        runner = Path(sandboxed.__file__).read_text(encoding="utf-8")
+        about = str(self._users[-1]), role, *map(str, pipes)
+        command = self.sandbox.command([self.sandbox.python, "-I", "-S", "-B", "-c", runner, *about], self.limits)
+        allowed = _kernel_limits(self.limits, self.sandbox.processes(self.limits))
+        kernel = " ".join(f"{name}={value}" for name, value in allowed)
+        secret, modules = secrets.token_hex(16), _modules(role, self.sandbox.python == _PYTHON)
+        head = f"{kernel}\n{secret}\n{len(modules)}\n".encode()
+        given = head + modules + source.encode("utf-8", errors="replace")
+        self._processes.append(start(command, given, self._folder, self._mark, pipes))
+        return _Started(self._processes[-1], secret)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            for process in self._processes:
+                end(process)
+        finally:
+            end_all(self._mark, self._users)
+            remove(self._folder)
+
+
+@functools.cache
+def _modules(role: str, compiled: bool) -> bytes:
+    """What a role needs, for ``load``: as code for a Python that is this one, else as text."""
+    paths = [Path(__file__).with_name(f"{name}.py") for name in ("messages", "values", role) if role]
+    texts = [(path.stem, path.read_text(encoding="utf-8")) for path in paths]
+    if not compiled:
+        return marshal.dumps(texts)
+    return marshal.dumps([(name, compile(text, f"<{name}>", "exec", dont_inherit=True)) for name, text in texts])
 
 
 def _random_user() -> int:
@@ -313,56 +347,3 @@ def _kernel_limits(limits: Limits, processes: int) -> list[tuple[str, int]]:
         ("STACK", 64 * MIB),
         ("NPROC", processes),
     ]
-
-
-def _communicate(command: list[str], given: str, folder: str, limits: Limits, mark: str) -> tuple[bytes, str]:
-    """What a command says, and why it was stopped, if it was."""
-    with tempfile.TemporaryFile() as source:
-        source.write(given.encode("utf-8", errors="replace"))
-        source.seek(0)
-        process = subprocess.Popen(
-            command,
-            stdin=source,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PROGRAM": mark},
-            start_new_session=True,
-        )
-        try:
-            return _read(process, limits)
-        finally:
-            _stop(process)
-
-
-def _read(process: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, str]:
-    """Reads until the end, or the limit of output or of wall time."""
-    assert process.stdout is not None
-    pipe, output, over = process.stdout.fileno(), b"", time.monotonic() + limits.wall_seconds
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while time.monotonic() < over:
-            ended = (
-                process.poll() is not None
-            )  # asked first, since its last words may come while one waits for them
-            if selector.select(min(0.1, limits.wall_seconds)):
-                more = os.read(pipe, 65_536)
-                if not more:
-                    return output, ""
-                output += more
-                if len(output) > limits.output:
-                    return output[: limits.output], "too much output"
-            elif ended:  # though something that it started keeps the pipe open
-                return output, ""
-    return output, "timed out"
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process and what it started: under bubblewrap with its namespace, else with its session."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        process.kill()
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()

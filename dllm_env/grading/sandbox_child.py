@@ -1,9 +1,13 @@
 """What runs inside a sandbox: limits itself, gives up its rights, then runs the program as ``python`` would.
 
 ``sandbox`` hands this file's text to a Python of its own, so it uses nothing but the standard library. On standard
-input it gets a line of limits, a line with a secret, and the program. The program has passed when it has come to
-its end, which is when the secret is the last thing that was said: one that leaves early, with whatever exit status,
-has not.
+input it gets a line of limits, a line with a secret, a line with the length of the modules that are needed, these,
+and the program. The program has passed when it has come to its end, which is when the secret is the last thing that
+was said: one that leaves early, with whatever exit status, has not.
+
+Its arguments are a user, and a role: nothing where a program is just run, else the name of a module, followed by
+two open files, for requests and for answers. ``served`` answers the calls of tests after the program has run;
+``asked`` runs tests in place of a program.
 
 The program is the module ``__main__``, in a file of its own, with nothing of this one in it: names, compiler flags
 and imported modules stay here. What this file needs beyond what Python loads anyway is imported where it is used.
@@ -14,21 +18,25 @@ import os
 import site
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 # System calls by processor: its name for the kernel, those that are needed by name, those refused. What is refused
 # gives memory that no limit counts, namespaces with rights of their own, keys of the session, other processes'
 # insides, or parts of the kernel that no program here needs.
 CALLS = {
     "x86_64": (
         *(0xC000003E, {"socket": 41, "clone": 56, "keyctl": 250}),
-        # shmget semget msgget ptrace mq_open add_key request_key unshare perf_event_open setns process_vm_writev
-        # memfd_create bpf userfaultfd
-        (29, 64, 68, 101, 240, 248, 249, 272, 298, 308, 311, 319, 321, 323),
+        # shmget semget msgget ptrace mq_open add_key request_key unshare perf_event_open setns process_vm_readv
+        # process_vm_writev memfd_create bpf userfaultfd
+        (29, 64, 68, 101, 240, 248, 249, 272, 298, 308, 310, 311, 319, 321, 323),
     ),
     "aarch64": (
         *(0xC00000B7, {"socket": 198, "clone": 220, "keyctl": 219}),
-        # unshare ptrace mq_open msgget semget shmget add_key request_key perf_event_open setns process_vm_writev
-        # memfd_create bpf userfaultfd
-        (97, 117, 180, 186, 190, 194, 217, 218, 241, 268, 271, 279, 280, 282),
+        # unshare ptrace mq_open msgget semget shmget add_key request_key perf_event_open setns process_vm_readv
+        # process_vm_writev memfd_create bpf userfaultfd
+        (97, 117, 180, 186, 190, 194, 217, 218, 241, 268, 270, 271, 279, 280, 282),
     ),
 }
 EVERYWHERE = (425, 447)  # io_uring_setup memfd_secret
@@ -43,28 +51,53 @@ NUMBER, PROCESSOR, FIRST_ARGUMENT = 0, 4, 16  # where the filter finds them
 PROGRAM = "program.py"
 
 
-def prepare() -> tuple[bytes, dict[str, object]]:
-    """Takes the limits, the secret and the program of standard input; see the module.
+def prepare() -> "tuple[bytes, dict[str, object], Any]":
+    """Takes the limits, the secret, the modules and the program of standard input; see the module.
 
     Returns:
-        The program's source, and the names of the module ``__main__``, where it is to be run.
+        The program's source, the names of the module ``__main__``, where it is to be run, and what comes then.
     """
     loaded = set(sys.modules)
+    user, role, *pipes = sys.argv[1:]
     with open(0, "rb", closefd=False) as given:
-        limits, secret, source = given.read().split(b"\n", 2)
+        limits, secret, length, rest = given.read().split(b"\n", 3)
+    modules, source = rest[: int(length)], rest[int(length) :]
     limit(limits.decode())
     if os.getuid() == 0:
-        become(int(sys.argv[1]))
+        become(int(user))
+    end_with_parent()
+    if role == "asked":
+        hide()
+    part()
     refuse_calls()
     nothing = os.open("/dev/null", os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    with open(PROGRAM, "wb") as file:
-        file.write(source)
-    say_at_the_end(secret)
+    if role != "served":
+        say_at_the_end(secret)
     for name in set(sys.modules) - loaded:
         del sys.modules[name]
-    return source, vars(main_module())
+    if role == "asked":  # without a file that the program could read, or a folder that it could write
+        os.chdir("/")
+        tests = load(modules)
+        return b"", {}, lambda names: tests.main(int(pipes[0]), int(pipes[1]), source)
+    with open(PROGRAM, "wb") as file:
+        file.write(source)
+    then = load(modules).Serving(int(pipes[0]), int(pipes[1])).serve if role else None
+    return source, vars(main_module()), then
+
+
+def load(modules: bytes) -> "Any":
+    """The last of some modules, which find those before it and are not found afterwards."""
+    import marshal
+
+    package = sys.modules["dllm_env.grading"] = type(sys)("dllm_env.grading")
+    for name, code in marshal.loads(modules):
+        module = type(sys)(f"dllm_env.grading.{name}")
+        setattr(package, name, module)
+        exec(code, vars(module))
+    del sys.modules["dllm_env.grading"]
+    return module
 
 
 def main_module() -> object:
@@ -128,6 +161,46 @@ def become(user: int) -> None:
     os.setresuid(user, user, user)
 
 
+def end_with_parent() -> None:
+    """Makes the kernel end this process when the one that started it ends; a change of user would undo it."""
+    import ctypes
+
+    pdeathsig, kill = 1, 9
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(pdeathsig, kill, 0, 0, 0)
+
+
+def hide() -> None:
+    """Keeps other processes of this user out of this one: of its memory, and of what it has open."""
+    import ctypes
+
+    set_dumpable = 4
+    ctypes.CDLL(None).prctl(set_dumpable, 0, 0, 0, 0)
+
+
+def part() -> None:
+    """Keeps this process and its children out of all others of its user, where the kernel can (Landlock).
+
+    What a process with rules may not do to files is beside the point, and is nothing: that it has rules is what
+    keeps it from the insides of processes that have none.
+    """
+    import ctypes
+    import struct
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    create, add, restrict, no_new_privileges = 444, 445, 446, 38
+    if libc.syscall(create, None, 0, 1) < 2:  # the first version refuses to move files between folders
+        return
+    move = 1 << 13
+    rules = libc.syscall(create, struct.pack("Q", move), ctypes.c_size_t(8), 0)
+    top = os.open("/", os.O_PATH)
+    libc.syscall(add, rules, 1, struct.pack("=Qi", move, top), 0)
+    libc.prctl(no_new_privileges, 1, 0, 0, 0)
+    libc.syscall(restrict, rules, 0)
+    os.close(top)
+    os.close(rules)
+
+
 def refuse_calls() -> None:
     """Makes the kernel refuse system calls from now on (seccomp); does nothing on a processor that is not known."""
     import ctypes
@@ -165,9 +238,11 @@ def steps(machine: str) -> list[tuple[int, int, int, int]]:
 
 if __name__ == "__main__":
     ENDED = False
-    SOURCE, NAMES = prepare()
+    SOURCE, NAMES, THEN = prepare()
     try:  # here and not in a function, so that hardly a frame lies under the program's
-        exec(compile(SOURCE, str(NAMES["__file__"]), "exec", dont_inherit=True), NAMES)
+        exec(compile(SOURCE, str(NAMES.get("__file__")), "exec", dont_inherit=True), NAMES)
+        if THEN is not None:
+            THEN(NAMES)
         ENDED = True
     except Exception as error:
         flush()

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from dllm_env.errors import UsageError
 from dllm_env.grading import answers, expressions, mathematics, numbers, programs, sandbox
+from dllm_env.grading.checks import Checks, undefined
 from dllm_env.grading.plain import SCALES
 from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.benchmark_base import Benchmark
@@ -132,7 +133,11 @@ class CodeBenchmark(Benchmark):
 
     @abstractmethod
     def program(self, problem: Problem, response: str) -> str:
-        """The program that comes to its end when the response is right."""
+        """The program that a response is."""
+
+    @abstractmethod
+    def checks(self, problem: Problem) -> Checks:
+        """What holds of the program when the response is right."""
 
     def score(self, problem: Problem, response: str) -> float:
         """1.0 when the program passes.
@@ -142,7 +147,8 @@ class CodeBenchmark(Benchmark):
         """
         if self.allow_code_execution is not True:
             raise UsageError(NOT_ALLOWED.format(self.name))
-        return float(sandbox.run(self.program(problem, response)).passed)
+        program = self.program(problem, response)
+        return float(sandbox.run(program, checks=self.checks(problem)).passed)
 
 
 NOT_ALLOWED = (
@@ -176,8 +182,12 @@ class HumanEval(CodeBenchmark):
         raise UsageError("humaneval has no training problems, so that shots cannot be had")
 
     def program(self, problem: Problem, response: str) -> str:
+        given, _, name = problem.answer
+        return programs.complete(given, response, name)
+
+    def checks(self, problem: Problem) -> Checks:
         given, test, name = problem.answer
-        return f"{programs.complete(given, response, name)}\n\n{test}\n\ncheck({name})\n"
+        return Checks(name, f"{test}\n\ncheck({name})\n", programs.before(given, name))
 
 
 @functools.cache
@@ -216,8 +226,9 @@ class MBPP(CodeBenchmark):
 
     def answer(self, row: Row) -> tuple[str, ...]:
         defined, tests = re.findall(r"def (\w+)", row["code"]), self._tests(row)
-        called = [name for name in re.findall(r"(?<![.\w])(\w+)\(", tests[0]) if not hasattr(builtins, name)]
-        name = next((name for name in defined if f"{name}(" in tests[0]), next(iter(called), ""))
+        among = re.findall(r"(?<![.\w])(\w+)\(", tests[0])
+        called = [name for name in among if not hasattr(builtins, name)]
+        name = next((name for name in defined if name in among), next(iter(called), ""))
         return name, self._setup(row), *tests
 
     def _setup(self, row: Row) -> str:
@@ -238,8 +249,14 @@ class MBPP(CodeBenchmark):
         return f"```python\n{row['code'].strip()}\n```"
 
     def program(self, problem: Problem, response: str) -> str:
+        name, setup, *_ = problem.answer
+        # Two problems of the data set build objects of the solution's classes in what runs before their tests.
+        given = "" if undefined(setup) else setup
+        return programs.assemble(given, programs.find_program(response, name))
+
+    def checks(self, problem: Problem) -> Checks:
         name, setup, *tests = problem.answer
-        return programs.assemble(setup, programs.find_program(response, name), *tests)
+        return Checks(name, "\n".join(tests), setup)
 
 
 # ------------------------------------------------------------------------------------------- puzzles

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import gzip
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dllm_env.errors import UsageError
+from dllm_env.reading import as_path, read_table
 from dllm_env.tasks.base import SPLITS
 
 Row = Mapping[str, Any]
@@ -96,7 +96,7 @@ _ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state
 
 def own_place(kind: str, data: str) -> Path | None:
     """The file or folder of a benchmark's data: what was named, or in it what is named as the benchmark is."""
-    place = Path(data)
+    place = as_path(data)
     if not place.is_dir():
         return place
     return next((path for path in sorted(place.iterdir()) if _name(path) == _plain(kind)), None)
@@ -104,7 +104,7 @@ def own_place(kind: str, data: str) -> Path | None:
 
 def kinds_in(data: str, kinds: Collection[str]) -> list[str]:
     """The benchmarks that a folder has an entry for; none where it is a file, or a folder of one benchmark."""
-    place = Path(data)
+    place = as_path(data)
     names = {_name(path) for path in place.iterdir()} if place.is_dir() else set()
     return sorted(kind for kind in kinds if _plain(kind) in names)
 
@@ -142,7 +142,7 @@ def all_files(kind: str, data: str, configuration: str, others: Collection[str])
     try:
         place = own_place(kind, data)
         if place is None:
-            place = Path(data)
+            place = as_path(data)
             found = kinds_in(data, others)
             if found:
                 raise UsageError(f"{data} has no {kind}; it has {', '.join(found)}")
@@ -176,8 +176,8 @@ def _splits_of(path: Path, place: Path) -> list[str]:
     if named or _ending(path) != ".arrow" or not state.is_file():
         return named
     try:
-        return _splits(str(json.loads(state.read_text(encoding="utf-8")).get("_split")))
-    except (ValueError, AttributeError):
+        return _splits(str(read_table(state).get("_split")))
+    except UsageError:
         raise UsageError(
             f"{state} says nothing of a split; give the data set as save_to_disk has left it"
         ) from None

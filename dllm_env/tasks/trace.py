@@ -38,7 +38,11 @@ class Trace:
     chains: int = 2
 
     def __post_init__(self) -> None:
-        if not isinstance(self.chains, int) or not 1 <= self.chains <= len(_NAMES) // _NAMES_PER_CHAIN:
+        if (
+            isinstance(self.chains, bool)
+            or not isinstance(self.chains, int)
+            or not 1 <= self.chains <= len(_NAMES) // _NAMES_PER_CHAIN
+        ):
             raise UsageError(f"trace needs 1 to 4 chains, got {self.chains}")
 
     @property

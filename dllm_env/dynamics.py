@@ -325,8 +325,8 @@ class Dynamics:
     def _predict(self, state: State) -> None:
         rules, view = self.rules, self.view
         needed = state.masked if view.context == "full" else self.selectable(state)
-        ending = self.is_last(state, state.nfe + 1)
-        if ending.any():
+        if state.last is not None:
+            ending = self.is_last(state, state.nfe + 1)
             needed = torch.where(ending[:, None], self.open(state), needed)
         if state.prefix is not None:
             state.prefix.start = self.prompt_length + self.block_start(state)

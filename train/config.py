@@ -91,13 +91,11 @@ class RewardConfig:
     """Fewest and most denoiser evaluations of a deadline, which half of the prompts have and the policy reads."""
 
     def __post_init__(self) -> None:
+        check_types(self, "reward")  # which may also be a single one
         for name in ("preferences", "deadlines"):
             given = getattr(self, name)
-            if given and not (len(given) == 2 and 0 < given[0] <= given[1] < math.inf):
+            if given and not (len(given) == 2 and 0 < given[0] <= given[1]):
                 raise UsageError(f"{name} takes a smallest and a largest value above 0, got {given}")
-
-    def __post_init__(self) -> None:
-        check_types(self, "reward")  # which may also be a single one
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,175 @@
+"""One policy for all α: what it reads, how α is drawn, what it is chosen by, and that older policies are as before."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import toy_denoiser
+
+from dllm_env.dynamics import Observation, Wishes
+from dllm_env.errors import UsageError
+from dllm_env.policies.heads import DynamicPlackettLuce
+from dllm_env.policies.learned import CurvePoint, LearnedPolicy, alpha_for, load_policy
+from dllm_env.policies.networks import SIGHT, ConfidenceTransformer, NetworkConfig
+from dllm_env.policies.rollout import rollout
+from dllm_env.random import RowRandom, torch_generator
+from dllm_env.rewards import Additive, Multiplicative, Outcomes, load_rewards
+from dllm_env.rules import Rules
+from dllm_env.train.grpo import GRPO, wishes_of
+from dllm_env.train.validation import alphas
+
+CURVE = (CurvePoint(0.01, 0.99, 8.0), CurvePoint(0.1, 0.98, 6.0), CurvePoint(1.0, 0.9, 4.0))
+
+
+def policy(*, conditions: tuple[str, ...] = ("preference",), **more: object) -> LearnedPolicy:
+    config = NetworkConfig(width=16, sight=("place", "left"), conditions=conditions)
+    network = ConfidenceTransformer(config, torch_generator(1))
+    with torch.no_grad():  # so that conditions matter
+        network.modulation.weight.normal_(0.0, 0.3, generator=torch_generator(2))
+    return LearnedPolicy(network.eval(), DynamicPlackettLuce(), **more)  # type: ignore[arg-type]
+
+
+def seen(rows: int = 3, width: int = 6) -> Observation:
+    generator = torch_generator("seen")
+    masked = torch.rand(rows, width, generator=generator) < 0.7
+    confidence = torch.rand(rows, width, 1, generator=generator) * masked[..., None]
+    step = torch.arange(rows)
+    return Observation(confidence, masked, masked, step / 40, masked.sum(-1), step)
+
+
+def test_sight_by_hand() -> None:
+    masked = torch.tensor([[True, False, True, True], [False, False, True, False]])
+    assert SIGHT["place"](masked).tolist() == [[0, 0.25, 0.5, 0.75]] * 2
+    e = math.exp
+    assert SIGHT["left"](masked)[0].tolist() == pytest.approx([1, e(-1), e(-1), e(-2)])
+    assert SIGHT["left"](masked)[1].tolist() == pytest.approx([1, 1, 1, e(-1)])
+    assert SIGHT["right"](masked)[0].tolist() == pytest.approx([e(-2), e(-2), e(-1), 1])
+
+
+def test_scores_depend_on_what_is_asked_for() -> None:
+    network, observation = policy().network, seen()
+    with torch.no_grad(), pytest.raises(UsageError, match="alpha=0"):
+        network(observation)
+    with torch.no_grad():
+        few, much = (network(replace(observation, preference=torch.full((3,), a))) for a in (0.01, 3.0))
+        assert not torch.equal(few, much)
+        limited = policy(conditions=("remaining",)).network
+        free = limited(observation)
+        assert torch.equal(free, limited(replace(observation, remaining=torch.full((3,), -1))))
+        assert not torch.equal(free, limited(replace(observation, remaining=torch.full((3,), 2))))
+        network = policy(conditions=()).network
+        assert torch.equal(network(observation), network(replace(observation, preference=torch.full((3,), 2.0))))
+
+
+def test_a_policy_s_own_alpha_comes_first() -> None:
+    observation = replace(seen(), preference=torch.full((3,), 5.0))
+    streams = RowRandom(torch.arange(3))
+    own = policy(alpha=0.01).act(observation, streams)
+    asked = policy().act(replace(observation, preference=torch.full((3,), 0.01)), RowRandom(torch.arange(3)))
+    assert torch.equal(own.log_prob, asked.log_prob)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("nfe", "alpha"), [(8.0, 0.01), (7.0, 10**-1.5), (6.0, 0.1), (5.0, 10**-0.5), (4.0, 1.0)])
+def test_alpha_for_a_speed_by_hand(nfe: float, alpha: float) -> None:
+    assert alpha_for(CURVE, nfe) == pytest.approx(alpha)
+    assert alpha_for(CURVE[::-1], nfe) == pytest.approx(alpha)
+
+
+def test_alpha_where_the_curve_is_not_monotone_or_too_short() -> None:
+    bumpy = (CurvePoint(0.01, 0.9, 6.0), CurvePoint(0.1, 0.9, 6.2), CurvePoint(1.0, 0.8, 5.0))
+    assert 0.1 < alpha_for(bumpy, 5.5) < 1.0
+    for nfe in (8.1, 3.9):
+        with pytest.raises(UsageError, match=r"takes 4.00 to 8.00 evaluations"):
+            alpha_for(CURVE, nfe)
+    with pytest.raises(UsageError, match="no measured curve"):
+        alpha_for((), 5.0)
+
+
+def test_saved_and_chosen_by_text(tmp_path: Path) -> None:
+    policy(curve=CURVE, deadline=9).save_pretrained(tmp_path)
+    again = load_policy(str(tmp_path))
+    assert isinstance(again, LearnedPolicy)
+    assert (again.curve, again.deadline, again.alpha) == (CURVE, 9, None)
+    assert again.network.config == policy().network.config
+    for text, alpha, deadline in (("alpha=0.3", 0.3, 9), ("nfe=6", 0.1, 9), ("alpha=1,deadline=5", 1.0, 5)):
+        chosen = load_policy(f"{tmp_path}:{text}")
+        assert isinstance(chosen, LearnedPolicy)
+        assert (chosen.alpha, chosen.deadline) == (pytest.approx(alpha), deadline)
+        assert chosen.fingerprint() != again.fingerprint()
+    for text, message in (
+        ("alpha=1,nfe=6", "alpha or nfe, not both"),
+        ("alpha=-1", "alpha must be"),
+        ("deadline=-1", "deadline must be"),
+        ("nfe=99", "not 99"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load_policy(f"{tmp_path}:{text}")
+
+
+def test_older_policies_read_what_they_did(tmp_path: Path) -> None:
+    network = ConfidenceTransformer(NetworkConfig(width=16), torch_generator(1))
+    LearnedPolicy(network, DynamicPlackettLuce()).save_pretrained(tmp_path)
+    file = tmp_path / "policy.json"
+    about = json.loads(file.read_text())
+    for name in ("alpha", "deadline", "curve"):
+        del about[name]
+    for name in ("sight", "conditions"):
+        del about["network"][name]
+    file.write_text(json.dumps(about))
+    again = load_policy(str(tmp_path))
+    assert isinstance(again, LearnedPolicy)
+    with torch.no_grad():
+        assert torch.equal(again.network(seen()), network(seen()))
+    with pytest.raises(UsageError, match="trained for one alpha"):
+        load_policy(f"{tmp_path}:alpha=0.3")
+
+
+def test_rewards_of_rows_with_their_own_alpha() -> None:
+    correct, nfe, alpha = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([6, 6, 2]), torch.tensor([0.0, 2.0, 1.0])
+    outcomes = Outcomes([None] * 3, [""] * 3, correct, nfe, nfe, 10, alpha)  # type: ignore[list-item]
+    for kind, expected in (
+        ("multiplicative", [1.0, 0.25, 0.0]),
+        ("additive", [1.0, 1 - 2 * 0.6, -0.2]),
+        ("multiplicative:alpha=1", [0.5, 0.5, 0.0]),  # has said its own
+    ):
+        assert load_rewards(kind)(outcomes).total.tolist() == pytest.approx(expected)
+    assert Multiplicative(1.0)(correct, nfe, 10).tolist() == [0.5, 0.5, 0.0]
+    assert Additive(1.0)(correct, nfe, 10).tolist() == pytest.approx([0.4, 0.4, -0.2])
+
+
+def test_every_update_asks_for_all_of_the_range() -> None:
+    settings = GRPO().changed(preferences=(0.01, 100.0), deadlines=(3, 5), prompts=8, num_generations=3)
+    drawn = [wishes_of(settings, update) for update in range(20)]
+    for wishes in drawn:
+        assert wishes.preference is not None
+        assert wishes.deadline is not None
+        groups = wishes.preference.view(8, 3)
+        assert (groups == groups[:, :1]).all()
+        parts = ((groups[:, 0].log10() + 2) / 4 * 8).floor().int()
+        assert sorted(parts.tolist()) == list(range(8))
+        limits = wishes.deadline.view(8, 3)
+        assert (limits == limits[:, :1]).all()
+        assert sorted((limits[:, 0] > 0).tolist()) == [False] * 4 + [True] * 4
+    deadlines = torch.cat([wishes.deadline for wishes in drawn if wishes.deadline is not None])
+    assert set(deadlines.tolist()) == {0, 3, 4, 5}
+    assert torch.equal(drawn[3].preference, wishes_of(settings, 3).preference)  # type: ignore[arg-type]
+    assert wishes_of(GRPO(), 0) == Wishes()
+    for bad in ((1.0,), (0.0, 1.0), (2.0, 1.0), (1.0, 2.0, 3.0)):
+        with pytest.raises(UsageError, match="preferences takes"):
+            GRPO().changed(preferences=bad)
+    assert alphas(0.01, 1.0, 3) == pytest.approx([0.01, 0.1, 1.0])
+
+
+def test_a_policy_s_deadline_holds_in_a_rollout() -> None:
+    denoiser = toy_denoiser()
+    prompts = [denoiser.encode("a 6 b +2")] * 4
+    slow = policy(conditions=(), deadline=2)
+    for rules in (Rules(response_length=12), Rules(response_length=12, block_length=4, deadline=5)):
+        played = rollout(denoiser, slow, rules, prompts, [1, 2, 3, 4])
+        assert played.finished.all()
+        assert played.nfe.max() <= 2

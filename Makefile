@@ -20,8 +20,8 @@ LINKS := $(VENV)/.linked
 FOLDERS := $(shell find dllm_env policies train eval -type d -not -name __pycache__)
 # For the moment of a check only, because it can take several GB; not on the path of modules from the checkout.
 ELSEWHERE := build/elsewhere
-# As many tests at a time as there are processors, with one thread each.
-PYTEST := pytest -n logical --dist worksteal
+# Tests run side by side with one thread each: one more than there are processors, as some of them wait.
+PYTEST = pytest -n $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN)) --dist worksteal
 QUICK := -m 'not slow' -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning
 
 .PHONY: install demo test check oldest python310 ci campaigns mutants format clean

@@ -694,13 +694,6 @@ def test_evaluation_from_start_to_report(task: str, llada: Path, data: Path, tmp
     assert task in (tmp_path / "x" / "report.html").read_text()
 
 
-def test_humaneval_as_a_whole(llada: Path, tmp_path: Path) -> None:
-    command = ["eval", "--task", "humaneval", "--denoiser", str(llada), "--policies", "top_k:8", *SHORT]
-    assert main([*command, "--batch-size", "64", "--allow-code-execution", "--out", str(tmp_path / "x")]) == 0
-    (row,) = json.loads((tmp_path / "x" / "results.json").read_text())
-    assert row["problems"] == 164
-
-
 def test_several_processes_may_run_code_too(llada: Path, data: Path, tmp_path: Path) -> None:
     command = ["eval", "--task", "mbpp", "--data", str(data), "--denoiser", str(llada)]
     command += ["--policies", "top_k:4", "random:4", *SHORT[:-1], "2", "--allow-code-execution"]

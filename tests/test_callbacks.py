@@ -118,7 +118,7 @@ def test_grpo_stops_early_and_goes_on(toys: dict[str, Any], tmp_path: Path) -> N
     assert whole.read_bytes() == halves.read_bytes()
 
 
-@pytest.mark.parametrize("calls", [1, 4, 6, 8])
+@pytest.mark.parametrize("calls", [1, 6])
 def test_ppo_stops_early_and_goes_on(toys: dict[str, Any], tmp_path: Path, calls: int) -> None:
     """A rollout is 4 calls here; what was drawn of one that is not finished teaches nothing."""
     train_ppo(toys["ppo"], tmp_path / "whole")

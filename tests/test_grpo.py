@@ -17,7 +17,6 @@ from stable_baselines3.common.logger import Logger
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli
 from dllm_env.policies.learned import load_policy
-from dllm_env.rules import Context
 from dllm_env.tasks.base import Problem, Split
 from dllm_env.tasks.load import TASKS
 from dllm_env.train import grpo
@@ -72,9 +71,8 @@ def test_learns_the_best_policy(toy: GRPO, tmp_path: Path) -> None:
     assert policy.training["validation"]["accuracy"] == pytest.approx(after.accuracy)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("context", ["full", "block"])
-def test_expert_steering_learns_too(toy: GRPO, tmp_path: Path, context: Context) -> None:
-    settings = toy.changed(experts=1, expert="threshold:0.8", expert_block_length=2, context=context)
+def test_expert_steering_learns_too(toy: GRPO, tmp_path: Path) -> None:
+    settings = toy.changed(experts=1, expert="threshold:0.8", expert_block_length=2)
     train_grpo(settings, tmp_path / "run")
     setup = make_setup(settings)
     after = validate(setup, load_policy(str(tmp_path / "run")), settings)[0]

@@ -131,7 +131,6 @@ def seconds(task: Task, problem: Problem, response: str) -> float:
     """How long it takes to find a response wrong: the better of two tries; on a busy machine the processor time."""
     taken = []
     for _ in range(2):
-        gc.collect()
         gc.disable()  # what other tests have loaded is searched in nobody's time
         began, before = time.perf_counter(), spent()
         try:

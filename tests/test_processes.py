@@ -203,7 +203,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_the_command(number: signal.Signals, toy_folder: Path, tmp_path: Path) -> None:
     mark = f"MARK={tmp_path}"
-    words = ["eval", "--policies", "random:8", "leftmost:8", "--problems", "3000", "--batch-size", "1"]
+    words = ["eval", "--policies", "random:8", "leftmost:8", "--problems", "800", "--batch-size", "1"]
     words += ["--workers", "2", "--denoiser", str(toy_folder), "--out", "x"]
     command = [sys.executable, "-m", "dllm_env.cli", *words]
     environment = {**os.environ, "MARK": str(tmp_path), "OMP_NUM_THREADS": "1"}

@@ -280,6 +280,8 @@ def _check_policy(policy: Policy) -> None:
     if policy.extras.hidden or policy.extras.support:
         what = "hidden states" if policy.extras.hidden else "the support of written tokens"
         raise UsageError(f"policy {policy.name!r} reads {what}, which engines do not give; take one that does not")
+    if getattr(policy, "deadline", 0):
+        raise UsageError(f"policy {policy.name!r} has a deadline, which engines cannot keep; take it without one")
     if getattr(policy, "remasks", False):
         raise UsageError(
             f"policy {policy.name!r} puts tokens back to mask, which engines do not allow; take another"

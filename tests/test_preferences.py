@@ -1,4 +1,4 @@
-"""One policy for all α: what it reads, how α is drawn, what it is chosen by, and that older policies are as before."""
+"""One policy for all α: what it reads, how α is drawn and chosen, and that older policies are as before."""
 
 from __future__ import annotations
 

@@ -118,6 +118,7 @@ def make_algorithm(setup: Setup, settings: PPO) -> StablePPO:
             "width": settings.policy.width,
             "attention_heads": settings.policy.attention_heads,
             "bias": settings.policy.bias,
+            "sight": settings.policy.sight,
             "seed": settings.seed,
         },
         device=setup.denoiser.device,

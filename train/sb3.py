@@ -128,7 +128,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         observation_space, action_space, lr_schedule: from the algorithm.
         network: name of the network, confidence or hidden, a class in a file, or a network.
         head: a head, or its name with settings (``plackett_luce:k=2``).
-        width, attention_heads, bias: shape of the network, see ``NetworkConfig``.
+        width, attention_heads, bias, sight: shape of the network, see ``NetworkConfig``.
         seed: of the initial weights.
         more: of ``ActorCriticPolicy`` (optimizer_class, optimizer_kwargs).
 
@@ -147,6 +147,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         width: int = 64,
         attention_heads: int = 2,
         bias: float = -1.5,
+        sight: tuple[str, ...] = ("place", "left"),
         seed: int = 0,
         **more: Any,
     ) -> None:
@@ -156,10 +157,11 @@ class UnmaskPolicy(ActorCriticPolicy):
             "width": width,
             "attention_heads": attention_heads,
             "bias": bias,
+            "sight": sight,
             "seed": seed,
         }
         self.sizes = _sizes(observation_space)
-        self.shape = NetworkConfig(width, attention_heads, self.sizes["top"], bias)
+        self.shape = NetworkConfig(width, attention_heads, self.sizes["top"], bias, sight)
         self.unmask_head: Head = load_head(head) if isinstance(head, str) else head
         ranked = not isinstance(self.unmask_head, Bernoulli)
         if ranked and isinstance(action_space, spaces.MultiBinary) and self.sizes["positions"] > 127:

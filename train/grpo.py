@@ -44,6 +44,7 @@ from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, fin
 from dllm_env.train.run import Run, is_due, progress_bar
 from dllm_env.train.setup import Setup, make_setup
 from dllm_env.train.validation import Validator
+from dllm_env.train.wishes import draw_wishes
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def collect(setup: Setup, settings: GRPO, update: int, log: Logger) -> Collected
     _log_rollout(own, earned, log)
     groups = earned.total.view(-1, settings.num_generations)
     if settings.experts and (settings.expert_updates == 0 or update < settings.expert_updates):
-        expert, theirs = _play_expert(setup, settings, update, problems, rewards)
+        expert, theirs = _play_expert(setup, settings, update, problems, rewards, wishes)
         groups = torch.cat((groups, theirs), 1)
         log.record("rollout/expert_accuracy", expert.correct.mean().item())
     advantages = group_advantages(groups, settings.scale_rewards, settings.deviation_floor)
@@ -164,32 +165,20 @@ def _play(setup: Setup, settings: GRPO, update: int, problems: Sequence[Problem]
 
 
 def wishes_of(settings: GRPO, update: int) -> Wishes:
-    """α and deadline of each trajectory, the same within a group.
-
-    α is log-uniform, one from each of as many equal parts of its range as there are prompts, so that every update
-    asks for all of it. Every other prompt has a deadline, uniform in its range.
-    """
-    generator, count = torch_generator("wishes", settings.seed, update), settings.prompts
-    share = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-    preference = deadline = None
-    if settings.rewards.preferences:
-        low, high = map(math.log, settings.rewards.preferences)
-        preference = (low + share * (high - low)).exp().repeat_interleave(settings.num_generations)
-    if settings.rewards.deadlines:
-        low, high = settings.rewards.deadlines
-        drawn = torch.randint(low, high + 1, (count,), generator=generator)
-        limited = torch.randperm(count, generator=generator) % 2 == 0
-        deadline = torch.where(limited, drawn, 0).repeat_interleave(settings.num_generations)
-    return Wishes(preference, deadline)
+    """What is asked of each trajectory, the same within a group."""
+    drawn = draw_wishes(settings.rewards, settings.prompts, torch_generator("wishes", settings.seed, update))
+    return drawn[torch.arange(settings.prompts).repeat_interleave(settings.num_generations)]
 
 
 def _play_expert(
-    setup: Setup, settings: GRPO, update: int, problems: list[Problem], rewards: Rewards
+    setup: Setup, settings: GRPO, update: int, problems: list[Problem], rewards: Rewards, wishes: Wishes
 ) -> tuple[Attempt, Tensor]:
-    """The expert's trajectories and their (prompts, E) rewards."""
+    """The expert's trajectories, under the same wishes, and their (prompts, E) rewards."""
     repeated = _repeated(problems, settings.experts)
-    expert = play_expert(setup, settings, repeated, update)
-    return expert, rewards(expert.outcomes(repeated)).total.view(-1, settings.experts)
+    first = torch.arange(len(problems)).repeat_interleave(settings.experts) * settings.num_generations
+    asked = wishes[first]
+    expert = play_expert(setup, settings, repeated, update, wishes=asked)
+    return expert, rewards(expert.outcomes(repeated, asked.preference)).total.view(-1, settings.experts)
 
 
 def _repeated(problems: list[Problem], times: int) -> list[Problem]:

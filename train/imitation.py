@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dllm_env.denoisers.base import Extras
-from dllm_env.dynamics import Observation
+from dllm_env.dynamics import Observation, Wishes
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision
 from dllm_env.policies.heads import Head, PlackettLuce
@@ -31,6 +31,7 @@ from dllm_env.train.config import PolicyTraining
 from dllm_env.train.losses import finite_step
 from dllm_env.train.run import progress_bar
 from dllm_env.train.setup import Setup
+from dllm_env.train.wishes import draw_wishes
 
 CHECK_EVERY = 20
 """Gradient steps between two looks at the policy's own accuracy."""
@@ -121,7 +122,13 @@ def check_expert(setup: Setup, settings: PolicyTraining) -> None:
         raise UsageError(f"the expert {rule.name} puts tokens back to mask, which a policy cannot imitate")
 
 
-def play_expert(setup: Setup, settings: PolicyTraining, problems: Sequence[Problem], *key: object) -> Attempt:
+def play_expert(
+    setup: Setup,
+    settings: PolicyTraining,
+    problems: Sequence[Problem],
+    *key: object,
+    wishes: Wishes | None = None,
+) -> Attempt:
     """The expert on these problems, recorded with what the policy would see; ``key`` tells its random streams."""
     policy, rules = setup.policy, expert_rules(setup.rules, settings)
     expert = expert_rule(policy.head, settings)
@@ -133,6 +140,7 @@ def play_expert(setup: Setup, settings: PolicyTraining, problems: Sequence[Probl
         problems,
         row_seeds(len(problems), "expert", settings.seed, *key),
         batch_size=settings.batch_size,
+        wishes=wishes,
         record=Recording(policy.top, policy.extras),
     )
 
@@ -155,7 +163,9 @@ def imitate(setup: Setup, settings: PolicyTraining) -> None:
     config = settings.imitation
     if not config.imitation_steps:
         return
-    played = play_expert(setup, settings, setup.problems(0, config.imitation_problems), "imitation")
+    problems = setup.problems(0, config.imitation_problems)
+    asked = draw_wishes(settings.rewards, len(problems), torch_generator("wishes", settings.seed), deadlines=False)
+    played = play_expert(setup, settings, problems, "imitation", wishes=asked)
     seen, draw = right_decisions(setup.policy, played)
     network = setup.policy.network
     optimizer = torch.optim.Adam(network.parameters(), lr=config.imitation_learning_rate)
@@ -196,7 +206,10 @@ def own_accuracy(setup: Setup, network: nn.Module, settings: PolicyTraining, upd
     policy = LearnedPolicy(network.eval(), setup.policy.head, setup.policy.context)  # type: ignore[arg-type]
     seeds = row_seeds(OWN_PROBLEMS, "imitation", settings.seed, update)
     size = settings.batch_size
-    tried = attempt(setup.denoiser, policy, setup.rules, setup.task, problems, seeds, batch_size=size)
+    generator = torch_generator("wishes", settings.seed, update)
+    asked = draw_wishes(settings.rewards, OWN_PROBLEMS, generator, deadlines=False)
+    rules, task = setup.rules, setup.task
+    tried = attempt(setup.denoiser, policy, rules, task, problems, seeds, batch_size=size, wishes=asked)
     return tried.correct.mean().item()
 
 

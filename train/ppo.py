@@ -89,6 +89,9 @@ class PPO(PolicyTraining):
             raise UsageError("num_envs times n_steps must be at least 2")
         if not (0 < self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
             raise UsageError("gamma must be in (0, 1] and gae_lambda in [0, 1]")
+        for name in ("preferences", "deadlines"):
+            if getattr(self.rewards, name):
+                raise UsageError(f"PPO's environments have no {name}; leave them away, or use train grpo")
 
 
 def make_algorithm(setup: Setup, settings: PPO) -> StablePPO:

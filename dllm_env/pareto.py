@@ -58,17 +58,6 @@ def log_area(points: Sequence[Coordinates], length: int) -> float:
     return (area + best * math.log(length / reached)) / math.log(length)
 
 
-def normalised(area: float, lowest: float, highest: float) -> float:
-    """An area on a scale on which ``lowest`` (the random policy's) is 0 and ``highest`` (the oracle's) is 1.
-
-    Raises:
-        ValueError: the oracle is no better than chance, so that there is no scale.
-    """
-    if not highest > lowest:
-        raise ValueError(f"the oracle's area {highest:.3f} has to be above that of random, {lowest:.3f}")
-    return (area - lowest) / (highest - lowest)
-
-
 @dataclass(frozen=True)
 class Point:
     """A policy in the picture.

@@ -116,7 +116,7 @@ class PolicyConfig:
     """Width of the policy network; 128 is the paper's, about 0.3M parameters."""
     attention_heads: int = 2
     """Attention heads of the policy network."""
-    sight: tuple[str, ...] = ("place", "left")
+    sight: tuple[str, ...] = ()
     """What a position is told of the row: place, where it stands; left or right, how many masks are there."""
     bias: float = -1.5
     """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""

@@ -13,6 +13,7 @@ from conftest import toy_denoiser
 
 from dllm_env.dynamics import Observation, Wishes
 from dllm_env.errors import UsageError
+from dllm_env.pareto import log_area
 from dllm_env.policies.heads import DynamicPlackettLuce
 from dllm_env.policies.learned import CurvePoint, LearnedPolicy, alpha_for, load_policy
 from dllm_env.policies.networks import SIGHT, ConfidenceTransformer, NetworkConfig
@@ -20,7 +21,8 @@ from dllm_env.policies.rollout import rollout
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.rewards import Additive, Multiplicative, Outcomes, load_rewards
 from dllm_env.rules import Rules
-from dllm_env.train.grpo import GRPO, wishes_of
+from dllm_env.train.grpo import GRPO, train_grpo, wishes_of
+from dllm_env.train.ppo import PPO
 from dllm_env.train.validation import alphas
 
 CURVE = (CurvePoint(0.01, 0.99, 8.0), CurvePoint(0.1, 0.98, 6.0), CurvePoint(1.0, 0.9, 4.0))
@@ -173,3 +175,57 @@ def test_a_policy_s_deadline_holds_in_a_rollout() -> None:
         played = rollout(denoiser, slow, rules, prompts, [1, 2, 3, 4])
         assert played.finished.all()
         assert played.nfe.max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("points", "area"),
+    [
+        ([(2, 0.5), (4, 1.0)], 0.5),  # of the three octaves 0, 0.5 and 1
+        ([(4, 1.0), (2, 0.5), (5, 0.9)], 0.5),
+        ([(0.5, 0.7)], 0.7),
+        ([(8, 1.0), (9, 1.0)], 0.0),
+        ([], 0.0),
+    ],
+)
+def test_area_over_the_logarithm_by_hand(points: list[tuple[float, float]], area: float) -> None:
+    assert log_area(points, 8) == pytest.approx(area)
+    with pytest.raises(ValueError, match="length of at least 2"):
+        log_area(points, 1)
+
+
+def test_grpo_trains_one_policy_and_measures_its_curve(tmp_path: Path) -> None:
+    settings = GRPO().changed(
+        task="sudoku",
+        preferences=(0.1, 10.0),
+        deadlines=(2, 4),
+        sight=("place", "left"),
+        updates=2,
+        prompts=2,
+        num_generations=2,
+        width=8,
+        imitation_steps=1,
+        imitation_problems=4,
+        imitation_batch_size=8,
+        validation_problems=4,
+        validation_rules=(),
+        test_temperatures=(1.0,),
+        evaluate_every=1,
+        save_every=1,
+    )
+    train_grpo(settings, tmp_path / "whole")
+    train_grpo(settings, tmp_path / "halves", stop_after=1)
+    train_grpo(settings, tmp_path / "halves", resume=True)
+    trained = load_policy(str(tmp_path / "whole"))
+    assert isinstance(trained, LearnedPolicy)
+    assert [point.alpha for point in trained.curve] == pytest.approx(alphas(0.1, 10.0, 9))
+    assert trained.network.config.conditions == ("preference", "remaining")
+    for name in ("best", "last"):
+        texts = [(tmp_path / run / name / "policy.json").read_text() for run in ("whole", "halves")]
+        assert json.loads(texts[0])["curve"] == json.loads(texts[1])["curve"]
+    weights = [(tmp_path / run / "checkpoint.safetensors").read_bytes() for run in ("whole", "halves")]
+    assert weights[0] == weights[1]
+
+
+def test_ppo_says_that_it_has_none() -> None:
+    with pytest.raises(UsageError, match="no preferences"):
+        PPO().changed(preferences=(0.1, 1.0))

@@ -1,8 +1,8 @@
 # Every target does everything from a fresh clone; what is already done is not done again.
 #   make install   virtual environment in .venv with the pinned dependencies
 #   make demo      train a policy and compare it with the heuristics (about 10 minutes)
-#   make test      the test suite
-#   make check     format, lint, types, import direction, tests
+#   make test      the test suite, without what takes longest
+#   make check     format, lint, types, import direction, all tests
 #   make oldest    the quick tests with the lowest versions that pyproject.toml allows
 #   make python310 the quick tests on Python 3.10
 #   make campaigns  kill, stop, starve and fool the commands many times (an hour; no part of CI)
@@ -44,7 +44,7 @@ demo: install
 	$(BIN)/dllm-env demo
 
 test: install
-	$(BIN)/$(PYTEST)
+	$(BIN)/$(PYTEST) -m 'not thorough'
 
 # Types and imports are checked from another folder, where dllm_env is the installed package with all its parts.
 check: install

@@ -44,10 +44,31 @@ QUICK: dict[str, tuple[str, ...]] = {
 """Files and parts of names of the tests that meet every package that we need, for `make oldest` and `python310`."""
 
 
+THOROUGH: dict[str, tuple[str, ...]] = {
+    "test_answers": ("takes_no_time",),
+    "test_bad_files": ("rows_alone_and_together", "the_campaign_notices"),
+    "test_benchmark_tasks": ("canonical", "several_processes"),
+    "test_benchmarks": ("",),
+    "test_campaigns": ("",),
+    "test_cli": ("ablation_trains_all", "demo_leaves"),
+    "test_evaluate": ("several_processes",),
+    "test_grpo": ("steering_learns",),
+    "test_harness": ("the_command_line_agrees",),
+    "test_huggingface": ("from_the_command_line",),
+    "test_ppo": ("learns",),
+    "test_processes": ("workers_end",),
+    "test_ranked_heads": ("200000",),
+    "test_sb3": ("the_example_runs",),
+}
+"""The same of tests that take long and that `make test` leaves to `make check` and CI."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not any(part in item.name for part in QUICK.get(item.path.stem, ())):
             item.add_marker(pytest.mark.slow)
+        if any(part in item.name for part in THOROUGH.get(item.path.stem, ())):
+            item.add_marker(pytest.mark.thorough)
 
 
 class Scripted(Denoiser):

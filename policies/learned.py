@@ -248,7 +248,8 @@ class LearnedPolicy(ModelHubMixin):
             consent.check_read(
                 [None if network else config["network"], None if head else config["head"]], found / CONFIG
             )
-            shape = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
+            network_about = config["network"].items()
+            shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in network_about}
             kind, hidden_size = shape.pop("kind"), shape.pop("hidden_size", 0)
             made = make_network(network or kind, NetworkConfig(**shape), torch_generator(0), hidden_size)
             state, _ = read_safetensors(found / WEIGHTS)

@@ -260,7 +260,7 @@ class _Slots:
     def _begin(self, first: int, last: int) -> tuple[State, RowRandom]:
         seeds = self.all.seeds[first:last]
         state = self.dynamics.reset(self.all.prompts[first:last], seeds, self.all.wishes[first:last])
-        return state, RowRandom.from_seeds(seeds, "policy", self.dynamics.denoiser.device)
+        return state, RowRandom.from_seeds(list(seeds), "policy", self.dynamics.denoiser.device)
 
     def replace(self, ended: Tensor) -> None:
         """Gives the slots of ended rows to waiting prompts; where none waits, the slot goes."""

@@ -17,7 +17,7 @@ SEEDS = [0, 1, 2]
 
 
 def begin(rules: Rules, wishes: Wishes | None = None, context: str = "full") -> tuple[Dynamics, State]:
-    dynamics = Dynamics(Scripted(table()), rules, 2, View(context))  # type: ignore[arg-type]
+    dynamics = Dynamics(Scripted(table(), 2), rules, 2, View(context))  # type: ignore[arg-type]
     return dynamics, dynamics.reset(PROMPTS, SEEDS, wishes)
 
 
@@ -93,7 +93,7 @@ def test_a_rollout_keeps_to_it_whatever_the_batch() -> None:
         wishes = None if deadlines is None else Wishes(deadline=torch.tensor(deadlines))
         rules = Rules(response_length=LENGTH, block_length=3, deadline=0 if deadlines else 4)
         rule = load_heuristic("top_k:1")
-        played = rollout(Scripted(table()), rule, rules, PROMPTS, SEEDS, batch_size=batch, wishes=wishes)
+        played = rollout(Scripted(table(), 2), rule, rules, PROMPTS, SEEDS, batch_size=batch, wishes=wishes)
         assert played.finished.all()
         assert played.responses.tolist() == [TOKENS] * 3
         return played.nfe.tolist()

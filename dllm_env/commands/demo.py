@@ -21,6 +21,7 @@ from dllm_env.train.run import CHECKPOINT, default_folder
 
 FAST = (
     *("threshold:0.5", "threshold:0.6", "threshold:0.7", "threshold:0.8", "threshold:0.9"),
+    *(f"threshold:{t},fallback=leftmost" for t in (0.55, 0.65, 0.7, 0.8)),
     *("top_k:4", "random:4", "leftmost:4", "leftmost:8"),
 )
 """Heuristics that get as many problems as the learned policy."""

@@ -346,7 +346,11 @@ def main(arguments: Sequence[str]) -> int:
         try:
             cli_evaluate()
         except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            if stop.code == 2:  # argparse, which has said what is wrong
+                return 2
+            if stop.code not in (None, 0):
+                said = stop.code if isinstance(stop.code, str) else "what it says stands above"
+                raise UsageError(f"the lm-evaluation-harness refuses this: {said}") from None
         except UsageError:
             raise
         except Exception as error:

@@ -33,6 +33,7 @@ from dllm_env.reading import (
     json_lines,
     parse_json,
     read_json,
+    reason,
     shown,
     type_hints,
 )
@@ -298,6 +299,8 @@ def has_outcomes(folder: Path) -> bool:
             return any(line.endswith(b"\n") for line in stream)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise UsageError(f"cannot read {folder / PROBLEMS}: {reason(error)}") from None
 
 
 Line = TypeVar("Line")

@@ -216,14 +216,13 @@ def _joined(text: str, left: _Spot, right: _Spot) -> str:
     if _is_compound(between, text[right.end : right.end + 20]):
         return "ranged"
     packed = between.replace(" ", "").lower()
-    sign = text[right.start : right.start + 1] in "+-" and text[left.end : right.start].strip() == ""
     if packed.endswith(_OPERATOR) or packed == "x" or (packed in ("-", HYPHEN) and " " in between):
         return "calculated"
     if packed in _RANGED:
         return "ranged"
     if re.search(r"\bor\b", between):
         return "either"
-    return "listed" if packed in _LISTED or sign else ""
+    return "listed" if packed in _LISTED else ""
 
 
 _FAMILIES = (

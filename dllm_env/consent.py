@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_env.errors import UsageError
+from dllm_env.reading import exists
 
 ALLOW_FILE, TRUST_REMOTE = "--allow-code-from", "--trust-remote-code"
 
@@ -231,7 +232,7 @@ def _check_trust(text: str, where: object, held: Consent) -> None:
     if _trusts(text) and not held.remote_code:
         place = text[: found.start()] if (found := _TRUST.search(text)) else text
         place = place.rpartition(":")[0] or text
-        place = place if _exists(place) else place.partition(":")[0]
+        place = place if exists(Path(place)) else place.partition(":")[0]
         if not _is_said(place, held.words or ()):
             raise UsageError(_no_trust(place, where))
 
@@ -285,13 +286,6 @@ def announce(file: Path) -> None:
 
 def _holds(held: Consent, file: Path, name: str) -> bool:
     return file in held.files or (file, name) in held.names
-
-
-def _exists(place: str) -> bool:
-    try:
-        return Path(place).exists()
-    except (OSError, ValueError):  # too long for a path, or a NUL in it
-        return False
 
 
 def _short(file: Path) -> str:

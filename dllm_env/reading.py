@@ -15,7 +15,7 @@ import math
 import stat
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -148,9 +148,14 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     Raises:
         UsageError: no such file, or not JSON as the module describes it.
     """
+    return _parsed(parse_json, path, most)
+
+
+def _parsed(parse: Callable[[bytes, str], Any], path: Path, most: int) -> Any:
+    """The value of a file, whose name stands before what is wrong with it."""
     data = read_bytes(path, most)
     try:
-        return parse_json(data, "it")
+        return parse(data, "it")
     except UsageError as error:
         raise UsageError(f"cannot read {name_of(path)}: {error}") from None
 
@@ -256,11 +261,7 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UsageError: no such file, or not YAML as the module describes it.
     """
-    data = read_bytes(path, MOST_YAML)
-    try:
-        return parse_yaml(data, "it")
-    except UsageError as error:
-        raise UsageError(f"cannot read {name_of(path)}: {error}") from None
+    return _parsed(parse_yaml, path, MOST_YAML)
 
 
 def parse_yaml(data: bytes, where: str) -> Any:

@@ -203,8 +203,7 @@ class LearnedPolicy(ModelHubMixin):
 
     def published(self) -> LearnedPolicy:
         """The same policy, whose files name no place on this machine: what ``push_to_hub`` uploads."""
-        name = base_names(self.name)
-        public = LearnedPolicy(self.network, self.head, self.context, name, self.greedy, base_names(self.training))
+        public = self._changed(name=base_names(self.name), training=base_names(self.training))
         public._public = True
         return public
 
@@ -272,17 +271,13 @@ class LearnedPolicy(ModelHubMixin):
 
     def at(self, alpha: float) -> LearnedPolicy:
         """The same policy at an α."""
-        return LearnedPolicy(
-            self.network,
-            self.head,
-            self.context,
-            self.name,
-            self.greedy,
-            self.training,
-            alpha,
-            self.deadline,
-            self.curve,
-        )
+        return self._changed(alpha=alpha)
+
+    def _changed(self, **values: Any) -> LearnedPolicy:
+        """The same network with other attributes."""
+        given = {"name": self.name, "greedy": self.greedy, "training": self.training, "alpha": self.alpha}
+        given |= {"deadline": self.deadline, "curve": self.curve, "head": self.head, "context": self.context}
+        return LearnedPolicy(self.network, **{**given, **values})
 
     def with_settings(self, name: str, settings: Settings) -> LearnedPolicy:
         """The same network, acting otherwise.
@@ -306,9 +301,7 @@ class LearnedPolicy(ModelHubMixin):
             head = replace(self.head, **values) if values else self.head  # type: ignore[type-var]
         except TypeError:
             raise UsageError(f"the head of {self.name} has no settings to change") from None
-        return LearnedPolicy(
-            self.network, head, self.context, name, greedy, self.training, alpha, deadline, self.curve
-        )
+        return self._changed(head=head, name=name, greedy=greedy, alpha=alpha, deadline=deadline)
 
     def _alpha(self, name: str, alpha: float | None, nfe: float | None) -> float | None:
         if alpha is None and nfe is None:

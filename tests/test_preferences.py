@@ -97,6 +97,8 @@ def test_saved_and_chosen_by_text(tmp_path: Path) -> None:
     again = load_policy(str(tmp_path))
     assert isinstance(again, LearnedPolicy)
     assert (again.curve, again.deadline, again.alpha) == (CURVE, 9, None)
+    public = again.at(0.2).published()  # what is uploaded has them, too
+    assert (public.curve, public.deadline, public.alpha) == (CURVE, 9, 0.2)
     assert again.network.config == policy().network.config
     for text, alpha, deadline in (("alpha=0.3", 0.3, 9), ("nfe=6", 0.1, 9), ("alpha=1,deadline=5", 1.0, 5)):
         chosen = load_policy(f"{tmp_path}:{text}")

@@ -173,6 +173,11 @@ class Wishes:
         chosen = (None if value is None else value[rows] for value in (self.preference, self.deadline))
         return Wishes(*chosen)
 
+    def to(self, device: torch.device) -> Wishes:
+        """The same on a device."""
+        moved = (None if value is None else value.to(device) for value in (self.preference, self.deadline))
+        return Wishes(*moved)
+
 
 class Dynamics:
     """The process for one denoiser and one set of rules; it holds no rows itself.

@@ -242,9 +242,9 @@ class _Rows:
     def of(self, members: Sequence[int], device: torch.device) -> _Rows:
         """Some of them."""
         number = torch.tensor(members, device=device)
-        memory = {name: value[number] for name, value in self.memory.items()}
+        memory = {name: value.to(device)[number] for name, value in self.memory.items()}
         prompts, seeds = [self.prompts[i] for i in members], [self.seeds[i] for i in members]
-        return _Rows(prompts, seeds, self.wishes[number], memory, number)
+        return _Rows(prompts, seeds, self.wishes.to(device)[number], memory, number)
 
 
 class _Slots:
@@ -345,6 +345,7 @@ class Attempt:
         """What rewards may ask for of these rows, which are those of the problems, with α of each."""
         played = self.rollout
         length = played.responses.shape[1]
+        alpha = None if alpha is None else alpha.to(self.correct.device)
         return Outcomes(problems, self.texts, self.correct, played.nfe, played.steps, length, alpha)
 
 

@@ -104,7 +104,9 @@ def quiet_threads() -> Iterator[None]:
 
 
 def said(text: str, status: int) -> int:
-    """Says it, where there is still a terminal to say it on, and returns the status."""
+    """Says it as the last thing, where there is still a terminal to say it on, and returns the status."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()  # which waits where it is no terminal
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
     return status

@@ -6,9 +6,12 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from dllm_env.specs import shown
+from dllm_env.specs import shown, split
+
+Kind = Literal["heuristic", "learned", "oracle"]
+"""What a policy is: a fixed rule, one that was trained, or the reference that knows what to write."""
 
 Coordinates = tuple[float, float]
 """(NFE, accuracy)."""
@@ -64,13 +67,13 @@ class Point:
 
     Attributes:
         label: its name: ``rule:parameters``, or what a learned one is called.
-        learned: whether it was trained.
+        kind: rule, learned, or oracle.
         nfe, accuracy: means.
         low, high: interval of the accuracy.
     """
 
     label: str
-    learned: bool
+    kind: Kind
     nfe: float
     accuracy: float
     low: float
@@ -82,9 +85,16 @@ class Point:
         return self.nfe, self.accuracy
 
     @property
+    def learned(self) -> bool:
+        """Whether it was trained."""
+        return self.kind == "learned"
+
+    @property
     def family(self) -> str:
-        """The rule, or the learned policy itself."""
-        return self.label if self.learned else _parts(self)[0]
+        """The rule, or the learned policy, with its settings that are no numbers: those are the knob."""
+        words = [setting for setting in _settings(self) if not _is_number(setting)]
+        name = split(self.label)[0] if self.learned else _parts(self)[0]
+        return ":".join(filter(None, [name, ",".join(words)]))
 
 
 # Colour-blind safe (M. Okabe and K. Ito, 2008; P. Tol, 2021); the learned policies have vermilion for themselves.
@@ -93,13 +103,22 @@ FAMILIES = {
     "top_k": ("#009E73", "s"),
     "random": ("#999999", "X"),
     "leftmost": ("#CC79A7", "D"),
+    "threshold:fallback=leftmost": ("#E69F00", "^"),
 }
 OTHERS = (
-    *(("#E69F00", "^"), ("#56B4E9", "v"), ("#8C6D31", "P"), ("#5E4FA2", "<"), ("#332288", ">")),
+    *(("#56B4E9", "v"), ("#8C6D31", "X"), ("#5E4FA2", "<"), ("#332288", ">")),
     *(("#117733", "p"), ("#882255", "h"), ("#44AA99", "d"), ("#AA4499", "H"), ("#DDAA33", "8"), ("#666666", "*")),
 )
 LEARNED = "#D55E00"
+ORACLE = ("#000000", "P")
+FRONTS: Mapping[Kind, tuple[str, str, str]] = {
+    "heuristic": ("#444444", "--", "Pareto front, heuristics"),
+    "learned": (LEARNED, "-", "Pareto front, learned"),
+    "oracle": (ORACLE[0], ":", "Pareto front, oracle"),
+}
+"""Colour, matplotlib's line and name of the front of each kind."""
 # Right and below first: the lines of a family rise to the right.
+_SIZES: Mapping[Kind, float] = {"heuristic": 6.5, "learned": 15, "oracle": 9}
 _OFFSETS = ((7, -11), (-7, 5), (7, 5), (-7, -11), (0, 10), (0, -17), (12, 0), (-12, 0))
 
 
@@ -112,6 +131,8 @@ def family_styles(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
             continue
         if point.learned:
             styles[point.family] = (LEARNED, "*")
+        elif point.kind == "oracle":
+            styles[point.family] = ORACLE
         elif point.family in FAMILIES:
             styles[point.family] = FAMILIES[point.family]
         else:
@@ -121,7 +142,7 @@ def family_styles(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
 
 
 def plot_pareto(panels: Mapping[str, Sequence[Point]], title: str = "", dpi: int = 150) -> Any:
-    """Accuracy against NFE with the Pareto fronts of heuristics and of learned policies, as a figure of matplotlib.
+    """Accuracy against NFE with the Pareto front of each kind of policy, as a figure of matplotlib.
 
     Args:
         panels: points of each panel, by its title.
@@ -188,8 +209,8 @@ def _scale(axes: Any, points: Sequence[Point]) -> None:
 def _draw_panel(axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[str, str]]) -> None:
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    for learned, colour, style in ((False, "#444444", "--"), (True, LEARNED, "-")):
-        side = [point for point in points if point.learned == learned]
+    for kind, (colour, style, name) in FRONTS.items():
+        side = [point for point in points if point.kind == kind]
         front = [side[i].coordinates for i in pareto_front([point.coordinates for point in side])]
         if front:
             end = (max(max(point.nfe for point in points) * 1.35, front[-1][0]), front[-1][1])
@@ -202,7 +223,7 @@ def _draw_panel(axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[s
                 linestyle=style,
                 linewidth=1.6,
                 alpha=0.6,
-                label="Pareto front, learned" if learned else "Pareto front, heuristics",
+                label=name,
                 zorder=2,
             )
     for family, (colour, marker) in styles.items():
@@ -221,9 +242,9 @@ def _draw_family(axes: Any, family: str, members: Sequence[Point], colour: str, 
         yerr=[below, above],
         color=colour,
         marker=marker,
-        markersize=15 if learned else 6.5,
+        markersize=_SIZES[members[0].kind] if len(members) == 1 or not learned else 11,
         markeredgecolor="white",
-        linewidth=0 if learned else 1.0,
+        linewidth=1.0,
         elinewidth=1.4,
         capsize=2.5,
         alpha=0.95,
@@ -270,12 +291,27 @@ def _plain(text: str) -> str:
 
 
 def _short(point: Point) -> str:
-    name, settings = _parts(point)
-    if not point.learned:
-        return settings or name
-    return f"{name} ({settings})" if settings else name
+    """What tells it from the others of its family: the knob; its name where it has none."""
+    name, _ = _parts(point)
+    knob = [setting for setting in _settings(point) if _is_number(setting)]
+    if len(knob) == 1 and not point.learned:
+        knob = [knob[0].rpartition("=")[2]]
+    return ",".join(knob) or name
 
 
 def _parts(point: Point) -> tuple[str, str]:
     """Name and settings; a rule's name is no path."""
     return shown(point.label, () if point.learned else (point.label.partition(":")[0],))
+
+
+def _settings(point: Point) -> list[str]:
+    """Its settings as they were written; a label may be any text, so nothing here is refused."""
+    return [setting for setting in _parts(point)[1].split(",") if setting]
+
+
+def _is_number(setting: str) -> bool:
+    try:
+        float(setting.rpartition("=")[2])
+    except ValueError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Sets results side by side: entries, paired tests, gains, and areas under fronts."""
+"""Sets results side by side: entries, and paired tests."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from dllm_env.eval.metrics import (
     difference_interval,
     mcnemar,
     mean,
-    pareto_area,
-    pareto_area_interval,
     pass_at_k,
 )
 from dllm_env.eval.results import VERSIONS, Figures, Outcome, Result, Setting, by_problem, summarise
-from dllm_env.pareto import Coordinates, Point
+from dllm_env.pareto import Coordinates, Kind, Point
 from dllm_env.random import derive_key
 from dllm_env.rules import Rules
 from dllm_env.specs import pieces, several, shown
@@ -54,6 +52,11 @@ class Entry:
         return self.setting.learned
 
     @property
+    def kind(self) -> Kind:
+        """Rule, learned, or oracle."""
+        return self.setting.kind
+
+    @property
     def block_length(self) -> int:
         """BL."""
         return self.setting.block_length
@@ -77,7 +80,7 @@ class Entry:
     def point(self) -> Point:
         """In the picture."""
         f = self.figures
-        return Point(self.label, self.learned, f.nfe, f.accuracy, f.accuracy_low, f.accuracy_high)
+        return Point(self.label, self.kind, f.nfe, f.accuracy, f.accuracy_low, f.accuracy_high)
 
 
 def pool(results: Sequence[Result]) -> list[Entry]:
@@ -144,7 +147,9 @@ def _without_data(settings: str) -> str:
 def best_heuristic(entries: Sequence[Entry], learned: Entry) -> Entry | None:
     """The most accurate heuristic that needs at most as many NFE as this policy, in the same condition."""
     rivals = [
-        entry for entry in entries if not entry.learned and entry.setting.condition == learned.setting.condition
+        entry
+        for entry in entries
+        if entry.kind == "heuristic" and entry.setting.condition == learned.setting.condition
     ]
     best = best_at_most([entry.coordinates for entry in rivals], learned.nfe)
     return None if best is None else rivals[best]
@@ -155,7 +160,7 @@ def fastest_heuristic(entries: Sequence[Entry], learned: Entry) -> Entry | None:
     rivals = [
         entry
         for entry in entries
-        if not entry.learned
+        if entry.kind == "heuristic"
         and entry.setting.condition == learned.setting.condition
         and entry.accuracy >= learned.accuracy
     ]
@@ -232,7 +237,7 @@ def _generator(*key: object) -> np.random.Generator:
     return np.random.default_rng(derive_key(*key) % 2**63)
 
 
-def _nfe(entry: Entry, problems: Sequence[tuple[int, int]]) -> np.ndarray:
+def nfe_by_problem(entry: Entry, problems: Sequence[tuple[int, int]]) -> np.ndarray:
     """(N,) mean NFE of each problem."""
     spent: dict[tuple[int, int], list[int]] = {}
     for outcome in entry.outcomes:
@@ -241,7 +246,7 @@ def _nfe(entry: Entry, problems: Sequence[tuple[int, int]]) -> np.ndarray:
 
 
 def _nfe_ratio(first: Entry, second: Entry, problems: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
-    mine, theirs = _nfe(first, problems), _nfe(second, problems)
+    mine, theirs = nfe_by_problem(first, problems), nfe_by_problem(second, problems)
     generator = _generator("ratio", len(problems))
     drawn = [generator.integers(len(problems), size=len(problems)) for _ in range(1000)]
     low, high = np.quantile([theirs[entries].mean() / mine[entries].mean() for entries in drawn], [0.025, 0.975])
@@ -271,7 +276,7 @@ def comparisons(entries: Sequence[Entry], baseline: str = "") -> list[Comparison
             continue
         for entry in (entry for entry in group if entry.learned):
             as_fast, as_accurate = best_heuristic(group, entry), fastest_heuristic(group, entry)
-            most_accurate = max((r for r in group if not r.learned), key=lambda r: r.accuracy, default=None)
+            most_accurate = max((r for r in group if r.kind == "heuristic"), key=lambda r: r.accuracy, default=None)
             if as_fast is not None:
                 made.append(compare(entry, as_fast, title, "best heuristic as fast"))
             if as_accurate is not None:
@@ -294,50 +299,6 @@ def _cache_pairs(groups: Sequence[Sequence[Entry]]) -> list[Comparison]:
     plain = {about(entry): entry for entry in entries if not entry.setting.prefix_cache}
     cached = [entry for entry in entries if entry.setting.prefix_cache and about(entry) in plain]
     return [compare(entry, plain[about(entry)], titles[id(entry)], "without the prefix cache") for entry in cached]
-
-
-@dataclass(frozen=True)
-class ParetoArea:
-    """The area under a front over [1, L] evaluations, with its 95% interval, on the problems that all have.
-
-    Attributes:
-        title: of the condition.
-        who: heuristics, learned, or all.
-        policies, problems: how many.
-        area, low, high: between 0 and 1.
-    """
-
-    title: str
-    who: str
-    policies: int
-    problems: int
-    area: float
-    low: float
-    high: float
-
-
-def pareto_areas(entries: Sequence[Entry]) -> list[ParetoArea]:
-    """Of each condition, the front of the heuristics, of the learned policies, and of all together."""
-    made = []
-    groups = by_condition(entries)
-    for group, title in zip(groups, condition_titles(groups), strict=True):
-        common = set.intersection(*(set(by_problem(entry.outcomes)) for entry in group))
-        problems, length = sorted(common), group[0].setting.response_length
-        if not problems or length < 2:
-            continue
-        sides = {"heuristics": [r for r in group if not r.learned], "learned": [r for r in group if r.learned]}
-        sides = {who: side for who, side in sides.items() if side}
-        if len(sides) > 1:
-            sides["all"] = list(group)
-        for who, side in sides.items():
-            scores = [by_problem(entry.outcomes) for entry in side]
-            correct = np.array([[mean(found[problem]) for problem in problems] for found in scores])
-            nfe = np.array([_nfe(entry, problems) for entry in side])
-            points = list(zip(nfe.mean(1).tolist(), correct.mean(1).tolist(), strict=True))
-            low, high = pareto_area_interval(correct, nfe, 1, length, _generator("front", who))
-            area = pareto_area(points, 1, length)
-            made.append(ParetoArea(title, who, len(side), len(problems), area, low, high))
-    return made
 
 
 def pass_at(entry: Entry, k: int) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from dllm_env.eval.metrics import tokens_before_eot
 from dllm_env.eval.results import Outcome, Result, Setting, code_version
 from dllm_env.policies.base import Policy
 from dllm_env.policies.learned import LearnedPolicy, load_policy
+from dllm_env.policies.oracle import ORACLE, Oracle, is_oracle, load_oracle
 from dllm_env.policies.registry import HEURISTICS
 from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import derive_key
@@ -43,6 +45,8 @@ LOOKED_AT = 5000
 
 Place = tuple[int, int]
 """A problem's index and which of its samples."""
+Player = Policy | Oracle
+"""What plays: a policy, or the oracle, which needs to see how a problem is scored."""
 OnProgress = Callable[[str, int], None]
 """Told what is being played, and how many more rows are done."""
 
@@ -100,7 +104,7 @@ class Job:
     """A policy at a block length under a seed, not yet played."""
 
     setting: Setting
-    policy: Policy
+    policy: Player
     rules: Rules
     seed: int
 
@@ -110,7 +114,7 @@ class Evaluation:
 
     Args:
         config: task, denoiser, settings.
-        policies: texts for ``load_policy``, or policies.
+        policies: texts for ``load_policy`` or ``load_oracle``, or policies.
         denoiser: the config's, where it is loaded already.
 
     Raises:
@@ -118,7 +122,7 @@ class Evaluation:
     """
 
     def __init__(
-        self, config: EvaluationConfig, policies: Sequence[str | Policy], denoiser: Denoiser | None = None
+        self, config: EvaluationConfig, policies: Sequence[str | Player], denoiser: Denoiser | None = None
     ) -> None:
         _check(config, policies)
         self.config = config
@@ -129,7 +133,7 @@ class Evaluation:
         _check_rows(config, count, len(policies))
         rules = [each.resolve(self.task.response_length) for each in config.rules]
         self.denoiser = denoiser or load_denoiser(config.denoiser)
-        loaded = [load_policy(policy, self.denoiser.device) for policy in policies]
+        loaded = [_load(policy, self.denoiser.device) for policy in policies]
         _refuse_repeated([_one_name(policy.name) for policy in loaded], "policy")
         for policy in loaded:
             if getattr(policy, "remasks", False) and not config.allow_remask:
@@ -150,7 +154,7 @@ class Evaluation:
         """The prompt of a problem."""
         return self.task.problem(index, self.config.split, seed).prompt
 
-    def _setting(self, policy: Policy, rules: Rules, seed: int) -> Setting:
+    def _setting(self, policy: Player, rules: Rules, seed: int) -> Setting:
         fingerprint: Callable[[], str] = getattr(policy, "fingerprint", str)
         return Setting(
             policy=policy.name,
@@ -199,13 +203,13 @@ class Evaluation:
                 on_progress(label(job.setting), done - before)
             before = done
 
-        played = attempt(
+        play = job.policy.attempt if isinstance(job.policy, Oracle) else partial(attempt, policy=job.policy)
+        played = play(
             self.denoiser,
-            job.policy,
-            job.rules,
-            self.task,
-            problems,
-            [row_seed(job.seed, place) for place in places],
+            rules=job.rules,
+            task=self.task,
+            problems=problems,
+            seeds=[row_seed(job.seed, place) for place in places],
             batch_size=config.batch_size,
             on_progress=report,
         )
@@ -290,7 +294,13 @@ def label(setting: Setting) -> str:
     return f"{setting.policy}, BL {setting.block_length}, seed {setting.seed}"
 
 
-def _check(config: EvaluationConfig, policies: Sequence[str | Policy]) -> None:
+def _load(policy: str | Player, device: torch.device) -> Player:
+    if isinstance(policy, Oracle):
+        return policy
+    return load_oracle(policy) if isinstance(policy, str) and is_oracle(policy) else load_policy(policy, device)
+
+
+def _check(config: EvaluationConfig, policies: Sequence[str | Player]) -> None:
     if not policies:
         raise UsageError("no policies to evaluate; give some, for example --policies threshold:0.9 top_k:1")
     for name in ("seeds", "samples", "batch_size"):
@@ -339,8 +349,9 @@ def _count(config: EvaluationConfig, task: Task) -> int:
 
 def _one_name(policy: str) -> str:
     """The same for ``runs/x``, ``./runs/x`` and ``runs/x/``."""
-    name, settings = split(policy, HEURISTICS)
-    is_place = name not in HEURISTICS and file_part(policy) is None and exists(Path(name))
+    known = (*HEURISTICS, ORACLE)
+    name, settings = split(policy, known)
+    is_place = name not in known and file_part(policy) is None and exists(Path(name))
     return ":".join(filter(None, [os.path.relpath(name), settings])) if is_place else policy
 
 
@@ -351,7 +362,7 @@ def _refuse_repeated(values: Sequence[str | int], what: str) -> None:
 
 
 def evaluate(
-    config: EvaluationConfig, policies: Sequence[str | Policy], on_progress: OnProgress | None = None
+    config: EvaluationConfig, policies: Sequence[str | Player], on_progress: OnProgress | None = None
 ) -> list[Result]:
     """Evaluates policies: one result for each block length, policy and seed, in that order.
 
@@ -366,7 +377,7 @@ def evaluate(
     return results
 
 
-def prepare(plans: Sequence[tuple[EvaluationConfig, Sequence[str | Policy]]]) -> list[Evaluation]:
+def prepare(plans: Sequence[tuple[EvaluationConfig, Sequence[str | Player]]]) -> list[Evaluation]:
     """Evaluations that share their denoisers, so that each is loaded once.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from dllm_env.intervals import normal_quantile, wilson_interval
-from dllm_env.pareto import Coordinates
+from dllm_env.pareto import Coordinates, log_area
 
 
 def bootstrap_interval(
@@ -262,53 +263,55 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return float(min(Fraction(1), Fraction(2 * tail, 2**n)))
 
 
-def pareto_area(points: Sequence[Coordinates], low: float, high: float) -> float:
-    """Mean over n in [low, high] of the best accuracy that at most n evaluations give; 0 where none is that fast.
+def accuracy_under_parallelism(points: Sequence[tuple[float, float]], best: float, alpha: float = 3.0) -> float:
+    """AUP: area under the accuracy over tokens per evaluation, losses of accuracy weighed down (arXiv 2601.07568).
+
+    With ρ₁ < ρ₂ < … and accuracies y in percent, ρ₁·y₁ + Σ (ρᵢ − ρᵢ₋₁)·(yᵢ·W(yᵢ) + yᵢ₋₁·W(yᵢ₋₁)) / 2, where
+    W(y) = min(exp(−α·(1 − y / best)), 1). Points more than 5 percentage points below the slowest do not count.
 
     Args:
-        points: (NFE, accuracy) pairs.
-        low, high: where to look; a front over the whole of [0, 1] × [low, high] has area 1.
+        points: (tokens per evaluation, accuracy from 0 to 1) pairs, at least one.
+        best: the highest accuracy that anything has on these problems, from 0 to 1.
+        alpha: how much a loss of accuracy costs.
 
     Raises:
-        ValueError: not low < high.
+        ValueError: no points.
     """
-    if not low < high:
-        raise ValueError(f"needs low < high, got {low} and {high}")
-    area, reached, best = 0.0, low, 0.0
-    for nfe, accuracy in sorted(points):
-        if nfe >= high:
-            break
-        if accuracy > best:
-            at = max(nfe, low)
-            area += best * (at - reached)
-            reached, best = at, accuracy
-    return (area + best * (high - reached)) / (high - low)
+    if not points:
+        raise ValueError("needs at least one point")
+    first, *others = sorted(points)
+    kept = [first, *(point for point in others if point[1] >= first[1] - 0.05)]
+
+    def weighed(accuracy: float) -> float:
+        return 100 * accuracy * min(math.exp(-alpha * (1 - accuracy / best)), 1.0) if accuracy else 0.0
+
+    steps = itertools.pairwise(kept)
+    return 100 * first[0] * first[1] + sum((b[0] - a[0]) * (weighed(a[1]) + weighed(b[1])) / 2 for a, b in steps)
 
 
-def pareto_area_interval(
+def front_areas(
     correct: NDArray[np.float64],
     nfe: NDArray[np.float64],
-    low: float,
-    high: float,
+    fronts: Sequence[Sequence[int]],
+    length: int,
     generator: np.random.Generator,
-    level: float = 0.95,
     resamples: int = 1000,
-) -> tuple[float, float]:
-    """Bootstrap interval of the area under a front, problems drawn again for all policies together.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Areas under fronts by ``pareto.log_area``, and what they are when problems are drawn again for all together.
 
-    Two problems that all policies solved and two that none did are added, with each policy's mean NFE (after
-    A. Agresti and B. Coull, 1998, who do so for the normal approximation): otherwise the interval would have no
-    width where all problems were solved, and be too narrow where nearly all were.
+    Two problems that all policies solved and two that none did are added to those that are drawn from, with each
+    policy's mean NFE (after A. Agresti and B. Coull, 1998, who do so for the normal approximation): otherwise
+    nothing would vary where all problems were solved, and too little where nearly all were.
 
     Args:
         correct, nfe: (policies, problems), of the same problems.
-        low, high: as in ``pareto_area``.
+        fronts: the policies that each front is made of.
+        length: L.
         generator: the only source of random numbers.
-        level: share of the resampled areas inside the interval.
         resamples: how often to draw.
 
     Returns:
-        Lower and upper end, with the area between them.
+        (fronts,) areas, and (resamples, fronts) of them.
 
     Raises:
         ValueError: shapes that differ or hold nothing.
@@ -318,12 +321,14 @@ def pareto_area_interval(
     scores = np.concatenate([correct, np.tile([1.0, 1.0, 0.0, 0.0], (len(correct), 1))], 1)
     spent = np.concatenate([nfe, np.tile(nfe.mean(1, keepdims=True), (1, 4))], 1)
 
-    def area(some: NDArray[np.int64]) -> float:
-        points = zip(spent[:, some].mean(1).tolist(), scores[:, some].mean(1).tolist(), strict=True)
-        return pareto_area(list(points), low, high)
+    def areas(score: NDArray[np.float64], cost: NDArray[np.float64]) -> list[float]:
+        points = list(zip(cost.tolist(), score.tolist(), strict=True))
+        return [log_area([points[policy] for policy in front], length) for front in fronts]
 
     count = scores.shape[1]
-    areas = [area(np.asarray(generator.integers(count, size=count))) for _ in range(resamples)]
-    below, above = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
-    seen = area(np.arange(correct.shape[1]))
-    return min(float(below), seen), max(float(above), seen)
+    drawn = np.zeros((resamples, count))
+    for row in drawn:
+        row += np.bincount(generator.integers(count, size=count), minlength=count)
+    resampled = zip(drawn @ scores.T / count, drawn @ spent.T / count, strict=True)
+    seen = np.array(areas(correct.mean(1), nfe.mean(1)))
+    return seen, np.array([areas(*means) for means in resampled])

@@ -142,20 +142,24 @@ function hoverText(lines) {
   return broken.map(plain).join("<br>");
 }
 
-const frontColour = (who) => (who === "learned" ? tone(data.learned) : shade("quiet"));
+const kinds = Object.keys(data.fronts);
 
-function frontLine(condition, who) {
-  const points = condition.fronts[who].map((i) => condition.entries[i]);
+/** The lines of what is not learned have the page's colours. */
+const frontColour = (kind) =>
+  kind === "learned" ? tone(data.fronts[kind].colour) : shade(kind === "oracle" ? "text" : "quiet");
+
+function frontLine(condition, kind) {
+  const points = condition.fronts[kind].map((i) => condition.entries[i]);
   const right = Math.max(data.nfe[1] * 1.35, ...points.map((point) => point.nfe));
   const end = points.length ? [[right, points[points.length - 1].accuracy]] : [];
   const steps = [...points.map((point) => [point.nfe, point.accuracy]), ...end];
   return {
-    name: `Pareto front, ${who}`,
+    name: data.fronts[kind].name,
     x: steps.map(([x]) => x),
     y: steps.map(([, y]) => y),
     mode: "lines",
     hoverinfo: "skip",
-    line: { shape: "hv", width: 2, dash: who === "learned" ? "solid" : "dash", color: frontColour(who) },
+    line: { shape: "hv", width: 2, dash: data.fronts[kind].dash, color: frontColour(kind) },
   };
 }
 
@@ -169,7 +173,7 @@ function familyPoints(condition, name) {
     y: members.map((entry) => entry.accuracy),
     mode: learned ? "markers" : "lines+markers",
     line: { color: tone(colour), width: 1 },
-    marker: { color: tone(colour), symbol, size: learned ? 16 : 10, line: { color: shade("page"), width: 1 } },
+    marker: { color: tone(colour), symbol, size: learned && members.length < 4 ? 16 : 10, line: { color: shade("page"), width: 1 } },
     error_y: {
       type: "data",
       symmetric: false,
@@ -221,11 +225,11 @@ function chooseTicks() {
 function drawFront() {
   const condition = data.conditions[frontCondition];
   const traces = [
-    ...["heuristics", "learned"].map((who) => frontLine(condition, who)),
+    ...kinds.map((kind) => frontLine(condition, kind)),
     ...families.map((name) => familyPoints(condition, name)),
   ];
   for (const [i, trace] of traces.entries()) {
-    trace.visible = trace.x.length > 0 && !hiddenFamilies.has(i < 2 ? trace.name : families[i - 2]);
+    trace.visible = trace.x.length > 0 && !hiddenFamilies.has(i < kinds.length ? trace.name : families[i - kinds.length]);
   }
   const line = { gridcolor: shade("grid"), linecolor: shade("line"), zeroline: false };
   const layout = frame({
@@ -274,19 +278,21 @@ function symbolPicture(symbol, colour) {
   return svg("svg", { width: 16, height: 16, "aria-hidden": true }, mark);
 }
 
-function linePicture(who) {
-  const dash = who === "learned" ? "none" : "5 3";
+const DASHES = { solid: "none", dash: "5 3", dot: "2 2" };
+
+function linePicture(kind) {
+  const dash = DASHES[data.fronts[kind].dash];
   const place = { x1: 0, y1: 8, x2: 26, y2: 8 };
-  const line = svg("line", { ...place, stroke: frontColour(who), "stroke-width": 2, "stroke-dasharray": dash });
+  const line = svg("line", { ...place, stroke: frontColour(kind), "stroke-width": 2, "stroke-dasharray": dash });
   return svg("svg", { width: 26, height: 16, "aria-hidden": true }, line);
 }
 
 /** The legend: a box for each family and front, which shows and hides it in all conditions. */
 function drawLegend() {
-  const lines = ["heuristics", "learned"].filter((who) => data.conditions.some((condition) => condition.fronts[who].length));
+  const lines = kinds.filter((kind) => data.conditions.some((condition) => condition.fronts[kind].length));
   const boxes = [
     ...families.map((name) => [name, symbolPicture(data.families[name].symbol, tone(data.families[name].colour))]),
-    ...lines.map((who) => [`Pareto front, ${who}`, linePicture(who)]),
+    ...lines.map((kind) => [data.fronts[kind].name, linePicture(kind)]),
   ];
   find("families").querySelectorAll("label").forEach((label) => label.remove());
   for (const [name, picture] of boxes) {

@@ -29,12 +29,12 @@ from dllm_env.eval.compare import (
     best_heuristic,
     by_condition,
     condition_titles,
-    pareto_areas,
 )
-from dllm_env.eval.report_tables import areas_table, figures_table, pairs_table, percentages
+from dllm_env.eval.fronts import fronts
+from dllm_env.eval.report_tables import figures_table, fronts_table, pairs_table, percentages
 from dllm_env.eval.results import Outcome
 from dllm_env.files import write_atomically
-from dllm_env.pareto import LEARNED, family_styles, pareto_front
+from dllm_env.pareto import FRONTS, family_styles, pareto_front
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.specs import split
 from dllm_env.user_code import file_part
@@ -52,6 +52,8 @@ _SYMBOLS = {
     **{"^": "triangle-up", "v": "triangle-down", "<": "triangle-left", ">": "triangle-right"},
     **{"p": "pentagon", "h": "hexagon2", "H": "hexagon", "8": "octagon"},
 }
+_DASHES = {"-": "solid", "--": "dash", ":": "dot"}
+"""And their lines."""
 _LEARNED_FAMILY = "learned policies"
 
 
@@ -111,7 +113,7 @@ def page_data(entries: Sequence[Entry], pairs: Sequence[Comparison], viewer_prob
     Returns:
         ``facts``: [name, value] pairs about the evaluation.
         ``families``: colour and symbol of each family of policies, by name.
-        ``learned``: colour of the learned policies.
+        ``fronts``: colour, dash and name of each kind's front.
         ``nfe``: the least and the greatest mean of all entries.
         ``conditions``: of each what ``_condition`` returns.
         ``tables``: figures, pairs and areas, from ``report_tables``.
@@ -127,13 +129,16 @@ def page_data(entries: Sequence[Entry], pairs: Sequence[Comparison], viewer_prob
     return {
         "facts": _facts(entries),
         "families": styles,
-        "learned": LEARNED,
+        "fronts": {
+            kind: {"colour": colour, "dash": _DASHES[line], "name": name}
+            for kind, (colour, line, name) in FRONTS.items()
+        },
         "nfe": [min(entry.nfe for entry in entries), max(entry.nfe for entry in entries)],
         "conditions": found,
         "tables": {
             "figures": figures_table(groups, titles),
             "pairs": pairs_table(pairs, titles),
-            "areas": areas_table(pareto_areas(entries), titles),
+            "areas": fronts_table(fronts(entries), titles),
         },
         "texts": texts.all,
     }
@@ -150,10 +155,7 @@ def _facts(entries: Sequence[Entry]) -> list[list[str]]:
     def said(*values: object) -> str:
         return " or ".join(dict.fromkeys(map(str, values)))
 
-    kinds = {
-        kind: len({entry.label for entry in entries if entry.learned == learned})
-        for kind, learned in (("heuristic", False), ("learned", True))
-    }
+    kinds = {kind: len({entry.label for entry in entries if entry.kind == kind}) for kind in FRONTS}
     samples = [entry.figures.samples // entry.figures.problems for entry in entries]
     weights = {entry.label: entry.setting.policy_version for entry in entries if entry.setting.policy_version}
     named = [
@@ -178,13 +180,13 @@ def _facts(entries: Sequence[Entry]) -> list[list[str]]:
 
 def _condition(group: Sequence[Entry], title: str, limit: int, texts: Texts) -> Json:
     """A condition: its points, fronts (indices of entries), problems for the viewer, and order of unmasking."""
-    sides = {"heuristics": [not entry.learned for entry in group], "learned": [entry.learned for entry in group]}
+    sides = {kind: [entry.kind == kind for entry in group] for kind in FRONTS}
     return {
         "title": title,
         "length": group[0].setting.response_length,
         "remask": group[0].setting.allow_remask,
         "entries": [_point(entry) for entry in group],
-        "fronts": {who: _front(group, side) for who, side in sides.items()},
+        "fronts": {kind: _front(group, side) for kind, side in sides.items()},
         "opening": _opening(group),
         "order": [mean_order(entry.outcomes)[:MOST_WORDS] for entry in group],
         **_problems(group, limit, texts),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dllm_env.eval.compare import Comparison, Entry, ParetoArea, pass_at, samples_of
+from dllm_env.eval.compare import Comparison, Entry, pass_at, samples_of
+from dllm_env.eval.fronts import Front, Value
 
 Table = dict[str, Any]
 Cell = tuple[str, float | str | None]
@@ -55,7 +56,7 @@ def figures_table(groups: Sequence[Sequence[Entry]], titles: Sequence[str]) -> T
     remasked = any(entry.figures.remasks for entry in entries)
     about = {
         "policy": "rule with its parameters, or folder of the learned policy",
-        "kind": "a heuristic is a fixed rule, a learned policy was trained",
+        "kind": "a heuristic is a fixed rule, a learned policy was trained, the oracle knows what to write",
         "condition": "what the policies share; only policies of the same condition can be compared",
         "problems": "problems, those of all seeds together",
         "accuracy": "share of the problems that were solved",
@@ -81,7 +82,7 @@ def _figure_cells(entry: Entry, condition: int, title: str, ks: Sequence[int], r
     figures = entry.figures
     return [
         (entry.label, entry.label),
-        ("learned", "learned") if entry.learned else ("heuristic", "heuristic"),
+        (entry.kind, entry.kind),
         (title, condition),
         (f"{figures.problems:,}", figures.problems),
         _percent(figures.accuracy),
@@ -138,31 +139,46 @@ def _pair_cells(pair: Comparison, titles: Sequence[str]) -> list[Cell]:
     ]
 
 
-def areas_table(found: Sequence[ParetoArea], titles: Sequence[str]) -> Table:
-    """The areas under the fronts, conditions in the order of their titles."""
+def fronts_table(found: Sequence[Front], titles: Sequence[str]) -> Table:
+    """The fronts, conditions in the order of their titles."""
+    scored = any(front.score is not None for front in found)
+    score = {
+        "score": "area above that of random, as a share of what the oracle has above it",
+        "95% interval of the score": "bootstrap over problems",
+    }
     about = {
         "condition": "where the policies were played",
-        "front of": "whose front",
+        "front of": "whose front: all policies of a kind, or a rule or learned policy with all values of its knob",
         "policies": "how many policies",
-        "problems": "problems that all of them were given",
-        "area": "best accuracy within n evaluations, averaged over n from 1 to the length of the response",
+        "problems": "problems that all policies of the condition were given",
+        "area": "best accuracy within n evaluations, averaged over log n, n from 1 to the length of the response",
         "95% interval": "of the area (bootstrap over problems)",
+        **(score if scored else {}),
+        "AUP": "accuracy under parallelism: area under the accuracy over tokens per NFE, where losses of accuracy "
+        "are weighed down (arXiv 2601.07568)",
     }
     lines: list[tuple[bool, list[Cell]]] = [
         (
-            front.who == "learned",
+            front.members[0].learned,
             [
                 _condition_cell(front.title, titles),
                 (front.who, front.who),
                 (str(front.policies), front.policies),
                 (f"{front.problems:,}", front.problems),
-                (f"{front.area:.3f}", front.area),
-                (f"{front.low:.3f} – {front.high:.3f}", front.low),
+                *_with_interval(front.area),
+                *(_with_interval(front.score) if scored else []),
+                (f"{front.aup:.0f}", front.aup),
             ],
         )
         for front in found
     ]
     return _table(about, lines)
+
+
+def _with_interval(value: Value | None) -> list[Cell]:
+    if value is None:
+        return [("–", None), ("–", None)]
+    return [(f"{value.value:.3f}", value.value), (f"{value.low:.3f} – {value.high:.3f}", value.low)]
 
 
 def _condition_cell(title: str, titles: Sequence[str]) -> Cell:

@@ -24,6 +24,8 @@ import dllm_env.policies
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import accuracy_interval, mean, quantile
 from dllm_env.files import named, write_atomically
+from dllm_env.pareto import Kind
+from dllm_env.policies.oracle import is_oracle
 from dllm_env.random import derive_key
 from dllm_env.reading import (
     as_table,
@@ -88,6 +90,11 @@ class Setting(Rules):
     def part(self, *without: str) -> tuple[Any, ...]:
         """Its values but for these."""
         return tuple(getattr(self, column.name) for column in fields(self) if column.name not in without)
+
+    @property
+    def kind(self) -> Kind:
+        """Rule, learned, or oracle."""
+        return "learned" if self.learned else "oracle" if is_oracle(self.policy) else "heuristic"
 
     @property
     def condition(self) -> tuple[Any, ...]:
@@ -422,9 +429,18 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def write_tables(folder: Path, results: Sequence[Result]) -> None:
-    """Writes ``results.json`` (a list with one object per setting) and ``results.csv``."""
-    records = [result.record() for result in results]
+def write_tables(
+    folder: Path, results: Sequence[Result], more: Mapping[tuple[Any, ...], Mapping[str, Any]] | None = None
+) -> None:
+    """Writes ``results.json`` (a list with one object per setting) and ``results.csv``.
+
+    Args:
+        folder: where to.
+        results: what was played.
+        more: what else to say, by ``setting.part("seed")``; all say the same things.
+    """
+    empty = dict.fromkeys(next(iter((more or {}).values()), {}))
+    records = [{**result.record(), **(more or {}).get(result.setting.part("seed"), empty)} for result in results]
     write_atomically(folder / RESULTS_JSON, (json.dumps(records, indent=1) + "\n").encode())
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, list(records[0]))

@@ -24,14 +24,14 @@ from dllm_env.eval.compare import (
     by_condition,
     comparisons,
     condition_titles,
-    pareto_areas,
     pool,
     short_name,
 )
 from dllm_env.eval.evaluate import Evaluation
+from dllm_env.eval.fronts import front_columns, fronts
 from dllm_env.eval.parallel import pieces, play_pieces
 from dllm_env.eval.results import append, check_versions, has_outcomes, read, write_tables
-from dllm_env.eval.tables import area_table, comparison_table, table
+from dllm_env.eval.tables import comparison_table, front_table, table
 from dllm_env.files import write_atomically
 from dllm_env.locks import locked
 from dllm_env.pareto import plot_pareto
@@ -100,20 +100,21 @@ def finish(folder: Path, baseline: str = "") -> list[Entry]:
         results = read([folder])
         entries = pool(results)
         pairs = comparisons(entries, baseline)
-        write_tables(folder, results)
+        areas = fronts(entries)
+        write_tables(folder, results, front_columns(areas))
         save_pareto_plot(entries, folder / PARETO_PICTURE, title(entries))
     console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(table(entries))
     if pairs:
         console.print(comparison_table(pairs))
     if len(entries) > 1:
-        console.print(area_table(pareto_areas(entries)))
+        console.print(front_table(areas))
     print(f"results: {folder} (results.json, results.csv, problems.jsonl, {PARETO_PICTURE})")
     return entries
 
 
 def save_pareto_plot(entries: Sequence[Entry], path: Path, title: str = "") -> None:
-    """Draws accuracy against NFE with the Pareto fronts of heuristics and of learned policies into a PNG file.
+    """Draws accuracy against NFE with the Pareto front of each kind of policy into a PNG file.
 
     Args:
         entries: from ``pool``; one panel for each condition among them.

@@ -1,4 +1,4 @@
-"""Results, comparisons and areas as tables for the terminal."""
+"""Results, comparisons and fronts as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from rich.table import Table
 from dllm_env.eval.compare import (
     Comparison,
     Entry,
-    ParetoArea,
     by_condition,
     condition_titles,
     pass_at,
     samples_of,
 )
+from dllm_env.eval.fronts import Front, Value
+
+SCORE_SAID = "; score: 0 is random, 1 the oracle"
 
 
 def table(entries: Sequence[Entry], title: str = "") -> Table:
@@ -74,18 +76,21 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
     return shown
 
 
-def area_table(found: Sequence[ParetoArea]) -> Table:
-    """Areas under the fronts for the terminal."""
-    shown = Table(title="area under the accuracy–NFE front, 1 to L evaluations")
-    for name in ("condition", "front of", "policies", "problems", "area", "95% interval"):
+def front_table(found: Sequence[Front]) -> Table:
+    """Areas, scores and AUP of the fronts for the terminal."""
+    scored = any(front.score is not None for front in found)
+    shown = Table(title="fronts: area over log NFE, from 1 to L evaluations" + SCORE_SAID * scored)
+    columns = ["condition", "front of", "policies", "problems", "area", "95% interval"]
+    for name in [*columns, *(["score", "95% interval"] if scored else []), "AUP"]:
         shown.add_column(name, justify="left" if name in ("condition", "front of") else "right")
-    for front in found:
-        shown.add_row(
-            front.title,
-            front.who,
-            str(front.policies),
-            f"{front.problems:,}",
-            f"{front.area:.3f}",
-            f"{front.low:.3f} – {front.high:.3f}",
-        )
+    for front, before in zip(found, [None, *found], strict=False):
+        if before is not None and before.title != front.title:
+            shown.add_section()
+        cells = [front.title, front.who, str(front.policies), f"{front.problems:,}", *_with_interval(front.area)]
+        cells += (["", ""] if front.score is None else _with_interval(front.score)) if scored else []
+        shown.add_row(*cells, f"{front.aup:.0f}", style="bold" if front.members[0].learned else None)
     return shown
+
+
+def _with_interval(value: Value) -> list[str]:
+    return [f"{value.value:.3f}", f"{value.low:.3f} – {value.high:.3f}"]

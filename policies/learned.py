@@ -23,6 +23,7 @@ from dllm_env.numerics import digest
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
 from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_network, network_name
+from dllm_env.policies.oracle import is_oracle
 from dllm_env.policies.public import base_names
 from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
@@ -395,6 +396,8 @@ def load_policy(text: str | Policy, device: str | torch.device = "cpu") -> Polic
         return text
     if (place := file_part(text)) is not None:
         return load_file_rule(place)
+    if is_oracle(text):
+        raise UsageError("the oracle is a reference that knows what to write; it plays in dllm-env eval only")
     name, written = split(text, HEURISTICS)
     if name in HEURISTICS:
         return load_heuristic(text)

@@ -32,7 +32,9 @@ TEXT_TESTS = {
 }
 TEXT = tuple(f"{file}.py::test_{name}" for file, names in TEXT_TESTS.items() for name in names)
 MODULES = {
-    "dllm_env/dynamics.py": ("test_dynamics.py", "test_dynamics_row_by_row.py", "test_dynamics_edges.py"),
+    "dllm_env/dynamics.py": tuple(
+        f"test_{name}.py" for name in ("dynamics", "dynamics_row_by_row", "dynamics_edges", "deadlines")
+    ),
     "dllm_env/rewards.py": ("test_rewards.py",),
     "dllm_env/train/losses.py": ("test_losses.py",),
     "dllm_env/train/batches.py": ("test_batches.py",),

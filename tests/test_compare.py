@@ -21,15 +21,15 @@ from dllm_env.eval.compare import (
     comparisons,
     condition_titles,
     fastest_heuristic,
-    pareto_areas,
     pass_at,
     pool,
 )
+from dllm_env.eval.fronts import fronts
 from dllm_env.eval.metrics import paired_score_interval
 from dllm_env.eval.results import Result
 from dllm_env.eval.runner import save_pareto_plot
-from dllm_env.eval.tables import area_table, comparison_table, table
-from dllm_env.pareto import Point, plot_pareto
+from dllm_env.eval.tables import comparison_table, front_table, table
+from dllm_env.pareto import Kind, Point, plot_pareto
 
 LONG = replace(SETTING, response_length=40, block_length=40)
 
@@ -150,32 +150,18 @@ def test_learned_policies_meet_their_rivals_or_all_meet_a_baseline() -> None:
         comparisons(ENTRIES, "top_k:9")
 
 
-def test_pareto_areas_by_hand() -> None:
-    """Heuristics over [1, 40]: 0.2 from 5, 1 from 40 on: 0.2·35/39. Learned: 0.9 from 7: 0.9·33/39."""
-    found = {(front.title, front.who): front for front in pareto_areas(ENTRIES)}
-    full = "block length 40"
-    assert found[full, "heuristics"].area == pytest.approx(0.2 * 35 / 39)
-    assert found[full, "learned"].area == pytest.approx(0.9 * 33 / 39)
-    assert found[full, "all"].area == pytest.approx((0.2 * 2 + 0.9 * 33) / 39)
-    assert found["block length 8", "heuristics"].area == pytest.approx(0.8 * 34 / 39)
-    assert len(found) == 4
-    for front in found.values():
-        assert front.low <= front.area <= front.high
-        assert front.problems == 100
-
-
 def test_tables_show_every_row() -> None:
     console = Console(width=200, file=io.StringIO())
     sampled = entries(result("runs/x", scored(3, 4), 7, samples=2), result("b", scored(2, 4), 9, samples=2))
     for shown in (
         table(ENTRIES),
         comparison_table(comparisons(ENTRIES)),
-        area_table(pareto_areas(ENTRIES)),
+        front_table(fronts(ENTRIES)),
         table(sampled),
     ):
         console.print(shown)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    for said in ("runs/x", "90.0%", "+70.0 points", "5.71× fewer", "0.179", "pass@2", "100.0%"):
+    for said in ("runs/x", "90.0%", "+70.0 points", "5.71× fewer", "0.113", "pass@2", "100.0%"):
         assert said in text, said
     assert table(ENTRIES).row_count == 5 + 2
     assert table(ENTRIES[:2]).row_count == 2
@@ -215,13 +201,14 @@ def test_the_prefix_cache_is_compared_with_doing_without() -> None:
 
 @pytest.mark.parametrize("name", ["runs/$x_$", "$\\frac$:1", "r\udce9gle.py", "a$b"])
 def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
-    points = [Point(name, learned, 5, 0.5, 0.4, 0.6) for learned in (False, True)]
+    kinds: tuple[Kind, ...] = ("heuristic", "learned", "oracle")
+    points = [Point(name, kind, 5, 0.5, 0.4, 0.6) for kind in kinds]
     plot_pareto({name: points}, name).savefig(tmp_path / "front.png")
 
 
 def test_a_long_title_fits_the_picture():
     title = "task reasoning-gym:leg_counting, denoiser tiny-llada, 16 tokens, 20 test problems for each of 3 seeds"
-    figure = plot_pareto({"block length 16": [Point("threshold:0.9", False, 5, 0.5, 0.4, 0.6)]}, title)
+    figure = plot_pareto({"block length 16": [Point("threshold:0.9", "heuristic", 5, 0.5, 0.4, 0.6)]}, title)
     FigureCanvasAgg(figure).draw()
     extent = figure._suptitle.get_window_extent()
     assert 0 < extent.x0 < extent.x1 < figure.bbox.width

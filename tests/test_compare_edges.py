@@ -18,7 +18,6 @@ from dllm_env.eval.compare import (
     comparisons,
     condition_titles,
     fastest_heuristic,
-    pareto_areas,
     pass_at,
     pool,
     samples_of,
@@ -41,7 +40,7 @@ def test_an_entry_tells_its_figures() -> None:
     assert (found.policy, found.label, found.learned, found.block_length) == ("runs/x", "runs/x", True, 8)
     assert found.coordinates == (found.nfe, found.accuracy) == (7.0, 0.5)
     point, figures = found.point, found.figures
-    assert (point.label, point.learned, point.nfe, point.accuracy) == ("runs/x", True, 7.0, 0.5)
+    assert (point.label, point.kind, point.nfe, point.accuracy) == ("runs/x", "learned", 7.0, 0.5)
     assert (point.low, point.high) == (figures.accuracy_low, figures.accuracy_high)
     assert found.figures.problems == len(found.outcomes) == 4
 
@@ -213,38 +212,6 @@ def test_cached_policies_meet_themselves_on_the_seeds_that_both_have() -> None:
     plain = [result("a", scored(right, 4), 6, seed) for seed, right in ((0, 4), (1, 3))]
     (pair,) = comparisons(pool([*plain, result("a", scored(1, 4), 6, seed=1, prefix_cache=True)]))
     assert (pair.problems, pair.difference) == (4, -0.5)
-
-
-# ---------------------------------------------------------------------------------------------- areas
-
-
-def test_areas_are_on_the_problems_that_all_have() -> None:
-    """The learned policy was not given the heuristic's third problem, which therefore counts for neither."""
-    found = pareto_areas(
-        pool(
-            [
-                with_nfe(result("a", [1, 0, 0], 0, response_length=5, block_length=5), [1, 3, 50]),
-                result("runs/x", [1, 1], 3, response_length=5, block_length=5),
-            ]
-        )
-    )
-    assert [(front.who, front.policies, front.problems, front.area) for front in found] == [
-        ("heuristics", 1, 2, 0.5 * 3 / 4),
-        ("learned", 1, 2, 2 / 4),
-        ("all", 2, 2, (0.5 * 1 + 2) / 4),
-    ]
-    assert {front.title for front in found} == {"block length 5"}
-
-
-def test_conditions_without_common_problems_or_length_have_no_area() -> None:
-    def one(policy: str, length: int, seed: int = 0) -> Result:
-        return result(policy, [1.0], 1, seed, response_length=length, block_length=length)
-
-    found = pareto_areas(pool([one("a", 4), one("b", 4, seed=7), one("a", 3), one("a", 2), one("a", 1)]))
-    assert [(front.title, front.who, front.policies, front.area) for front in found] == [
-        ("response length 3, block length 3", "heuristics", 1, 1.0),
-        ("response length 2, block length 2", "heuristics", 1, 1.0),
-    ]
 
 
 def test_samples_of_all_problems_count() -> None:

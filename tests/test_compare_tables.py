@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from test_results import SETTING, outcome
 
-from dllm_env.eval.compare import Comparison, Entry, ParetoArea
+from dllm_env.eval.compare import Comparison, Entry
+from dllm_env.eval.fronts import Front, Value
 from dllm_env.eval.results import Figures, Outcome
-from dllm_env.eval.tables import area_table, comparison_table, table
+from dllm_env.eval.tables import comparison_table, front_table, table
 
 
 def lines(shown: Table, width: int = 150) -> list[str]:
@@ -126,16 +127,32 @@ def comparison(
     )
 
 
-def test_areas_as_a_table() -> None:
+def test_fronts_as_a_table() -> None:
+    rule, policy = entry("threshold:0.5"), entry("runs/x")
     found = [
-        ParetoArea("block length 4", "heuristics", 3, 1234, 0.1794, 0.1, 0.26),
-        ParetoArea("block length 4", "all", 12, 50, 1.0, 0.9996, 1.0),
+        Front("block length 4", "heuristics", 3, 1234, Value(0.1794, 0.1, 0.26), None, 87.6, (rule,)),
+        Front("block length 4", "learned", 12, 50, Value(1.0, 0.9996, 1.0), None, 100.2, (policy,)),
     ]
-    shown = area_table(found)
+    shown = front_table(found)
     assert lines(shown) == [
-        "area under the accuracy–NFE front, 1 to L evaluations",
-        "condition      ┃ front of   ┃ policies ┃ problems ┃  area ┃  95% interval",
-        "block length 4 │ heuristics │        3 │    1,234 │ 0.179 │ 0.100 – 0.260",
-        "block length 4 │ all        │       12 │       50 │ 1.000 │ 1.000 – 1.000",
+        "fronts: area over log NFE, from 1 to L evaluations",
+        "condition      ┃ front of   ┃ policies ┃ problems ┃  area ┃  95% interval ┃ AUP",
+        "block length 4 │ heuristics │        3 │    1,234 │ 0.179 │ 0.100 – 0.260 │  88",
+        "block length 4 │ learned    │       12 │       50 │ 1.000 │ 1.000 – 1.000 │ 100",
     ]
-    assert [column.justify for column in shown.columns] == ["left"] * 2 + ["right"] * 4
+    assert [column.justify for column in shown.columns] == ["left"] * 2 + ["right"] * 5
+    assert [row.style for row in shown.rows] == [None, "bold"]
+
+
+def test_scores_are_shown_where_there_are_some() -> None:
+    rule = entry("threshold:0.5")
+    area, score = Value(0.5, 0.4, 0.6), Value(-0.25, -0.5, 0.0)
+    found = [
+        Front("block length 4", "heuristics", 1, 9, area, score, 8, (rule,)),
+        Front("block length 2", "heuristics", 1, 9, area, None, 8, (rule,)),
+    ]
+    said = lines(front_table(found))
+    assert said[0] == "fronts: area over log NFE, from 1 to L evaluations; score: 0 is random, 1 the oracle"
+    assert [cell.strip() for cell in said[1].split("┃")[6:]] == ["score", "95% interval", "AUP"]
+    assert [cell.strip() for cell in said[2].split("│")[6:]] == ["-0.250", "-0.500 – 0.000", "8"]
+    assert [cell.strip() for cell in said[-1].split("│")[6:]] == ["", "", "8"]

@@ -7,14 +7,14 @@ import torch
 
 from dllm_env.eval.metrics import (
     accuracy_interval,
+    accuracy_under_parallelism,
     best_at_most,
     bootstrap_interval,
     difference_interval,
+    front_areas,
     mcnemar,
     mean,
     paired_score_interval,
-    pareto_area,
-    pareto_area_interval,
     pass_at_k,
     quantile,
     tokens_before_eot,
@@ -305,36 +305,48 @@ def test_mcnemar_by_hand_and_by_enumeration():
         mcnemar(-1, 2)
 
 
-def test_area_under_front_by_hand():
-    points = [(4.0, 0.5), (2.0, 0.2), (3.0, 0.1), (12.0, 1.0)]
-    assert pareto_area(points, 0, 10) == pytest.approx((2 * 0.2 + 6 * 0.5) / 10)
-    assert pareto_area(points, 3, 10) == pytest.approx((1 * 0.2 + 6 * 0.5) / 7)
-    assert pareto_area(points, 0, 1) == 0.0
-    assert pareto_area([(1.0, 1.0)], 1, 40) == 1.0
-    assert pareto_area([], 1, 40) == 0.0
-    with pytest.raises(ValueError, match="low < high"):
-        pareto_area(points, 3, 3)
+def test_aup_by_hand():
+    """Source's formula: 2·90 + (3 − 2)·(90·W(90) + 80·W(80)) / 2, with W(y) = exp(−3·(1 − y/90))."""
+    w = math.exp(-3 * (1 - 88 / 90))
+    assert accuracy_under_parallelism([(3.0, 0.88), (2.0, 0.90)], 0.9) == pytest.approx(180 + (90 + 88 * w) / 2)
+    assert accuracy_under_parallelism([(2.0, 0.5)], 0.9) == pytest.approx(100)
+    # A point more than 5 points below the slowest does not count, one exactly so does, and so does what is better.
+    assert accuracy_under_parallelism([(2.0, 0.5), (3.0, 0.44)], 0.5) == pytest.approx(100)
+    w = math.exp(-3 * (1 - 0.45 / 0.5))
+    assert accuracy_under_parallelism([(2.0, 0.5), (4.0, 0.45)], 0.5) == pytest.approx(100 + 50 + 45 * w)
+    assert accuracy_under_parallelism([(2.0, 0.5), (4.0, 0.6)], 0.5) == pytest.approx(100 + 50 + 60)
+    assert accuracy_under_parallelism([(1.0, 0.0), (2.0, 0.0)], 0.5) == 0.0
+    half = math.exp(-6 * 0.5)
+    assert accuracy_under_parallelism([(1.0, 0.5), (2.0, 0.5)], 1.0, alpha=6) == pytest.approx(50 + 50 * half)
+    with pytest.raises(ValueError, match="at least one point"):
+        accuracy_under_parallelism([], 1.0)
 
 
-def test_area_under_front_agrees_with_adding_up():
-    generator = np.random.default_rng(3)
-    points = [(float(n), float(a)) for n, a in zip(generator.integers(1, 40, 9), generator.random(9), strict=True)]
-    steps = [max((a for n, a in points if n <= at), default=0.0) for at in range(1, 40)]
-    assert pareto_area(points, 1, 40) == pytest.approx(sum(steps) / 39)
+def test_areas_of_fronts_by_hand():
+    """Over [1, 9]: all right from 3 on is half of log 9; half right from 3 on is a quarter."""
+    correct, nfe = np.array([[1.0] * 4, [1.0, 0.0] * 2, [0.0] * 4]), np.array([[3.0] * 4, [3.0] * 4, [1.0] * 4])
+    seen, drawn = front_areas(correct, nfe, [[0], [1], [2], [1, 2], [0, 1]], 9, np.random.default_rng(0))
+    assert seen == pytest.approx([0.5, 0.25, 0, 0.25, 0.5])
+    assert drawn.shape == (1000, 5)
+    assert (drawn[:, 0] == drawn[:, 4]).all()
+    assert (drawn[:, 1] <= drawn[:, 0]).all()  # the same problems are drawn for all
 
 
 def test_interval_of_an_area():
-    correct, nfe = np.ones((2, 50)), np.array([[5.0] * 50, [9.0] * 50])
-    low, high = pareto_area_interval(correct, nfe, 1, 9, np.random.default_rng(0))
-    # All right at 5 NFE: Wilson's interval of 50 of 50, half of which is the area.
+    correct, nfe = np.ones((2, 50)), np.array([[3.0] * 50, [9.0] * 50])
+
+    def interval(front: list[int]) -> tuple[float, float]:
+        _, drawn = front_areas(correct, nfe, [front], 9, np.random.default_rng(0))
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        return float(low), float(high)
+
+    low, high = interval([0, 1])
+    # All right at 3 NFE: Wilson's interval of 50 of 50, half of which is the area.
     assert low == pytest.approx(wilson_interval(50, 50)[0] / 2, abs=0.02)
-    assert high == 0.5
+    assert high == pytest.approx(0.5)
     correct[0, ::2] = 0
-    low, high = pareto_area_interval(correct, nfe, 1, 9, np.random.default_rng(0))
-    assert low < 0.25 < high
-    # One policy at one NFE: the interval of the accuracy, scaled.
     below, above = wilson_interval(25, 50)
-    assert (low, high) == pytest.approx((below / 2, above / 2), abs=0.03)
+    assert interval([0]) == pytest.approx((below / 2, above / 2), abs=0.03)
     for shape in (np.ones(3), np.ones((0, 4))):
         with pytest.raises(ValueError, match="policies, problems"):
-            pareto_area_interval(shape, shape, 1, 9, np.random.default_rng(0))
+            front_areas(shape, shape, [[0]], 9, np.random.default_rng(0))

@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import Figure, Logger
 
 from dllm_env.errors import UsageError
 from dllm_env.intervals import wilson_interval
-from dllm_env.pareto import Point, log_area, plot_pareto
+from dllm_env.pareto import Kind, Point, log_area, plot_pareto
 from dllm_env.policies.base import Policy
 from dllm_env.policies.heads import Bernoulli, Head
 from dllm_env.policies.learned import CurvePoint, LearnedPolicy
@@ -174,17 +174,17 @@ class Validator:
         if not self.points:
             rules = [load_heuristic(rule) for rule in self.settings.validation.validation_rules]
             self.points = [self._point(rule.name, validate(self.setup, rule, self.settings)[0]) for rule in rules]
-        self.points.append(self._point(str(update), score, learned=True))
+        self.points.append(self._point(str(update), score, "learned"))
         title = f"update {update}, block length {self.setup.rules.block_length}, validation problems"
         figure = plot_pareto({title: self.points}, dpi=90)
         log.record("validation/front", Figure(figure, close=False), exclude=NOT_TENSORBOARD)
         log.record("validation/sample", self._sample(played), exclude=NOT_TENSORBOARD)
 
-    def _point(self, label: str, score: Score, learned: bool = False) -> Point:
+    def _point(self, label: str, score: Score, kind: Kind = "heuristic") -> Point:
         """With Wilson's 95% interval of the accuracy."""
         count = len(self.setup.validation)
         low, high = wilson_interval(score.accuracy * count, count)
-        return Point(label, learned, score.nfe, score.accuracy, low, high)
+        return Point(label, kind, score.nfe, score.accuracy, low, high)
 
     def _sample(self, played: Attempt) -> str:
         """The first validation problem as a text, a line for each step that wrote something; code in Markdown."""

@@ -1,0 +1,144 @@
+"""The oracle: what a denoiser could do if one knew where it is right. A reference, neither a rule nor learned.
+
+For each problem a slow policy writes a response. The oracle then reveals, at each step, every selectable position
+whose predicted token is that response's, or the leftmost one where there is none. How many evaluations that takes
+is about the fewest that this response can be written with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dllm_env.denoisers.base import Denoiser, Extras
+from dllm_env.dynamics import Observation, Wishes
+from dllm_env.errors import UsageError
+from dllm_env.policies.base import Decision, Policy
+from dllm_env.policies.registry import load_heuristic
+from dllm_env.policies.rollout import Attempt, Recording, attempt
+from dllm_env.random import RowRandom
+from dllm_env.rules import Context, Rules
+from dllm_env.tasks.base import Problem, Task
+
+ORACLE = "oracle"
+"""Its name where a policy is named."""
+REFERENCES = ("leftmost:1",)
+"""The slow rules that write its responses, unless others are named."""
+
+
+class Following:
+    """Reveals what agrees with the response in its memory, ``reference`` (B, W), or else the leftmost position."""
+
+    name = ORACLE
+    context: Context = "full"
+    top = 1
+    extras = Extras(token=True)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        """Decides for B rows; see the class."""
+        reference, selectable = observation.memory["reference"], observation.selectable
+        assert observation.token is not None
+        agreeing = selectable & (observation.token == reference)
+        leftmost = selectable & (selectable.cumsum(-1) == 1)
+        unmask = torch.where(agreeing.any(-1, keepdim=True), agreeing, leftmost)
+        return Decision(unmask, memory=observation.memory)
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The oracle with the rules that write its responses: ``oracle``, ``oracle:leftmost:1+top_k:1``.
+
+    Of several rules it follows, problem by problem, the slowest that is right. Where none is, it follows the first
+    and is wrong, too.
+    """
+
+    references: tuple[str, ...] = REFERENCES
+
+    @property
+    def name(self) -> str:
+        """``oracle``, with the rules where they are not the usual ones."""
+        return ORACLE if self.references == REFERENCES else f"{ORACLE}:{'+'.join(self.references)}"
+
+    def attempt(
+        self,
+        denoiser: Denoiser,
+        rules: Rules,
+        task: Task,
+        problems: Sequence[Problem],
+        seeds: Sequence[int],
+        *,
+        batch_size: int = 128,
+        recorded: Callable[[Policy], Policy] = lambda policy: policy,
+        record: bool | Recording = False,
+        wishes: Wishes | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Attempt:
+        """Plays the references, then itself; arguments as in ``policies.rollout.attempt``.
+
+        Args:
+            denoiser, rules, task, problems, seeds, batch_size, record, wishes, on_progress: see there; only the
+                oracle's own steps count and are recorded.
+            recorded: what plays in its place, made of it, where more than it reads is to be recorded.
+        """
+        memory = {"reference": self.responses(denoiser, rules, task, problems, seeds, batch_size)}
+        return attempt(
+            denoiser,
+            recorded(Following()),
+            rules,
+            task,
+            problems,
+            seeds,
+            batch_size=batch_size,
+            wishes=wishes,
+            memory=memory,
+            record=record,
+            on_progress=on_progress,
+        )
+
+    def responses(
+        self,
+        denoiser: Denoiser,
+        rules: Rules,
+        task: Task,
+        problems: Sequence[Problem],
+        seeds: Sequence[int],
+        batch_size: int = 128,
+    ) -> Tensor:
+        """(N, L) int64, the responses that it follows."""
+        chosen, slowest, rules = None, torch.zeros(0), replace(rules, deadline=0)  # to be right takes its time
+        for text in self.references:
+            played = attempt(denoiser, load_heuristic(text), rules, task, problems, seeds, batch_size=batch_size)
+            cost = torch.where(played.correct == 1, played.rollout.nfe, -1)
+            if chosen is None:
+                chosen, slowest = played.rollout.responses, cost
+                continue
+            chosen = torch.where((cost > slowest)[:, None], played.rollout.responses, chosen)
+            slowest = slowest.maximum(cost)
+        assert chosen is not None
+        return chosen
+
+
+def is_oracle(text: str) -> bool:
+    """Whether a text names the oracle."""
+    return text.partition(":")[0] == ORACLE
+
+
+def load_oracle(text: str) -> Oracle:
+    """``oracle``, or ``oracle:RULE+RULE`` with the rules that write the responses that it follows.
+
+    Raises:
+        UsageError: a rule that there is not, that is there twice, or that puts tokens back to mask.
+    """
+    name, colon, given = text.partition(":")
+    if name != ORACLE:
+        raise UsageError(f"{text!r} is not the oracle; write {ORACLE}, or {ORACLE}:leftmost:1+top_k:1")
+    references = tuple(given.split("+")) if colon else REFERENCES
+    for reference in references:
+        if load_heuristic(reference).remasks:
+            raise UsageError(f"{text}: {reference} puts tokens back to mask, which the oracle cannot follow")
+        if references.count(reference) > 1:
+            raise UsageError(f"{text}: {reference} is given twice")
+    return Oracle(references)

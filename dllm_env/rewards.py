@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from dllm_env.errors import UsageError
-from dllm_env.reading import check_value
+from dllm_env.reading import check_value, shown
 from dllm_env.specs import read_settings, split, typed
 from dllm_env.tasks.base import Problem
 from dllm_env.user_code import file_part, load_from_file, parameters
@@ -240,7 +240,7 @@ class Part:
         try:
             values = torch.as_tensor(given, dtype=torch.float32, device=outcomes.correct.device).detach()
         except (TypeError, ValueError, RuntimeError):
-            raise UsageError(f"the reward {self.name} must return numbers, got {_short(given)}") from None
+            raise UsageError(f"the reward {self.name} must return numbers, got {shown(given)}") from None
         count = len(outcomes.text)
         if values.shape != (count,):
             raise UsageError(
@@ -350,8 +350,3 @@ def _shape(values: Tensor) -> str:
     if values.ndim == 0:
         return "a single number"
     return f"{len(values)}" if values.ndim == 1 else f"shape {tuple(values.shape)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else text[:77] + "…"

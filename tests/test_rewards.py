@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 from pathlib import Path
@@ -150,6 +151,43 @@ def test_alpha_reaches_those_by_name_only() -> None:
     parts = rewards(known()).parts
     assert parts["additive"].tolist() == pytest.approx([0.6, -0.6, 0.2])
     assert parts["Multiplicative"].tolist() == pytest.approx([0.9, 0.0, 0.7])
+
+
+def test_rows_may_have_alphas_of_their_own() -> None:
+    """L = 10, two evaluations: (9 / 10)^α, or 1 − α·2 / 10; what has said its own α keeps it."""
+    asked = known(nfe=torch.tensor([2, 2, 2]), correct=torch.ones(3), alpha=torch.tensor([0.0, 1.0, 2.0]))
+    rewards = load_rewards(["multiplicative", "additive", Multiplicative(1.0), Additive(1.0)], alpha=5.0)
+    parts = rewards(asked).parts
+    assert parts["multiplicative"].tolist() == pytest.approx([1.0, 0.9, 0.81])
+    assert parts["additive"].tolist() == pytest.approx([1.0, 0.8, 0.6])
+    assert parts["Multiplicative"].tolist() == pytest.approx([0.9] * 3)
+    assert parts["Additive"].tolist() == pytest.approx([0.8] * 3)
+    assert Multiplicative(5.0)(torch.ones(1), torch.tensor([2]), 10, alpha=torch.tensor([1.0])).item() == (
+        pytest.approx(0.9)
+    )
+    assert Additive(5.0)(torch.ones(1), torch.tensor([2]), 10, alpha=torch.tensor([1.0])).item() == pytest.approx(
+        0.8
+    )
+
+
+def test_what_is_not_said_is_a_tenth_of_the_evaluations() -> None:
+    assert [load_reward(name).alpha for name in ("multiplicative", "additive")] == [0.1, 0.1]  # type: ignore[attr-defined]
+    assert load_rewards("additive")(known()).total.tolist() == pytest.approx([0.98, -0.03, 0.96])
+    for kind in (Multiplicative, Additive):
+        with pytest.raises(ValueError, match=r"^a reward of steps has to be given the steps$"):
+            kind(cost="steps")(torch.ones(1), torch.ones(1), 10)
+        with pytest.raises(UsageError, match=r"^alpha must be"):
+            kind(alpha="1")  # type: ignore[arg-type]
+    whole = load_rewards(lambda correct: correct.long())(known(correct=torch.tensor([1, 0, 1]))).total
+    assert whole.dtype == torch.float32
+
+
+def test_weights_and_names() -> None:
+    with pytest.raises(UsageError, match="a reward's weight must be a finite number"):
+        load_rewards("additive", [True])
+    with pytest.raises(UsageError, match=r"give at least one reward: multiplicative, additive, or a function$"):
+        load_rewards([])
+    assert next(iter(load_rewards(functools.partial(shorter)).parts)).name == "shorter"
 
 
 def fails(correct):  # type: ignore[no-untyped-def]

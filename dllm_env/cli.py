@@ -42,10 +42,15 @@ COMMANDS = {
 """Where each command is, within ``dllm_env.commands``; imported when it is chosen."""
 
 
+BUSY = 0.25
+"""Share of the processors that were in use in the last minute, above which a machine is busy."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     tolerate_any_character(sys.stdout, sys.stderr)
+    share_processors()
     with Signals() as signals, quiet_threads():
         try:
             check(arguments)
@@ -61,6 +66,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             if stopped and argv is None:
                 signals.ignore_for_good()
             return ended_by(error)
+
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+"""With any of these in the environment, a user has said how threads wait."""
+
+
+def share_processors() -> None:
+    """Lets waiting threads sleep rather than spin where the machine is busy, unless the user has said something.
+
+    Threads that spin are 15% faster alone, and five times slower beside another program that does so. The library
+    reads this once, when torch is loaded.
+    """
+    if any(name in os.environ for name in WAITING) or "torch" in sys.modules or not hasattr(os, "getloadavg"):
+        return
+    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def ended_by(error: BaseException) -> int:

@@ -30,20 +30,37 @@ ROTATION_BASE = 100.0
 """Base of RoPE, for waves of 6 to some 500 positions; with the usual 10,000 most are longer than a response."""
 
 
-def _place(masked: Tensor) -> Tensor:
+def _place(observation: Observation) -> Tensor:
+    masked = observation.masked
     return (torch.arange(masked.shape[1], device=masked.device) / masked.shape[1]).expand(masked.shape)
 
 
-def _left(masked: Tensor) -> Tensor:
+def _left(observation: Observation) -> Tensor:
+    return _nearness(observation.masked)
+
+
+def _right(observation: Observation) -> Tensor:
+    return _nearness(observation.masked.flip(-1)).flip(-1)
+
+
+def _nearness(masked: Tensor) -> Tensor:
+    """exp(−number of masks before a position)."""
     return torch.exp(-(masked.cumsum(-1) - masked.long()).float())
 
 
-def _right(masked: Tensor) -> Tensor:
-    return _left(masked.flip(-1)).flip(-1)
+def _odds(observation: Observation) -> Tensor:
+    """A quarter of the log-odds, so that they are of the size of other inputs: from −2.3 to 2.3."""
+    log_odds = torch.logit(observation.confidence[..., 0].float(), eps=1e-4)
+    return torch.where(observation.masked, log_odds / 4, 0.0)
 
 
-SIGHT: dict[str, Callable[[Tensor], Tensor]] = {"place": _place, "left": _left, "right": _right}
-"""What follows from the mask, (B, W) bool to (B, W) float32, by name; see ``NetworkConfig``."""
+SIGHT: dict[str, Callable[[Observation], Tensor]] = {
+    "place": _place,
+    "left": _left,
+    "right": _right,
+    "odds": _odds,
+}
+"""What follows from mask and confidence, (B, W) float32, by name; see ``NetworkConfig``."""
 
 
 def _preference(observation: Observation) -> Tensor:
@@ -80,8 +97,8 @@ class NetworkConfig:
     bias: float = -2.0
     """Bias of the output, the score that all positions start with; sigmoid(−2) is about 12%."""
     sight: tuple[str, ...] = ()
-    """What a position is told of the row besides: place, where it stands, i / W; left, exp(−masks to its left);
-    right, exp(−masks to its right)."""
+    """What a position is told besides: place, where it stands, i / W; left, exp(−masks to its left); right, exp(−masks
+    to its right); odds, the log-odds of its largest probability, which tell 99% from 99.9%."""
     conditions: tuple[str, ...] = ()
     """What a row is told of what is asked of it: preference, α of its reward; remaining, its evaluations left."""
 
@@ -220,7 +237,7 @@ class PolicyNetwork(nn.Module, abc.ABC):
 
     def _features(self, observation: Observation) -> Tensor:
         config, (batch, width) = self.config, observation.masked.shape
-        seen = [self.embed(observation), *(SIGHT[name](observation.masked)[..., None] for name in config.sight)]
+        seen = [self.embed(observation), *(SIGHT[name](observation)[..., None] for name in config.sight)]
         x = self.input(torch.cat(seen, -1) if config.sight else seen[0])
         progress = self.progress(sinusoidal(observation.progress, config.width))
         if self.asked is not None:

@@ -30,7 +30,7 @@ REFERENCES = ("leftmost:1",)
 
 
 class Following:
-    """Reveals what agrees with the response in its memory, ``reference`` (B, W), or else the leftmost position."""
+    """Reveals what agrees with the response in its memory, ``reference`` (B, L), or else the leftmost position."""
 
     name = ORACLE
     context: Context = "full"
@@ -39,12 +39,22 @@ class Following:
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         """Decides for B rows; see the class."""
-        reference, selectable = observation.memory["reference"], observation.selectable
+        reference, selectable = _shown(observation.memory["reference"], observation), observation.selectable
         assert observation.token is not None
         agreeing = selectable & (observation.token == reference)
         leftmost = selectable & (selectable.cumsum(-1) == 1)
         unmask = torch.where(agreeing.any(-1, keepdim=True), agreeing, leftmost)
         return Decision(unmask, memory=observation.memory)
+
+
+def _shown(reference: Tensor, observation: Observation) -> Tensor:
+    """(B, W), the part of (B, L) responses that is seen: all, or the active block, before which nothing is masked."""
+    length, width = reference.shape[1], observation.masked.shape[1]
+    if width == length:
+        return reference
+    start = (length - observation.masked_total) // width * width
+    places = start[:, None] + torch.arange(width, device=reference.device)
+    return reference.gather(1, places.clamp(max=length - 1))
 
 
 @dataclass(frozen=True)

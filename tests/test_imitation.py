@@ -18,10 +18,11 @@ from dllm_env.policies.rollout import Recording, rollout
 from dllm_env.rules import Rules
 from dllm_env.tasks.load import TASKS
 from dllm_env.tasks.trace import Trace
-from dllm_env.train import imitation
+from dllm_env.train import start
 from dllm_env.train.grpo import GRPO, collect, make_batch
-from dllm_env.train.imitation import Recorded, expert_draws, expert_rule, expert_rules, imitate, own_accuracy
+from dllm_env.train.imitation import Recorded, expert_draws, expert_rule, expert_rules
 from dllm_env.train.setup import make_setup
+from dllm_env.train.start import imitate, own_accuracy
 from dllm_env.train.validation import heads_at_test, validate
 
 
@@ -35,6 +36,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> GRPO:
         width=16,
         bias=-1.0,
         validation_problems=64,
+        start="expert",
         expert="threshold:0.8",
         expert_block_length=2,
         imitation_steps=40,
@@ -60,10 +62,10 @@ def test_imitation_is_as_good_as_the_expert(toy: GRPO, head: str, network: str) 
 
 def test_imitation_ends_at_its_target(toy: GRPO, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    monkeypatch.setattr(imitation, "own_accuracy", lambda *a: looks.append(own_accuracy(*a)) or looks[-1])
+    monkeypatch.setattr(start, "own_accuracy", lambda *a: looks.append(own_accuracy(*a)) or looks[-1])
     settings = toy.changed(imitation_steps=200, imitation_target=0.5)
     imitate(make_setup(settings), settings)
-    assert len(looks) < 200 // imitation.CHECK_EVERY
+    assert len(looks) < 200 // start.CHECK_EVERY
     assert looks[-1] >= 0.5
     assert all(accuracy < 0.5 for accuracy in looks[:-1])
 
@@ -76,7 +78,7 @@ def test_an_expert_that_is_never_right_teaches_nothing(
     setup = make_setup(settings)
     before = setup.policy.network.score.weight.clone()
     imitate(setup, settings)
-    assert "the expert solves none of 64" in capsys.readouterr().out
+    assert "nothing to imitate: expert solves none of 64" in capsys.readouterr().out
     assert torch.equal(setup.policy.network.score.weight, before)
 
 

@@ -29,7 +29,7 @@ CURVE = (CurvePoint(0.01, 0.99, 8.0), CurvePoint(0.1, 0.98, 6.0), CurvePoint(1.0
 
 
 def policy(*, conditions: tuple[str, ...] = ("preference",), **more: object) -> LearnedPolicy:
-    config = NetworkConfig(width=16, sight=("place", "left"), conditions=conditions)
+    config = NetworkConfig(width=16, sight=tuple(SIGHT), conditions=conditions)
     network = ConfidenceTransformer(config, torch_generator(1))
     with torch.no_grad():  # so that conditions matter
         network.modulation.weight.normal_(0.0, 0.3, generator=torch_generator(2))
@@ -46,11 +46,17 @@ def seen(rows: int = 3, width: int = 6) -> Observation:
 
 def test_sight_by_hand() -> None:
     masked = torch.tensor([[True, False, True, True], [False, False, True, False]])
-    assert SIGHT["place"](masked).tolist() == [[0, 0.25, 0.5, 0.75]] * 2
+    confidence = torch.tensor([[0.5, 0, 0.8, 1.0], [0, 0, 1e-9, 0]])[..., None]
+    observation = Observation(confidence, masked, masked, torch.zeros(2), masked.sum(-1), torch.zeros(2))
+    found = {name: sight(observation).tolist() for name, sight in SIGHT.items()}
+    assert found["place"] == [[0, 0.25, 0.5, 0.75]] * 2
     e = math.exp
-    assert SIGHT["left"](masked)[0].tolist() == pytest.approx([1, e(-1), e(-1), e(-2)])
-    assert SIGHT["left"](masked)[1].tolist() == pytest.approx([1, 1, 1, e(-1)])
-    assert SIGHT["right"](masked)[0].tolist() == pytest.approx([e(-2), e(-2), e(-1), 1])
+    assert found["left"][0] == pytest.approx([1, e(-1), e(-1), e(-2)])
+    assert found["left"][1] == pytest.approx([1, 1, 1, e(-1)])
+    assert found["right"][0] == pytest.approx([e(-2), e(-2), e(-1), 1])
+    most = math.log(0.9999 / 0.0001) / 4
+    assert found["odds"][0] == pytest.approx([0, 0, math.log(4) / 4, most], abs=1e-4)
+    assert found["odds"][1] == pytest.approx([0, 0, -most, 0], abs=1e-4)
 
 
 def test_scores_depend_on_what_is_asked_for() -> None:

@@ -116,8 +116,9 @@ class PolicyConfig:
     """Width of the policy network; 128 is the paper's, about 0.3M parameters."""
     attention_heads: int = 2
     """Attention heads of the policy network."""
-    sight: tuple[str, ...] = ()
-    """What a position is told of the row: place, where it stands; left or right, how many masks are there."""
+    sight: tuple[str, ...] = ("place", "left", "odds")
+    """What a position is told besides its confidence: place, where it stands; left or right, how many masks are
+    there; odds, the log-odds of its confidence."""
     bias: float = -1.5
     """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""
 
@@ -145,20 +146,23 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ImitationConfig:
-    """The expert, a rule that the policy learns from, and imitation of it before the training itself."""
+    """What the policy imitates before the training itself, and the expert, a rule that may go on to steer it."""
 
+    start: str = "portfolio"
+    """What to imitate: portfolio, which tries rules and the oracle and takes the best, problem by problem; oracle;
+    expert; a rule, such as threshold:0.8,fallback=leftmost; or none."""
     expert: str = ""
     """A rule to learn from; none means threshold:0.7, or top_k:K for a head that always draws K positions."""
     expert_block_length: int = 8
     """The expert's block length."""
     imitation_steps: int = 200
-    """Gradient steps of imitating the expert before the training itself, at most."""
+    """Gradient steps of imitation, at most."""
     imitation_target: float = 0.95
-    """Imitate no longer once the policy itself is right so often, as a share of the expert's accuracy."""
-    imitation_problems: int = 1024
-    """Problems that the expert plays for that."""
+    """Imitate no longer once the policy itself is right so often, as a share of what it imitates."""
+    imitation_problems: int = 512
+    """Problems that are played for that."""
     imitation_batch_size: int = 1024
-    """Its decisions per gradient step."""
+    """Decisions per gradient step."""
     imitation_learning_rate: float = 3e-3
     """Learning rate of the imitation."""
 

@@ -39,10 +39,11 @@ from dllm_env.train.config import (
     at_least,
     learning_rate,
 )
-from dllm_env.train.imitation import check_expert, imitate, play_expert
+from dllm_env.train.imitation import check_expert, play_expert
 from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, finite_step, group_advantages
 from dllm_env.train.run import Run, is_due, progress_bar
 from dllm_env.train.setup import Setup, make_setup
+from dllm_env.train.start import check_start, imitate
 from dllm_env.train.validation import Validator
 from dllm_env.train.wishes import draw_wishes
 
@@ -67,8 +68,8 @@ class AdamWConfig(OptimizerConfig):
 class GRPO(PolicyTraining):
     """Settings of ``dllm-env train grpo``; the defaults suit the bundled denoiser."""
 
-    alpha_warmup: int = 40
-    """Updates during which α rises from 0 to its value: first right, then fast."""
+    alpha_warmup: int = 0
+    """Updates during which α rises from 0 to its value; without any, speed counts from the first one."""
     prompts: int = 16
     """Prompts per update."""
     num_generations: int = 8
@@ -318,7 +319,8 @@ def train_grpo(
 
 def _train(settings: GRPO, folder: Path, resume: bool, stop_after: int | None, callback: MaybeCallback) -> Path:
     setup = make_setup(settings)
-    if settings.experts or settings.imitation.imitation_steps:
+    check_start(setup, settings)
+    if settings.experts:
         check_expert(setup, settings)
     learner, validator = make_learner(setup, settings), Validator(setup, settings, folder)
     run = Run(folder, settings, resume)

@@ -38,10 +38,10 @@ from dllm_env.train.config import (
     at_least,
     learning_rate,
 )
-from dllm_env.train.imitation import check_expert, imitate
 from dllm_env.train.run import Run, is_due, progress_bar
 from dllm_env.train.sb3 import UnmaskPolicy, UnmaskVecEnv
 from dllm_env.train.setup import Setup, make_setup
+from dllm_env.train.start import check_start, imitate
 from dllm_env.train.validation import Validator
 from dllm_env.vector_env import UnmaskVectorEnv
 
@@ -319,8 +319,7 @@ def train_ppo(
 
 def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, callback: MaybeCallback) -> Path:
     setup = make_setup(settings)
-    if settings.imitation.imitation_steps:
-        check_expert(setup, settings)
+    check_start(setup, settings)
     algorithm, validator = make_algorithm(setup, settings), Validator(setup, settings, folder)
     assert isinstance(algorithm.policy, UnmaskPolicy)
     run, update = Run(folder, settings, resume), 0

@@ -1,4 +1,4 @@
-"""Settings by name: for the bundled denoiser, for the demo, and those of arXiv 2512.09106."""
+"""Settings by name: for the bundled denoiser, one policy for all speeds, and those of arXiv 2512.09106."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ PAPER = GRPO().changed(
     head="bernoulli",
     width=128,
     bias=-2.0,
+    sight=(),
+    start="none",
     imitation_steps=0,
     expert="threshold:0.9",
     expert_block_length=32,
@@ -40,7 +42,14 @@ PAPER = GRPO().changed(
 
 PRESETS: dict[str, GRPO] = {
     "bundled": GRPO(),
-    "demo": GRPO().changed(alpha=0.3, nfe_budget=0.245),
+    "demo": GRPO().changed(
+        preferences=(0.003, 3.0),
+        updates=150,
+        imitation_steps=100,
+        imitation_problems=256,
+        test_temperatures=(0.6,),
+        evaluate_every=50,
+    ),
     "paper": PAPER,
     "paper-32": PAPER.changed(block_length=32, test_temperatures=(0.5,)),
     "paper-steered": PAPER.changed(experts=1),

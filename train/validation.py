@@ -164,9 +164,11 @@ class Validator:
         """Measures the curves of ``best`` and ``last`` more finely, and saves them with it."""
         if not self.settings.rewards.preferences:
             return
+        measured: dict[str, tuple[CurvePoint, ...]] = {}
         for name in ("best", "last"):
             policy = LearnedPolicy.from_pretrained(self.folder / name, self.setup.denoiser.device)
-            policy.curve = self._judge(policy, FINE)[2]
+            same = policy.fingerprint()
+            policy.curve = measured[same] = measured.get(same) or self._judge(policy, FINE)[2]
             policy.save_pretrained(self.folder / name)
 
     def show(self, score: Score, played: Attempt, update: int, log: Logger) -> None:

@@ -14,19 +14,21 @@ from dllm_env.eval.results import PROBLEMS
 from dllm_env.eval.runner import finish, play
 from dllm_env.locks import locked
 from dllm_env.policies.heads import Bernoulli, load_head
+from dllm_env.specs import split
 from dllm_env.tasks.load import load_task
 from dllm_env.train.grpo import GRPO, train_grpo
 from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT, default_folder
 
-FAST = (
-    *("threshold:0.5", "threshold:0.6", "threshold:0.7", "threshold:0.8", "threshold:0.9"),
-    *(f"threshold:{t},fallback=leftmost" for t in (0.55, 0.65, 0.7, 0.8)),
-    *("top_k:4", "random:4", "leftmost:4", "leftmost:8"),
+RIVALS = tuple(f"threshold:threshold={t:g},fallback=leftmost" for t in (0.5, 0.6, 0.7, 0.8))
+"""The best rule of all, which gets as many problems as the learned policy."""
+OTHERS = (
+    *("threshold:0.5", "threshold:0.7", "threshold:0.9", "top_k:1", "top_k:4"),
+    *("random:1", "random:4", "leftmost:1", "leftmost:4", "oracle"),
 )
-"""Heuristics that get as many problems as the learned policy."""
-SLOW = ("threshold:0.95", "top_k:1", "top_k:2", "random:1", "leftmost:1", "leftmost:2")
-"""Heuristics of 20 NFE and more, which would take most of the demo's time: they get fewer problems."""
+"""Other rules and the oracle, which would take most of the demo's time: they get fewer problems."""
+ALPHAS = (0.003, 0.03, 0.3, 1.0)
+"""Where the policy is measured, if it reads α."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class DemoConfig:
     training: GRPO = PRESETS["demo"]
     """How the policy is trained; in full diffusion, whatever its block length."""
     problems: int = 1000
-    """Test problems of the learned policy and of the fast heuristics."""
-    slow_problems: int = 200
-    """The first so many of them, for the slow heuristics."""
+    """Test problems of the learned policy and of its best rivals."""
+    slow_problems: int = 150
+    """The first so many of them, for other heuristics and the oracle."""
     block_length: int = 8
     """The semi-autoregressive comparison, to which the policy is transferred as it is."""
 
@@ -80,10 +82,17 @@ def _run(config: DemoConfig, folder: Path, resume: bool) -> Path:
 
 
 def demo_evaluations(config: DemoConfig, training: GRPO, policy: str) -> list[Evaluation]:
-    """The learned policy and the fast heuristics on all problems, the slow ones on the first of them.
+    """The learned policy and its best rivals on all problems, the others on the first of them.
 
     In blocks a Bernoulli policy waits for positions that it may not choose yet, so there it is made to go on.
     """
+    asked = [f"alpha={alpha:g}" for alpha in ALPHAS] if training.rewards.preferences else [""]
+    waits = isinstance(load_head(training.policy.head), Bernoulli)
+
+    def policies(*more: str) -> list[str]:
+        settings = (",".join(filter(None, [alpha, *more])) for alpha in asked)
+        return [":".join(filter(None, [policy, text])) for text in settings]
+
     settings = EvaluationConfig(
         task=training.task,
         denoiser=training.denoiser,
@@ -92,13 +101,11 @@ def demo_evaluations(config: DemoConfig, training: GRPO, policy: str) -> list[Ev
         batch_size=training.batch_size,
     )
     length = training.response_length or load_task(training.task).response_length
-    in_blocks = f"{policy}:force_progress=1" if isinstance(load_head(training.policy.head), Bernoulli) else policy
+    both, in_blocks = (length, config.block_length), policies(*(["force_progress=1"] if waits else []))
     return [
-        Evaluation(replace(settings, block_length=(length,)), [policy, *FAST]),
-        Evaluation(replace(settings, block_length=(config.block_length,)), [in_blocks, *FAST]),
-        Evaluation(
-            replace(settings, block_length=(length, config.block_length), problems=config.slow_problems), SLOW
-        ),
+        Evaluation(replace(settings, block_length=(length,)), [*policies(), *RIVALS]),
+        Evaluation(replace(settings, block_length=(config.block_length,)), [*in_blocks, *RIVALS]),
+        Evaluation(replace(settings, block_length=both, problems=config.slow_problems), OTHERS),
     ]
 
 
@@ -120,18 +127,24 @@ def summary(entries: Sequence[Entry], folder: Path, training: GRPO) -> str:
         f"training     tensorboard --logdir {name}",
         "",
         "What to try next:",
-        f"  dllm-env generate {task} --policy {name} --index 3          # watch it write",
+        f"  dllm-env generate {task} --policy {name}{_a_point(training)} --index 3   # watch it write",
         f"  dllm-env generate {task} --policy threshold:0.9 --index 3   # and watch a heuristic",
-        f"  dllm-env train grpo {task} --alpha 1                        # a policy that cares more for speed",
+        f"  dllm-env train grpo {task} --alpha 1                        # a policy for one weight of speed",
         f"  dllm-env train grpo {task} --block-length 8                 # one for semi-autoregressive use",
-        f"  dllm-env eval {task} --policies {name} threshold:0.9 --seeds 3   # more problems",
+        f"  dllm-env eval {task} --policies {name}{_a_point(training)} threshold:0.9 --seeds 3   # more problems",
     ]
     return "\n".join(lines)
 
 
+def _a_point(training: GRPO) -> str:
+    """Behind the name of a policy for all α, one of them."""
+    return ":alpha=0.1" if training.rewards.preferences else ""
+
+
 def compared(learned: Entry, rival: Entry | None) -> str:
     """One line: the learned policy against the best heuristic that needs no more NFE."""
-    mine = f"learned {learned.accuracy:.1%} at {learned.nfe:.1f} NFE"
+    settings = split(learned.policy)[1]
+    mine = f"learned{f' ({settings})' if settings else ''} {learned.accuracy:.1%} at {learned.nfe:.1f} NFE"
     if rival is None:
         return f"{mine}; no heuristic here is as fast"
     return f"{mine}; best heuristic as fast: {rival.policy} with {rival.accuracy:.1%} at {rival.nfe:.1f} NFE"

@@ -284,6 +284,18 @@ def test_data_for_what_has_its_own_or_needs_none_are_refused(
     assert "leaves no use for --data" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("null\n\n", 1), ("\ufeff null", 1), ('{"question": "a", "answer": "#### 3"}\r\n\tnull\r\n', 2)],
+)
+def test_a_line_that_is_null_ends_no_process(tmp_path: Path, ending: str, text: str, line: int) -> None:
+    file = tmp_path / f"gsm8k{ending}"
+    file.write_bytes(gzip.compress(text.encode()) if ending.endswith("gz") else text.encode())
+    with pytest.raises(UsageError, match=f"gsm8k{ending}, line {line} is null; each has to be an object"):
+        load_task("gsm8k", str(file)).problem(0, "test")
+
+
 def test_a_suite_shares_its_data_and_refuses_those_that_nothing_takes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,7 +118,7 @@ KINDS = (
         ("train", "grpo", "--denoiser", "toy", "--out", "run", "--resume"),
         ("toy", "run"),
         ("run/settings.json", "run/checkpoint.safetensors", "run/logs/progress.csv", "run/logs/events.out.*"),
-        (),
+        (*GRPO, "--save-every", "1"),
         5,
     ),
     Kind(

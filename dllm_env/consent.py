@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_env.errors import UsageError
-from dllm_env.reading import exists
+from dllm_env.reading import exists, is_file
 
 ALLOW_FILE, TRUST_REMOTE = "--allow-code-from", "--trust-remote-code"
 
@@ -162,7 +162,7 @@ def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str], bool]:
 
 def _existing(file: str) -> Path:
     path = Path(file)
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(f"no file {file!r}, whose code is to be allowed")
     return path.resolve()
 
@@ -183,7 +183,7 @@ def _files_in(text: str) -> Iterator[Named]:
         upto = text[: found.start() + len(".py")]
         for start in (0, *(mark.end() for mark in _STARTS.finditer(upto))):
             with contextlib.suppress(OSError, ValueError):  # too long for a path, or a NUL in it
-                if upto[start:] and Path(upto[start:]).is_file():
+                if upto[start:] and is_file(Path(upto[start:])):
                     yield Path(upto[start:]).resolve(), found["name"]
 
 

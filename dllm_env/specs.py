@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from dllm_env.errors import UsageError
-from dllm_env.reading import check_value, type_hints
+from dllm_env.reading import check_value, exists, is_file, type_hints
 from dllm_env.user_code import LONGEST, SETTING, file_part, load_from_file, parameters
 
 Settings = dict[str, str]
@@ -60,7 +60,7 @@ def split(text: str, known: Collection[str] = ()) -> tuple[str, str]:
     _check_length(text)
     colons = [i for i, letter in enumerate(text) if letter == ":"]
     for end in (len(text), *reversed(colons)):
-        if text[:end] and _exists(text[:end]):
+        if text[:end] and exists(Path(text[:end])):
             return text[:end], text[end + 1 :]
     found = SETTING.search(text)
     return (text, "") if found is None else (text[: found.start()], text[found.start() + 1 :])
@@ -78,13 +78,6 @@ def _check_length(text: str) -> None:
     """Refuses what is no name: every beginning of one is looked for on the disk."""
     if len(text) > LONGEST:
         raise UsageError(f"a name with {len(text):,} letters is too long: {text[:60]!r}…")
-
-
-def _exists(place: str) -> bool:
-    try:
-        return Path(place).exists()
-    except (OSError, ValueError):  # too long for a path, or a NUL in it
-        return False
 
 
 def pieces(text: str, separator: str = ",") -> list[str]:
@@ -140,7 +133,7 @@ def _items(text: str) -> list[str]:
     while parts:
         ends = range(len(parts), 1, -1)
         values = (",".join(parts[:end]).partition("=")[2].strip() for end in ends)
-        size = next((end for end, value in zip(ends, values, strict=True) if value and _exists(value)), 1)
+        size = next((end for end, value in zip(ends, values, strict=True) if value and exists(Path(value))), 1)
         items.append(",".join(parts[:size]))
         del parts[:size]
     return items
@@ -159,7 +152,7 @@ def several(text: str, known: Collection[str]) -> list[str]:
 
 def _begins(piece: str, known: Collection[str]) -> bool:
     found = file_part(piece)
-    return piece.partition(":")[0] in known or (found is not None and found.file.is_file())
+    return piece.partition(":")[0] in known or (found is not None and is_file(found.file))
 
 
 # --------------------------------------------------------------------------------------------------- values

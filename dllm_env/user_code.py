@@ -19,6 +19,7 @@ from typing import Any
 
 from dllm_env import consent
 from dllm_env.errors import UsageError
+from dllm_env.reading import is_file
 
 PREFIX = "dllm_env_user_"
 """Begins the names of modules that are made of users' files."""
@@ -86,7 +87,7 @@ def file_part(text: str) -> FilePart | None:
         return None
     part = FilePart(text, Path(found["file"]), found["name"], found["call"] or "")
     is_value = SETTING.search(found["file"]) is not None  # runs/x:head=my.py:MyHead is a folder with a setting
-    return None if is_value and not part.file.is_file() else part
+    return None if is_value and not is_file(part.file) else part
 
 
 def load_class(place: FilePart, what: str) -> Callable[..., Any]:
@@ -95,7 +96,7 @@ def load_class(place: FilePart, what: str) -> Callable[..., Any]:
     Raises:
         UsageError: no such file or name, one that nobody has consented to, or a file that fails.
     """
-    if not place.file.is_file():
+    if not is_file(place.file):
         raise UsageError(f"no file {str(place.file)!r}, which the {what} {place.text!r} is in")
     by_name = consent.may_use(place.file, place.name)
     module = _run(place.file)

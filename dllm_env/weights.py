@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dllm_env.errors import UsageError
-from dllm_env.reading import name_of, reason, shown
+from dllm_env.reading import is_file, name_of, reason, shown
 
 DIGESTS = "sha256"
 """The entry of a checkpoint's JSON with the digests of its other files: name → SHA-256 in hexadecimal."""
@@ -24,7 +24,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         UsageError: no such file, or one that is damaged.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(f"cannot read {name_of(path)}: it is missing, or no regular file")
     try:
         with safe_open(path, "pt") as file:
@@ -112,7 +112,7 @@ def fits(folder: Path, about: Mapping[str, Any]) -> bool:
 
 def _is_as(folder: Path, name: str, digest: str) -> bool:
     file = folder / name
-    return Path(name).name == name and file.is_file() and digest_of_file(file) == digest
+    return Path(name).name == name and is_file(file) and digest_of_file(file) == digest
 
 
 def not_fitting(folder: Path, config: str, file: str) -> UsageError:

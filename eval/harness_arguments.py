@@ -19,7 +19,7 @@ from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
 from dllm_env.locks import LOCK
 from dllm_env.policies.base import Policy
-from dllm_env.reading import check_value, read_yaml, shown
+from dllm_env.reading import check_value, exists, read_yaml, shown
 from dllm_env.rules import Rules
 
 NAME = "dllm-env"
@@ -196,7 +196,7 @@ def _check_consent(words: Sequence[str], file: Mapping[str, Any], place: str) ->
             raise UsageError(f"{place}: no file can allow code to be run; give --{name} on the command line")
     tasks = file.get("tasks") or []
     for task in tasks if isinstance(tasks, list) else str(tasks).split(","):
-        if isinstance(task, Mapping) or (Path(str(task)).exists() and Path(str(task)).suffix):
+        if isinstance(task, Mapping) or (exists(Path(str(task))) and Path(str(task)).suffix):
             raise UsageError(
                 f"{place}: a file of tasks can run code, so that it has to be named on the command line: --tasks "
                 f"{' '.join(str(task).split())[:80]}"

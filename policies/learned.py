@@ -27,7 +27,7 @@ from dllm_env.policies.oracle import is_oracle
 from dllm_env.policies.public import base_names
 from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
-from dllm_env.reading import as_table, check_fields, check_value, exists, read_table, reason
+from dllm_env.reading import as_table, check_fields, check_value, exists, is_file, read_table, reason
 from dllm_env.reading import shown as in_short
 from dllm_env.rules import Context
 from dllm_env.specs import Settings, read_settings, split, typed
@@ -327,7 +327,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if fits(folder, config):
         return config
     unfinished = folder / (CONFIG + UNFINISHED)
-    if unfinished.is_file():
+    if is_file(unfinished):
         newer = _checked(read_table(unfinished))
         if newer.get(DIGESTS) and fits(folder, newer):
             return newer
@@ -363,7 +363,7 @@ def _checked(config: dict[str, Any]) -> dict[str, Any]:
 def _find(name: str) -> Path:
     """The folder that holds the policy's files, downloaded where it is a Hub name."""
     for folder in (Path(name), Path(name) / "best", Path(name) / "last"):
-        if exists(folder / CONFIG) and (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+        if exists(folder / CONFIG) and is_file(folder / CONFIG) and is_file(folder / WEIGHTS):
             return folder
     if name.count("/") != 1 or exists(Path(name).parent):  # a Hub name is owner/name; this is a place on the disk
         raise UsageError(

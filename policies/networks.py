@@ -97,8 +97,8 @@ class NetworkConfig:
     bias: float = -2.0
     """Bias of the output, the score that all positions start with; sigmoid(−2) is about 12%."""
     sight: tuple[str, ...] = ()
-    """What a position is told besides: place, where it stands, i / W; left, exp(−masks to its left); right, exp(−masks
-    to its right); odds, the log-odds of its largest probability, which tell 99% from 99.9%."""
+    """What a position is told besides: place, where it stands, i / W; left, exp(−masks to its left); right,
+    exp(−masks to its right); odds, the log-odds of its largest probability, which tell 99% from 99.9%."""
     conditions: tuple[str, ...] = ()
     """What a row is told of what is asked of it: preference, α of its reward; remaining, its evaluations left."""
 

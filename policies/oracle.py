@@ -48,7 +48,7 @@ class Following:
 
 
 def _shown(reference: Tensor, observation: Observation) -> Tensor:
-    """(B, W), the part of (B, L) responses that is seen: all, or the active block, before which nothing is masked."""
+    """(B, W), what is seen of (B, L) responses: all, or the active block, before which nothing is masked."""
     length, width = reference.shape[1], observation.masked.shape[1]
     if width == length:
         return reference

@@ -38,7 +38,7 @@ from torch.optim import Optimizer
 
 from dllm_env.errors import UsageError
 from dllm_env.files import write_atomically
-from dllm_env.reading import decode, read_bytes, reason
+from dllm_env.reading import decode, exists, is_file, read_bytes, reason
 from dllm_env.train.checkpoint import optimizer_tensors, read_checkpoint
 from dllm_env.train.settings_file import SETTINGS, Settings, flat, read_settings, write_settings
 from dllm_env.weights import DIGESTS, digest_of_tensors
@@ -80,10 +80,10 @@ class Run:
     def __init__(self, folder: Path, settings: Any, resume: bool = False) -> None:
         self.folder = folder
         if resume:
-            if not (folder / CHECKPOINT).is_file():
+            if not is_file(folder / CHECKPOINT):
                 raise UsageError(f"nothing to resume in {folder}: {CHECKPOINT} is missing")
             _compare_settings(flat(settings), flat(settings_of_run(folder, settings, used=False)))
-        elif (folder / CHECKPOINT).exists():
+        elif exists(folder / CHECKPOINT):
             raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
         else:
             folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def settings_of_run(folder: Path, base: Settings, used: bool = True) -> Settings
         UsageError: there are none, or they belong to another version or kind of run, or name code of the user's
             own that nobody has consented to.
     """
-    if not (folder / SETTINGS).is_file():
+    if not is_file(folder / SETTINGS):
         raise UsageError(f"nothing to resume in {folder}: {SETTINGS} is missing")
     try:
         return read_settings(folder / SETTINGS, base, used)
@@ -236,7 +236,7 @@ def _update(head: list[str], line: list[str]) -> float:
 
 def _events(path: Path) -> Iterator[tuple[bytes, int]]:
     """The events of a file with their steps, up to one that a kill cut off."""
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(f"cannot read the log {path}: it is no regular file; move it away to go on")
     try:
         for data in RawEventFileLoader(str(path)).Load():

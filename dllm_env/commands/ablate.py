@@ -20,6 +20,7 @@ from dllm_env.eval.runner import finish, play
 from dllm_env.files import write_atomically
 from dllm_env.locks import locked
 from dllm_env.policies.heads import load_head
+from dllm_env.reading import exists
 from dllm_env.tasks.base import count_problems
 from dllm_env.tasks.load import load_task
 from dllm_env.train.grpo import GRPO, train_grpo
@@ -107,7 +108,7 @@ def run_ablation(config: Ablation, folder: Path, resume: bool = False) -> Path:
 
 def _run(config: Ablation, folder: Path, resume: bool) -> Path:
     trainings = combinations(config, folder)
-    if not resume and any(path.exists() for *_, path in trainings):
+    if not resume and any(exists(path) for *_, path in trainings):
         raise UsageError(f"{folder} holds an ablation already; give --resume to continue it, or another --out")
     training = config.training
     task = load_task(training.task, training.data, training.allow_code_execution)
@@ -115,7 +116,7 @@ def _run(config: Ablation, folder: Path, resume: bool) -> Path:
     for i, (head, network, seed, path) in enumerate(trainings, 1):
         print(f"{i}/{len(trainings)}  {network}, {head}, seed {seed}")
         settings = config.training.changed(head=head, network=network, seed=seed)
-        train_grpo(settings, path, resume and (path / CHECKPOINT).exists())
+        train_grpo(settings, path, resume and exists(path / CHECKPOINT))
     length = training.response_length or task.response_length
     evaluation = EvaluationConfig(
         task=config.training.task,

@@ -19,7 +19,7 @@ from dllm_env.errors import UsageError
 from dllm_env.files import write_failure
 from dllm_env.locks import locked
 from dllm_env.processes import INTERRUPTED, exit_status
-from dllm_env.reading import as_path, exists, reason
+from dllm_env.reading import as_path, exists, is_file, is_folder, reason
 
 Settings = TypeVar("Settings")
 
@@ -135,7 +135,7 @@ def check_folder(folder: Path) -> Path:
     """
     as_path(str(folder))
     existing = next(path for path in (folder, *folder.absolute().parents) if exists(path))
-    if not existing.is_dir():
+    if not is_folder(existing):
         raise UsageError(f"{existing} is a file; give another folder with --out")
     if not os.access(existing, os.W_OK):
         raise UsageError(f"cannot write to {existing}; give another folder with --out")
@@ -171,7 +171,7 @@ def resumable(name: str, arguments: list[str], folder: Path, work: Callable[[Pat
 def _has_checkpoint(folder: Path) -> bool:
     from dllm_env.train.run import CHECKPOINT
 
-    return (folder / CHECKPOINT).is_file()
+    return is_file(folder / CHECKPOINT)
 
 
 @contextlib.contextmanager
@@ -238,5 +238,5 @@ def refuse_results(folder: Path, resume: bool) -> None:
     """
     from dllm_env.eval.results import PROBLEMS
 
-    if (folder / PROBLEMS).exists() and not resume:
+    if exists(folder / PROBLEMS) and not resume:
         raise UsageError(f"{folder} holds results already; give --resume to add what is missing, or another --out")

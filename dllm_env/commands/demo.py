@@ -14,6 +14,7 @@ from dllm_env.eval.results import PROBLEMS
 from dllm_env.eval.runner import finish, play
 from dllm_env.locks import locked
 from dllm_env.policies.heads import Bernoulli, load_head
+from dllm_env.reading import exists
 from dllm_env.specs import split
 from dllm_env.tasks.load import load_task
 from dllm_env.train.grpo import GRPO, train_grpo
@@ -69,11 +70,11 @@ def run_demo(config: DemoConfig, folder: Path, resume: bool = False) -> Path:
 
 
 def _run(config: DemoConfig, folder: Path, resume: bool) -> Path:
-    if (folder / PROBLEMS).exists() and not resume:
+    if exists(folder / PROBLEMS) and not resume:
         raise UsageError(f"{folder} holds results already; give --resume to add what is missing, or another --out")
     training = replace(config.training, block_length=0)
     print(f"1/2  training a policy on {training.task} in full diffusion, into {folder}")
-    trained = train_grpo(training, folder, resume and (folder / CHECKPOINT).exists())
+    trained = train_grpo(training, folder, resume and exists(folder / CHECKPOINT))
     evaluations = demo_evaluations(config, training, str(trained))
     print("2/2  comparing it with the heuristics")
     play(evaluations, folder)

@@ -16,7 +16,7 @@ from dllm_env import consent
 from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options, family_of, transformers
 from dllm_env.denoisers.tiny import CONFIG
 from dllm_env.errors import UsageError
-from dllm_env.reading import read_table
+from dllm_env.reading import is_folder, read_table
 from dllm_env.reading import shown as in_short
 
 
@@ -32,7 +32,7 @@ def load_huggingface(place: str, options: Options, name: str = "") -> HuggingFac
         UsageError: nothing there, files that are damaged or do not fit, or a kind of model that cannot be used.
     """
     try:
-        if Path(place).is_dir():
+        if is_folder(Path(place)):
             read_table(Path(place) / CONFIG)  # says what is wrong with it in fewer words
         raw, _ = transformers.PretrainedConfig.get_config_dict(place, revision=options.revision)
     except (OSError, ValueError, RecursionError) as error:
@@ -66,7 +66,7 @@ def check_shards(place: str, revision: str = "main") -> None:
     Raises:
         UsageError: an entry with an absolute path, ``..``, or a link out of the folder; or an index that is none.
     """
-    if (folder := Path(place)).is_dir():
+    if is_folder(folder := Path(place)):
         indices = sorted(folder.glob("*.safetensors.index.json"))
     else:
         from transformers.utils.hub import cached_file
@@ -137,7 +137,7 @@ def check_files(place: str, raw: Mapping[str, Any], revision: str) -> None:
     if raw.get("quantization_config") is not None:
         return
     folder = Path(place)
-    if not folder.is_dir():
+    if not is_folder(folder):
         found = try_to_load_from_cache(place, CONFIG, revision=revision)
         if not isinstance(found, str):
             return

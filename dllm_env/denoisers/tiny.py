@@ -23,7 +23,7 @@ from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
 from dllm_env.files import write_together
 from dllm_env.numerics import digest, in_tiles, rotate, rotation_angles, rows_at_once
-from dllm_env.reading import as_table, check_fields, check_value, read_table, reason
+from dllm_env.reading import as_table, check_fields, check_value, is_file, read_table, reason
 from dllm_env.specs import check_types
 from dllm_env.tasks.sudoku import BLANK
 from dllm_env.tasks.trace import FILLERS, OPERATIONS
@@ -266,7 +266,7 @@ class TinyDenoiser(Denoiser):
             UsageError: a file is missing, damaged, or does not fit the network.
         """
         for file in (CONFIG, WEIGHTS):
-            if not (folder / file).is_file():
+            if not is_file(folder / file):
                 raise UsageError(f"no denoiser in {folder}: {file} is missing")
         try:
             about = read_table(folder / CONFIG)

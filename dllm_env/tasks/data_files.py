@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import gzip
+import io
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dllm_env.errors import UsageError
-from dllm_env.reading import as_path, read_table
+from dllm_env.reading import as_path, exists, is_file, is_folder, read_table
 from dllm_env.tasks.base import SPLITS
 
 Row = Mapping[str, Any]
@@ -97,7 +98,7 @@ _ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state
 def own_place(kind: str, data: str) -> Path | None:
     """The file or folder of a benchmark's data: what was named, or in it what is named as the benchmark is."""
     place = as_path(data)
-    if not place.is_dir():
+    if not is_folder(place):
         return place
     return next((path for path in sorted(place.iterdir()) if _name(path) == _plain(kind)), None)
 
@@ -105,7 +106,7 @@ def own_place(kind: str, data: str) -> Path | None:
 def kinds_in(data: str, kinds: Collection[str]) -> list[str]:
     """The benchmarks that a folder has an entry for; none where it is a file, or a folder of one benchmark."""
     place = as_path(data)
-    names = {_name(path) for path in place.iterdir()} if place.is_dir() else set()
+    names = {_name(path) for path in place.iterdir()} if is_folder(place) else set()
     return sorted(kind for kind in kinds if _plain(kind) in names)
 
 
@@ -116,7 +117,7 @@ def _ending(path: Path) -> str:
 
 def _name(path: Path) -> str:
     """The benchmark that an entry is named after, if it can be read."""
-    return _plain(path.name if path.is_dir() else path.name[: -len(_ending(path))] if _ending(path) else "")
+    return _plain(path.name if is_folder(path) else path.name[: -len(_ending(path))] if _ending(path) else "")
 
 
 def _plain(name: str) -> str:
@@ -146,12 +147,12 @@ def all_files(kind: str, data: str, configuration: str, others: Collection[str])
             found = kinds_in(data, others)
             if found:
                 raise UsageError(f"{data} has no {kind}; it has {', '.join(found)}")
-        if not place.exists():
+        if not exists(place):
             raise UsageError(f"no data at {place}")
-        if configuration and (place / configuration).is_dir():
+        if configuration and is_folder(place / configuration):
             place /= configuration
         files = (
-            [place] if place.is_file() else [path for path in sorted(place.rglob("*")) if _holds_rows(path, place)]
+            [place] if is_file(place) else [path for path in sorted(place.rglob("*")) if _holds_rows(path, place)]
         )
         files = [path for path in files if _ending(path)]
         if not files:
@@ -165,15 +166,13 @@ def _holds_rows(path: Path, place: Path) -> bool:
     """Whether a file in a folder is none that is hidden, a cache, or about the others."""
     inside = path.relative_to(place).parts
     hidden = any(part.startswith(".") for part in inside)
-    return (
-        path.is_file() and not hidden and path.name not in _ABOUT and not re.match(r"cache-.*\.arrow$", path.name)
-    )
+    return is_file(path) and not hidden and path.name not in _ABOUT and not re.match(r"cache-.*\.arrow$", path.name)
 
 
 def _splits_of(path: Path, place: Path) -> list[str]:
     named = _splits(path.name[: -len(_ending(path))] if path == place else str(path.relative_to(place)))
     state = path.with_name("state.json")
-    if named or _ending(path) != ".arrow" or not state.is_file():
+    if named or _ending(path) != ".arrow" or not is_file(state):
         return named
     try:
         return _splits(str(read_table(state).get("_split")))
@@ -224,5 +223,5 @@ def _refuse_null(path: Path) -> None:
             number += begins
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
     return gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb")

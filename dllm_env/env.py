@@ -6,6 +6,7 @@ episodes are drawn, observations, outcomes), so that row i of the one cannot dif
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Dynamics, State
+from dllm_env.dynamics import Dynamics, State, Wishes
 from dllm_env.errors import UsageError
 from dllm_env.rendering import Drawing, as_picture, as_text
 from dllm_env.rewards import Cost, Outcomes, Reward, load_rewards
@@ -70,6 +71,9 @@ class EnvConfig(Rules):
     """A weight for each reward; without any, all count 1."""
     cost: Cost = "nfe"
     """What rewards by name count: denoiser evaluations (nfe), or steps."""
+    preferences: Sequence[float] = ()
+    """Smallest and largest α: each episode draws its own in between, log-uniform, which is observed as
+    ``preference`` and takes the place of alpha; ``reset(options={"alpha": …})`` chooses it."""
     context: Context = "full"
     """What is observed and acted upon: the whole response (full) or its active block (block)."""
     top: int = 1
@@ -89,6 +93,7 @@ class EnvConfig(Rules):
             raise UsageError(f"unknown split {self.split!r}; choose one of {', '.join(SPLITS)}")
         if isinstance(self.extras, str) or not set(self.extras) <= set(EXTRAS):
             raise UsageError(f"extras must be a list of names out of {', '.join(EXTRAS)}, got {self.extras!r}")
+        check_range(self.preferences)
 
     @classmethod
     def build(cls, config: EnvConfig | None, settings: dict[str, Any]) -> EnvConfig:
@@ -107,13 +112,32 @@ class EnvConfig(Rules):
         return replace(config or cls(), **given)
 
 
+def check_range(preferences: Any) -> None:
+    """Refuses what is no range of α.
+
+    Raises:
+        UsageError: not nothing, and not two finite numbers above 0 in order.
+    """
+    listed = isinstance(preferences, Sequence) and not isinstance(preferences, str)
+    numbers = listed and all(isinstance(one, (int, float)) and 0 < one < math.inf for one in preferences)
+    if not numbers or not (len(preferences) == 0 or (len(preferences) == 2 and preferences[0] <= preferences[1])):
+        raise UsageError(f"preferences are a smallest and a largest α above 0, or nothing, got {preferences!r}")
+
+
 @dataclass(frozen=True)
 class Episode:
-    """What an episode is: a problem, and the seed of the tokens drawn at temperature > 0."""
+    """What an episode is.
+
+    Attributes:
+        problem, prompt: the problem, and its prompt as token ids.
+        seed: of the tokens drawn at temperature > 0.
+        alpha: how much speed counts; None for what the rewards say.
+    """
 
     problem: Problem
     prompt: list[int]
     seed: int
+    alpha: float | None = None
 
 
 def prompt_width(denoiser: Denoiser, task: Task, split: Split = "train", samples: int = 256) -> int:
@@ -198,20 +222,34 @@ class Game:
             parts["margin"] = box(0, 1, width)
         if view.extras.hidden:
             parts["hidden"] = box(-size, size, width * self.denoiser.hidden_size)
+        if self.config.preferences:
+            parts["preference"] = box(0, size, 1)
         return spaces.Dict(parts)
 
-    def _episode(self, index: int, seed: int) -> Episode:
+    def _episode(self, index: int, seed: int, alpha: float | None = None) -> Episode:
         problem = self.task.problem(index, self.config.split, self.config.seed)
-        return Episode(problem, self.denoiser.encode(problem.prompt), seed)
+        return Episode(problem, self.denoiser.encode(problem.prompt), seed, alpha)
 
-    def draw(self, random: np.random.Generator, index: int | None = None) -> Episode:
-        """The next episode of a row; the generator moves on equally whether or not ``index`` is given."""
+    def draw(self, random: np.random.Generator, chosen: Chosen) -> Episode:
+        """The next episode of a row; the generator moves on equally whatever is chosen."""
         drawn, seed = random.integers(self.problems), random.integers(1 << 62)
-        return self._episode(int(drawn if index is None else index), int(seed))
+        alpha = chosen.alpha
+        if self.config.preferences:
+            low, high = map(math.log, self.config.preferences)
+            own = math.exp(low + random.random() * (high - low))
+            alpha = own if alpha is None else alpha
+        elif alpha is not None:
+            raise UsageError("this environment has one alpha; make it with preferences=(0.01, 10) to choose others")
+        return self._episode(int(drawn if chosen.problem is None else chosen.problem), int(seed), alpha)
 
     def begin(self, episodes: Sequence[Episode]) -> State:
         """Rows at their start, not yet predicted."""
-        return self.dynamics.reset([e.prompt for e in episodes], [e.seed for e in episodes])
+        wishes = Wishes(torch.tensor([e.alpha for e in episodes])) if self._preferred(episodes) else None
+        return self.dynamics.reset([e.prompt for e in episodes], [e.seed for e in episodes], wishes)
+
+    @staticmethod
+    def _preferred(episodes: Sequence[Episode]) -> bool:
+        return episodes[0].alpha is not None
 
     def actions(self, actions: Any, rows: int) -> Tensor:
         """(B, W) zeros and ones of any kind as a bool tensor.
@@ -235,7 +273,9 @@ class Game:
             # One row at a time: a vectorised power differs in the last bit from that of a single number.
             one = slice(row, row + 1)
             nfe, steps, length = state.nfe[one].cpu(), state.step[one].cpu(), self.rules.response_length
-            known = Outcomes([episodes[row].problem], [text], torch.tensor([float(correct)]), nfe, steps, length)
+            alpha = None if state.preference is None else state.preference[one].cpu()
+            score = torch.tensor([float(correct)])
+            known = Outcomes([episodes[row].problem], [text], score, nfe, steps, length, alpha)
             earned = self.rewards(known)
             rewards[row] = earned.total.item()
             each = {f"rewards/{name}": values.item() for name, values in earned.parts.items()}
@@ -248,6 +288,7 @@ class Game:
         columns = zip(state.nfe.tolist(), state.step.tolist(), state.ignored.tolist(), episodes, strict=True)
         return [
             {"nfe": nfe, "step": step, "ignored": ignored, "problem": episode.problem.index}
+            | ({} if episode.alpha is None else {"alpha": episode.alpha})
             for nfe, step, ignored, episode in columns
         ]
 
@@ -267,6 +308,8 @@ class Game:
         }
         for name in self.config.extras:
             out[name] = features(getattr(seen, name))
+        if seen.preference is not None:
+            out["preference"] = seen.preference[:, None].cpu().numpy()
         return {name: out[name].copy() for name in self.observation_space.spaces}
 
     def drawings(self, state: State, episodes: Sequence[Episode]) -> list[Drawing]:
@@ -330,16 +373,40 @@ def entries(actions: Any, rows: int, width: int, most: int = 1) -> np.ndarray:
     return array
 
 
-def reset_options(options: dict[str, Any] | None) -> Any:
-    """The chosen problem of ``reset(options={"problem": …})``, or None.
+@dataclass(frozen=True)
+class Chosen:
+    """What ``reset`` is told of an episode; None leaves it to chance.
+
+    Attributes:
+        problem: index of the problem.
+        alpha: how much speed counts.
+
+    Raises:
+        UsageError: values that cannot be.
+    """
+
+    problem: int | None = None
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        alpha = self.alpha
+        if alpha is None:
+            return
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.number)) or not 0 <= alpha < math.inf:
+            raise UsageError(f"alpha must be a finite number of at least 0, got {alpha!r}")
+
+
+def reset_options(options: dict[str, Any] | None) -> tuple[Any, Any]:
+    """Problem and α of ``reset(options={"problem": …, "alpha": …})``, None where they are left to chance.
 
     Raises:
         UsageError: another option.
     """
-    unknown = set(options or {}) - {"problem"}
-    if unknown:
-        raise UsageError(f"reset has no option {sorted(unknown)[0]!r}; it has problem (an index)")
-    return (options or {}).get("problem")
+    given = dict(options or {})
+    chosen = given.pop("problem", None), given.pop("alpha", None)
+    if given:
+        raise UsageError(f"reset has no option {sorted(given)[0]!r}; it has problem (an index) and alpha")
+    return chosen
 
 
 def problem_index(value: Any) -> int | None:
@@ -360,7 +427,8 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
 
     Observation: ``confidence`` (W·p,) float32, a position's p probabilities side by side; ``masked`` and
     ``selectable`` (W,) int8; ``progress`` (1,) float32; on request ``entropy`` (W,), ``margin`` (W,) and ``hidden``
-    (W·d,) float32. Features are 0 where nothing is masked.
+    (W·d,) float32; with ``preferences`` the episode's α as ``preference`` (1,) float32. Features are 0 where
+    nothing is masked.
     Action: (W,), 1 to unmask. Positions that are not selectable are ignored and counted.
     Reward: at the end only. Info: ``nfe``, ``step``, ``ignored``, ``problem``; at the end ``correct``,
     ``is_success``, ``response``, and ``rewards/NAME`` of each reward.
@@ -389,10 +457,11 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
-        """A new episode; ``options={"problem": index}`` chooses its problem."""
-        index = problem_index(reset_options(options))
+        """A new episode; ``options={"problem": index, "alpha": α}`` chooses its problem and its α."""
+        problem, alpha = reset_options(options)
+        chosen = Chosen(problem_index(problem), alpha)
         super().reset(seed=seed)
-        self._episode, self._ended = self.game.draw(self.np_random, index), False
+        self._episode, self._ended = self.game.draw(self.np_random, chosen), False
         self._state = self.game.begin([self._episode])
         self.game.dynamics.predict(self._state)
         if self.render_mode == "human":

@@ -13,8 +13,20 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from dllm_env.dynamics import State
-from dllm_env.env import RENDER_MODES, Arrays, EnvConfig, Episode, Game, StepResult, problem_index, reset_options
+from dllm_env.env import (
+    RENDER_MODES,
+    Arrays,
+    Chosen,
+    EnvConfig,
+    Episode,
+    Game,
+    StepResult,
+    problem_index,
+    reset_options,
+)
 from dllm_env.errors import LogitsError, UsageError
+
+CHANCE = Chosen()
 
 
 class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
@@ -64,19 +76,20 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
 
         Args:
             seed: one per row; or an int, row i then gets ``seed + i``; or None, each row's generator goes on.
-            options: ``{"problem": …}``, an index or one for each row, chooses the problems.
+            options: ``{"problem": …, "alpha": …}``, one for all or one for each row, chooses problems and α.
 
         Raises:
             UsageError: as many seeds or problems as rows are needed.
         """
-        problems = self._per_row(reset_options(options), "problem")
-        indices = [problem_index(problem) for problem in problems]
+        problem, alpha = reset_options(options)
+        each = zip(self._per_row(problem, "problem"), self._per_row(alpha, "alpha"), strict=True)
+        chosen = [Chosen(problem_index(one), asked) for one, asked in each]
         if isinstance(seed, (int, np.integer)):
             seed = [int(seed) + row for row in range(self.num_envs)]
         for row, row_seed in enumerate(self._per_row(seed, "seed")):
             if row_seed is not None or self._generators[row] is None:
                 self._generators[row], self._seeds[row] = seeding.np_random(row_seed)
-        self._episodes = [self._draw(row, index) for row, index in enumerate(indices)]
+        self._episodes = [self._draw(row, one) for row, one in enumerate(chosen)]
         self._state = self.game.begin(self._episodes)
         self.game.dynamics.predict(self._state)
         if self.render_mode == "human":
@@ -92,10 +105,10 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
             return list(value)
         return [value] * self.num_envs
 
-    def _draw(self, row: int, index: int | None = None) -> Episode:
+    def _draw(self, row: int, chosen: Chosen = CHANCE) -> Episode:
         generator = self._generators[row]
         assert generator is not None, "reset gives every row a generator"
-        return self.game.draw(generator, index)
+        return self.game.draw(generator, chosen)
 
     def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Takes actions (N, W); rows that end start anew."""

@@ -7,11 +7,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import toy_denoiser
+from gymnasium.utils.env_checker import check_env
 
 from dllm_env.dynamics import Observation, Wishes
+from dllm_env.env import UnmaskEnv
 from dllm_env.errors import UsageError
 from dllm_env.pareto import log_area
 from dllm_env.policies.heads import DynamicPlackettLuce
@@ -22,8 +25,9 @@ from dllm_env.random import RowRandom, torch_generator
 from dllm_env.rewards import Additive, Multiplicative, Outcomes, load_rewards
 from dllm_env.rules import Rules
 from dllm_env.train.grpo import GRPO, train_grpo, wishes_of
-from dllm_env.train.ppo import PPO
+from dllm_env.train.ppo import PPO, train_ppo
 from dllm_env.train.validation import alphas
+from dllm_env.vector_env import UnmaskVectorEnv
 
 CURVE = (CurvePoint(0.01, 0.99, 8.0), CurvePoint(0.1, 0.98, 6.0), CurvePoint(1.0, 0.9, 4.0))
 
@@ -234,6 +238,100 @@ def test_grpo_trains_one_policy_and_measures_its_curve(tmp_path: Path) -> None:
     assert weights[0] == weights[1]
 
 
-def test_ppo_says_that_it_has_none() -> None:
-    with pytest.raises(UsageError, match="no preferences"):
-        PPO().changed(preferences=(0.1, 1.0))
+# ---------------------------------------------------------------------------------- environments and PPO
+
+RANGE = (0.01, 10.0)
+
+
+def environments(toy_folder: Path, **more: object) -> dict[str, object]:
+    common = {"task": "trace:chains=1", "response_length": 8, "preferences": RANGE}
+    return {"denoiser": str(toy_folder), **common, **more}
+        "denoiser": str(toy_folder),
+        "task": "trace:chains=1",
+        "response_length": 8,
+        "preferences": RANGE,
+        **more,
+    }
+
+
+def test_an_environment_draws_shows_and_rewards_an_alpha(toy_folder: Path) -> None:
+    env = UnmaskEnv(**environments(toy_folder))
+    check_env(env, skip_render_check=True)
+    plain = UnmaskEnv(**environments(toy_folder, preferences=(), alpha=0.5))
+    drawn = []
+    for seed in range(40):
+        seen, info = env.reset(seed=seed)
+        assert seen["preference"].tolist() == [pytest.approx(info["alpha"])]
+        assert info["problem"] == plain.reset(seed=seed)[1]["problem"]  # the other numbers are what they were
+        drawn.append(info["alpha"])
+    assert all(RANGE[0] <= alpha <= RANGE[1] for alpha in drawn)
+    assert sum(alpha < 0.316 for alpha in drawn) == pytest.approx(20, abs=9)  # half of the range's logarithm
+    seen, info = env.reset(seed=1, options={"alpha": 0.5})
+    assert (info["alpha"], seen["preference"].tolist()) == (0.5, [0.5])
+    everything = np.ones(8, dtype=np.int8)
+    reward = env.step(everything)[1]
+    plain.reset(seed=1)
+    assert reward == plain.step(everything)[1]
+    assert "preference" not in plain.observation_space.spaces
+
+
+def test_rows_of_the_vector_environment_are_single_ones(toy_folder: Path) -> None:
+    many, one = UnmaskVectorEnv(3, **environments(toy_folder)), UnmaskEnv(**environments(toy_folder))
+    seen, infos = many.reset(seed=5, options={"alpha": [0.1, None, 2.0]})
+    for row, alpha in enumerate([0.1, None, 2.0]):
+        alone, info = one.reset(seed=5 + row, options={"alpha": alpha})
+        assert seen["preference"][row].tolist() == alone["preference"].tolist()
+        assert infos["alpha"][row] == info["alpha"]
+    actions = np.ones((3, 8), dtype=np.int8)
+    for _ in range(3):  # rows begin anew, with α of their own
+        seen = many.step(actions)[0]
+        assert len(set(seen["preference"][:, 0].tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "alpha", "message"),
+    [
+        ({"preferences": (1.0, 0.1)}, None, "a smallest and a largest α above 0"),
+        ({"preferences": (1.0,)}, None, "a smallest and a largest α above 0"),
+        ({"preferences": "ab"}, None, "a smallest and a largest α above 0"),
+        ({"preferences": (0.0, 1.0)}, None, "a smallest and a largest α above 0"),
+        ({"preferences": (0.1, math.inf)}, None, "a smallest and a largest α above 0"),
+        ({"preferences": ()}, 0.1, "this environment has one alpha"),
+        ({}, -1.0, "alpha must be a finite number of at least 0"),
+        ({}, "much", "alpha must be a finite number"),
+        ({}, math.nan, "alpha must be a finite number"),
+    ],
+)
+def test_bad_preferences_of_an_environment(
+    toy_folder: Path, settings: dict[str, object], alpha: object, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        UnmaskEnv(**environments(toy_folder, **settings)).reset(options={"alpha": alpha})
+
+
+def test_ppo_trains_for_all_alphas(toy_folder: Path, tmp_path: Path) -> None:
+    settings = PPO().changed(
+        **environments(toy_folder),
+        width=16,
+        num_envs=3,
+        n_steps=4,
+        minibatch_size=6,
+        updates=2,
+        save_every=1,
+        validation_problems=4,
+        validation_rules=(),
+        imitation_steps=1,
+        imitation_problems=4,
+        test_temperatures=(1.0,),
+    )
+    train_ppo(settings, tmp_path / "whole")
+    train_ppo(settings, tmp_path / "halves", stop_after=1)
+    train_ppo(settings, tmp_path / "halves", resume=True)
+    trained = load_policy(str(tmp_path / "whole"))
+    assert isinstance(trained, LearnedPolicy)
+    assert trained.network.config.conditions == ("preference",)
+    assert [point.alpha for point in trained.curve] == pytest.approx(alphas(*RANGE, 9))
+    weights = [(tmp_path / run / "checkpoint.safetensors").read_bytes() for run in ("whole", "halves")]
+    assert weights[0] == weights[1]
+    with pytest.raises(UsageError, match="no deadlines of their own"):
+        PPO().changed(deadlines=(3, 5))

@@ -89,9 +89,10 @@ class PPO(PolicyTraining):
             raise UsageError("num_envs times n_steps must be at least 2")
         if not (0 < self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
             raise UsageError("gamma must be in (0, 1] and gae_lambda in [0, 1]")
-        for name in ("preferences", "deadlines"):
-            if getattr(self.rewards, name):
-                raise UsageError(f"PPO's environments have no {name}; leave them away, or use train grpo")
+        if self.rewards.deadlines:
+            raise UsageError(
+                "PPO's environments have no deadlines of their own; leave them away, or use train grpo"
+            )
 
 
 def make_algorithm(setup: Setup, settings: PPO) -> StablePPO:
@@ -140,6 +141,7 @@ def environment(setup: Setup, settings: PPO) -> EnvConfig:
         reward=rewards.reward,
         reward_weights=rewards.reward_weights,
         cost=rewards.cost,
+        preferences=rewards.preferences,
         context=settings.context,
         top=settings.top,
         extras=_shown(setup.policy.extras),
@@ -344,6 +346,8 @@ def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, ca
             supervisor = Supervisor(run, validator, settings, (bar, shown), as_callback(callback), stop_after)
             left = (settings.updates - update) * per_update
             algorithm.learn(left, supervisor, log_interval=settings.updates + 1, reset_num_timesteps=False)
+            if supervisor.update == settings.updates or supervisor.stopped:
+                validator.end()
     finally:
         log.close()
     return folder

@@ -161,7 +161,9 @@ class UnmaskPolicy(ActorCriticPolicy):
             "seed": seed,
         }
         self.sizes = _sizes(observation_space)
-        self.shape = NetworkConfig(width, attention_heads, self.sizes["top"], bias, sight)
+        preferred = isinstance(observation_space, spaces.Dict) and "preference" in observation_space.spaces
+        conditions = ("preference",) if preferred else ()
+        self.shape = NetworkConfig(width, attention_heads, self.sizes["top"], bias, sight, conditions)
         self.unmask_head: Head = load_head(head) if isinstance(head, str) else head
         ranked = not isinstance(self.unmask_head, Bernoulli)
         if ranked and isinstance(action_space, spaces.MultiBinary) and self.sizes["positions"] > 127:
@@ -234,6 +236,7 @@ class UnmaskPolicy(ActorCriticPolicy):
             hidden=None if hidden is None else hidden.float().view(batch, positions, -1),
             entropy=obs["entropy"].float() if "entropy" in obs else None,
             margin=obs["margin"].float() if "margin" in obs else None,
+            preference=obs["preference"].float()[:, 0] if "preference" in obs else None,
         )
 
     def learned(self, head: Head | None = None, context: Context = "full") -> LearnedPolicy:

@@ -246,12 +246,6 @@ RANGE = (0.01, 10.0)
 def environments(toy_folder: Path, **more: object) -> dict[str, object]:
     common = {"task": "trace:chains=1", "response_length": 8, "preferences": RANGE}
     return {"denoiser": str(toy_folder), **common, **more}
-        "denoiser": str(toy_folder),
-        "task": "trace:chains=1",
-        "response_length": 8,
-        "preferences": RANGE,
-        **more,
-    }
 
 
 def test_an_environment_draws_shows_and_rewards_an_alpha(toy_folder: Path) -> None:

@@ -277,8 +277,8 @@ class BlockDecoder:
 
 
 def _check_policy(policy: Policy) -> None:
-    if policy.extras.hidden or policy.extras.support:
-        what = "hidden states" if policy.extras.hidden else "the support of written tokens"
+    unseen = {"hidden": "hidden states", "support": "the support of written tokens", "token": "predicted tokens"}
+    for what in (said for name, said in unseen.items() if getattr(policy.extras, name)):
         raise UsageError(f"policy {policy.name!r} reads {what}, which engines do not give; take one that does not")
     if getattr(policy, "deadline", 0):
         raise UsageError(f"policy {policy.name!r} has a deadline, which engines cannot keep; take it without one")

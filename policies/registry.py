@@ -6,6 +6,7 @@ from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.policies import heuristics as rules
 from dllm_env.policies.base import Decision, Policy
+from dllm_env.policies.corrected import ASS, EOSER, Credit, PCSampler
 from dllm_env.policies.heuristics import Heuristic
 from dllm_env.policies.remasking import ReMDM, Wino
 from dllm_env.random import RowRandom
@@ -18,7 +19,7 @@ HEURISTICS: dict[str, type[Heuristic]] = {
     for rule in (
         *(rules.Random, rules.TopK, rules.Margin, rules.Entropy, rules.Leftmost, rules.Dilated),
         *(rules.FirstHitting, rules.Threshold, rules.Factor, rules.EntropyBound, rules.Klass, rules.LocalLeap),
-        *(rules.Hierarchy, Wino, ReMDM),
+        *(rules.Hierarchy, EOSER, ASS, Credit, PCSampler, Wino, ReMDM),
     )
 }
 """The rules by name."""

@@ -42,7 +42,7 @@ def test_fallbacks(text: str, expected: list[list[int]]) -> None:
     assert unmasked(text) == expected
 
 
-@pytest.mark.parametrize("rule", ["threshold", "factor", "local_leap", "hierarchy", "wino"])
+@pytest.mark.parametrize("rule", ["threshold", "factor", "local_leap", "hierarchy", "credit", "wino"])
 def test_names_and_what_is_read(rule: str) -> None:
     usual, lowest = load_heuristic(rule), load_heuristic(f"{rule}:fallback=lowest_entropy")
     assert load_heuristic(usual.name) == usual

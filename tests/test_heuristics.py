@@ -152,6 +152,7 @@ def counts(rule: Heuristic, length: int, block: int = 0) -> list[int]:
         row.memory = memory
         row.margin = row.entropy = torch.zeros(1, block)
         row.log_probability = torch.zeros(1, block, 2)
+        row.token, row.ends = torch.zeros(1, block, dtype=torch.int64), torch.zeros(1, block, dtype=torch.bool)
         decision = rule.act(row, RowRandom(torch.tensor([1])))
         memory = dict(decision.memory)
         for place in decision.unmask[0].nonzero()[:, 0].tolist():

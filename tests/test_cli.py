@@ -332,8 +332,9 @@ def test_animation_ends_with_the_response(toy, monkeypatch):
     assert module.step_colour(0, [0, 1]) != module.step_colour(1, [0, 1])
 
 
-def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys):
-    from dllm_env.commands.demo import FAST, SLOW, DemoConfig, run_demo
+@pytest.mark.parametrize("preferences", [(), (0.01, 1.0)])
+def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys, preferences):
+    from dllm_env.commands.demo import ALPHAS, OTHERS, RIVALS, DemoConfig, run_demo
     from dllm_env.train.grpo import GRPO
 
     small = {
@@ -345,7 +346,8 @@ def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys):
         "validation_problems": 2,
         "imitation_steps": 0,
     }
-    training = GRPO().changed(denoiser=str(toy), **small)
+    training = GRPO().changed(denoiser=str(toy), preferences=preferences, **small)
+    points = len(ALPHAS) if preferences else 1
     out = tmp_path / "demo"
     run_demo(DemoConfig(training, problems=4, slow_problems=2), out)
     printed = capsys.readouterr().out
@@ -353,17 +355,46 @@ def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys):
         assert (out / name).is_file()
     assert list((out / "logs").glob("events.out.tfevents.*"))
     entries = json.loads((out / "results.json").read_text())
-    assert len(entries) == 2 * (1 + len(FAST) + len(SLOW))
-    assert sum(entry["learned"] for entry in entries) == 2
-    assert {entry["problems"] for entry in entries if entry["policy"] in SLOW} == {2}
-    assert {entry["problems"] for entry in entries if entry["policy"] not in SLOW} == {4}
+    assert len(entries) == 2 * (points + len(RIVALS) + len(OTHERS))
+    assert sum(entry["learned"] for entry in entries) == 2 * points
+    assert {entry["problems"] for entry in entries if entry["policy"] in OTHERS} == {2}
+    assert {entry["problems"] for entry in entries if entry["policy"] not in OTHERS} == {4}
+    assert {entry["front"] for entry in entries if entry["learned"]} == {str(out)}
     assert f"tensorboard --logdir {out}" in printed
-    assert "full diffusion, BL = 40: learned " in printed
+    assert printed.count("full diffusion, BL = 40: learned ") == points
+    assert ("learned (alpha=0.03)" in printed) == bool(preferences)
     run_demo(DemoConfig(replace(training), problems=4, slow_problems=2), out, resume=True)
     again = json.loads((out / "results.json").read_text())
     for entry in (*entries, *again):
         del entry["seconds"]
     assert again == entries
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "expected"),
+    [
+        (0.9, {}, "passive"),
+        (0.4, {}, None),
+        (0.9, {"OMP_WAIT_POLICY": "active"}, "active"),
+        (0.9, {"GOMP_SPINCOUNT": "5"}, None),
+        (0.9, {"OMP_NUM_THREADS": "1"}, None),
+    ],
+)
+def test_threads_sleep_while_they_wait_where_the_machine_is_busy(monkeypatch, load, given, expected):
+    from dllm_env import cli
+
+    for name in cli.WAITING:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 9.0, 9.0))
+    cli.share_processors()
+    assert os.environ.get("OMP_WAIT_POLICY") == given.get("OMP_WAIT_POLICY")  # torch has been loaded already
+    monkeypatch.delitem(sys.modules, "torch")
+    cli.share_processors()
+    assert os.environ.get("OMP_WAIT_POLICY") == expected
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
 
 
 def test_train_ppo_leaves_a_run_that_eval_takes(toy, tmp_path, capsys):

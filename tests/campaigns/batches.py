@@ -22,7 +22,7 @@ from dllm_env.denoisers.tiny import TinyDenoiser
 from dllm_env.policies.base import Policy
 from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy, load_policy
-from dllm_env.policies.networks import NetworkConfig, make_network
+from dllm_env.policies.networks import SIGHT, NetworkConfig, make_network
 from dllm_env.policies.rollout import Rollout, rollout
 from dllm_env.random import torch_generator
 from dllm_env.rules import Rules
@@ -31,7 +31,7 @@ from dllm_env.tasks.load import load_task
 RULES = (
     *("random:2", "top_k:3", "margin", "entropy:2", "leftmost:4", "dilated", "first_hitting", "threshold:0.3"),
     *("factor:1", "entropy_bound:0.5", "klass:tau=0.3,kappa=0.05", "local_leap:threshold=0.4", "hierarchy"),
-    *("top_k:steps=8", "random:steps=8,schedule=dream"),
+    *("top_k:steps=8", "random:steps=8,schedule=dream", "eoser:2", "ass", "credit:0.5", "pc_sampler:2"),
 )
 REMASKING = ("wino:draft=0.2,verify=0.4", "remdm:steps=8")
 HEADS = ("bernoulli", "bernoulli:force_progress=1", "plackett_luce:k=2", "dynamic_plackett_luce:temperature=0.5")
@@ -109,7 +109,8 @@ def make_policy(text: str, seed: int, hidden_size: int) -> Policy:
     if "/" not in text:
         return load_policy(text)
     kind, context, head = text.split("/")
-    network = make_network(kind, NetworkConfig(width=16, bias=-1.0), torch_generator("campaign", seed), hidden_size)
+    shape = NetworkConfig(width=16, bias=-1.0, sight=tuple(SIGHT))
+    network = make_network(kind, shape, torch_generator("campaign", seed), hidden_size)
     with torch.no_grad():  # the output's weights begin at 0, and all scores would be alike
         network.score.weight.normal_(0.0, 1.0, generator=torch_generator("score", seed))
     return LearnedPolicy(network.eval(), load_head(head), context)  # type: ignore[arg-type]

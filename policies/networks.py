@@ -48,17 +48,17 @@ def _nearness(masked: Tensor) -> Tensor:
     return torch.exp(-(masked.cumsum(-1) - masked.long()).float())
 
 
-def _odds(observation: Observation) -> Tensor:
-    """A quarter of the log-odds, so that they are of the size of other inputs: from −2.3 to 2.3."""
-    log_odds = torch.logit(observation.confidence[..., 0].float(), eps=1e-4)
-    return torch.where(observation.masked, log_odds / 4, 0.0)
+def _nines(observation: Observation) -> Tensor:
+    """Half of −log₁₀(1 − c), which makes it of the size of other inputs: from 0 to 2."""
+    wrong = (1 - observation.confidence[..., 0].float()).clamp(min=1e-4)
+    return torch.where(observation.masked, -wrong.log10() / 2, 0.0)
 
 
 SIGHT: dict[str, Callable[[Observation], Tensor]] = {
     "place": _place,
     "left": _left,
     "right": _right,
-    "odds": _odds,
+    "nines": _nines,
 }
 """What follows from mask and confidence, (B, W) float32, by name; see ``NetworkConfig``."""
 
@@ -98,7 +98,7 @@ class NetworkConfig:
     """Bias of the output, the score that all positions start with; sigmoid(−2) is about 12%."""
     sight: tuple[str, ...] = ()
     """What a position is told besides: place, where it stands, i / W; left, exp(−masks to its left); right,
-    exp(−masks to its right); odds, the log-odds of its largest probability, which tell 99% from 99.9%."""
+    exp(−masks to its right); nines, −log₁₀(1 − c), which tells 99% from 99.9%."""
     conditions: tuple[str, ...] = ()
     """What a row is told of what is asked of it: preference, α of its reward; remaining, its evaluations left."""
 

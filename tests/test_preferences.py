@@ -58,9 +58,8 @@ def test_sight_by_hand() -> None:
     assert found["left"][0] == pytest.approx([1, e(-1), e(-1), e(-2)])
     assert found["left"][1] == pytest.approx([1, 1, 1, e(-1)])
     assert found["right"][0] == pytest.approx([e(-2), e(-2), e(-1), 1])
-    most = math.log(0.9999 / 0.0001) / 4
-    assert found["odds"][0] == pytest.approx([0, 0, math.log(4) / 4, most], abs=1e-4)
-    assert found["odds"][1] == pytest.approx([0, 0, -most, 0], abs=1e-4)
+    assert found["nines"][0] == pytest.approx([math.log10(2) / 2, 0, math.log10(5) / 2, 2], abs=1e-6)
+    assert found["nines"][1] == pytest.approx([0, 0, 0, 0], abs=1e-6)
 
 
 def test_scores_depend_on_what_is_asked_for() -> None:

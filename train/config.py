@@ -116,9 +116,9 @@ class PolicyConfig:
     """Width of the policy network; 128 is the paper's, about 0.3M parameters."""
     attention_heads: int = 2
     """Attention heads of the policy network."""
-    sight: tuple[str, ...] = ("place", "left", "odds")
+    sight: tuple[str, ...] = ("place", "left", "nines")
     """What a position is told besides its confidence: place, where it stands; left or right, how many masks are
-    there; odds, the log-odds of its confidence."""
+    there; nines, −log₁₀(1 − c), which tells 99% from 99.9%."""
     bias: float = -1.5
     """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""
 

@@ -147,7 +147,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         width: int = 64,
         attention_heads: int = 2,
         bias: float = -1.5,
-        sight: tuple[str, ...] = ("place", "left", "odds"),
+        sight: tuple[str, ...] = ("place", "left", "nines"),
         seed: int = 0,
         **more: Any,
     ) -> None:

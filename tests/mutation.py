@@ -41,6 +41,7 @@ MODULES = {
     "dllm_env/policies/heads.py": ("test_heads.py", "test_ranked_heads.py", "test_heads_alike.py"),
     "dllm_env/intervals.py": ("test_metrics.py",),
     "dllm_env/eval/metrics.py": ("test_metrics.py", "test_metrics_edges.py"),
+    "dllm_env/eval/fronts.py": ("test_fronts.py", "test_compare_tables.py"),
     "dllm_env/eval/compare.py": ("test_compare.py", "test_compare_edges.py", "test_compare_tables.py"),
     "dllm_env/grading/answers.py": TEXT,
     "dllm_env/grading/expressions.py": TEXT,

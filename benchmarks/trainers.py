@@ -19,9 +19,8 @@ from rich.table import Table
 
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.eval.results import summarise
-from dllm_env.train.grpo import train_grpo
+from dllm_env.train.grpo import GRPO, train_grpo
 from dllm_env.train.ppo import PPO, train_ppo
-from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT
 
 
@@ -43,8 +42,8 @@ Trainer = Callable[[Path, int, bool], Path]
 TRAINERS: dict[str, Trainer] = {
     "PPO": lambda folder, seed, resume: train_ppo(PPO(seed=seed), folder, resume),
     "GRPO": lambda folder, seed, resume: train_grpo(
-        PRESETS["demo"].changed(
-            alpha=PPO().rewards.alpha, imitation_target=PPO().imitation.imitation_target, seed=seed
+        GRPO(seed=seed).changed(
+            alpha=PPO().rewards.alpha, imitation_target=PPO().imitation.imitation_target, evaluate_every=10
         ),
         folder,
         resume,

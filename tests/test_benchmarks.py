@@ -13,9 +13,15 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # so little work is faster on one
 SMALL_MODEL = ["--vocabulary", "500", "--width", "32", "--feed-forward", "32", "--layers", "1", "--heads", "2"]
 SMALL_STEPS = ["--batch", "2", "--prompt", "4", "--length", "16", "--block-lengths", "8", "16"]
+SMALL_TRAINING = [
+    *("--training.prompts", "2", "--training.num-generations", "2", "--training.policy.width", "8"),
+    *("--training.imitation.imitation-problems", "2", "--training.imitation.imitation-steps", "1"),
+    *("--training.validation.validation-problems", "2", "--training.validation.validation-rules"),
+]
 RUNS = {
     "denoiser_quality.py": ["--problems", "2"],
     "gumbel.py": ["--prompts", "2", "--samples", "2", "--draws", "4194304", "--steps", "10", "1000000"],
+    "one_front.py": ["--seeds", "1", "--problems", "3", "--training.updates", "1", *SMALL_TRAINING],
     "prediction_memory.py": ["--vocabulary", "3000", "--batch", "2", "--length", "64", "--width", "16"],
     "rollout.py": ["--prompts", "4", "--repeats", "1", "--block-lengths", "8"],
     "step_time.py": [*SMALL_MODEL, *SMALL_STEPS],

@@ -101,6 +101,8 @@ def test_every_start_teaches(toy: GRPO, name: str) -> None:
     assert shown.seen.masked.shape == shown.draw.shape
     assert ((shown.draw > 0) <= shown.seen.masked).all()
     assert (shown.draw > 0).any(-1).all()
+    first = (shown.seen.step == 0).float()  # every problem has one first step, and counts once
+    assert shown.weight.sum().item() == pytest.approx(first.sum().item()) == 12
     before = validate(setup, setup.policy, settings)[0].accuracy
     imitate(setup, settings)
     assert validate(setup, setup.policy, settings)[0].accuracy > max(0.6, before)

@@ -65,11 +65,13 @@ class Demonstration:
     Attributes:
         seen: M steps on the way to right answers, as the policy would see them.
         draw: (M, W) what was decided, as draws of the policy's head.
+        weight: (M,) how often each step is imitated: every problem equally often, whatever its number of steps.
         accuracy: share of the problems that have such steps.
     """
 
     seen: Observation
     draw: Tensor
+    weight: Tensor
     accuracy: float
 
 
@@ -117,7 +119,7 @@ def imitate(setup: Setup, settings: PolicyTraining) -> None:
             bar.update(task, figures=none)
             return
         for update in range(config.imitation_steps):
-            rows = torch.randint(len(shown.draw), (config.imitation_batch_size,), generator=generator)
+            rows = torch.multinomial(shown.weight, config.imitation_batch_size, True, generator=generator)
             likelihood = _imitate_once(setup.policy, optimizer, shown, rows.to(shown.draw.device))
             average.update_parameters(network)
             if update % CHECK_EVERY == CHECK_EVERY - 1:
@@ -247,22 +249,24 @@ def choose(
     return torch.where((alpha < CAREFUL).to(highest.device), best.to(highest.device), highest)
 
 
-def _right(policy: LearnedPolicy, played: Attempt, wanted: Tensor) -> tuple[Observation, Tensor, int]:
-    """Steps on the way to right answers of the wanted rows, as draws of the policy's head; and how many rows."""
+def _right(policy: LearnedPolicy, played: Attempt, wanted: Tensor) -> tuple[Observation, Tensor, Tensor]:
+    """Steps on the way to right answers of the wanted rows, as draws of the policy's head; and one over how many."""
     steps = played.rollout.trajectories
     assert steps is not None
     good = (played.correct == 1) & wanted.to(played.correct.device)
     rows = good[steps.row].nonzero()[:, 0]
-    seen = steps.observation[rows]
-    return seen, expert_draws(seen, steps.draw[rows], policy.head), int(good.sum())
+    seen, of = steps.observation[rows], steps.row[rows]
+    weight = 1 / of.bincount(minlength=len(good))[of]
+    return seen, expert_draws(seen, steps.draw[rows], policy.head), weight.cpu()
 
 
-def _join(parts: Sequence[tuple[Observation, Tensor, int]], problems: int) -> Demonstration | None:
+def _join(parts: Sequence[tuple[Observation, Tensor, Tensor]], problems: int) -> Demonstration | None:
     some = [part for part in parts if len(part[1])]
     if not some:
         return None
     seen = Observation.concatenate([part[0] for part in some])
-    return Demonstration(seen, torch.cat([part[1] for part in some]), sum(part[2] for part in some) / problems)
+    draw, weight = (torch.cat([part[i] for part in some]) for i in (1, 2))
+    return Demonstration(seen, draw, weight, weight.sum().item() / problems)
 
 
 # ------------------------------------------------------------------------------------------ how it is imitated

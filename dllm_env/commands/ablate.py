@@ -24,7 +24,6 @@ from dllm_env.reading import exists
 from dllm_env.tasks.base import count_problems
 from dllm_env.tasks.load import load_task
 from dllm_env.train.grpo import GRPO, train_grpo
-from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT
 
 TABLE, PICTURE = "ablation.csv", "ablation.png"
@@ -34,9 +33,11 @@ Training = tuple[str, Network, int, Path]
 """Head, network, seed and folder."""
 
 
-SHORT = PRESETS["demo"].changed(updates=40, imitation_target=1.1, nfe_budget=1.0, validation_rules=())
-"""The demo's training with fewer updates, because there are 30 of them, and from a longer imitation, without which
-some seeds begin with too little; no budget, because a head of few positions a step cannot be within it."""
+SHORT = GRPO().changed(
+    alpha=0.3, updates=40, start="expert", imitation_problems=1024, imitation_target=1.1, validation_rules=()
+)
+"""A short training for one α, because there are 30 of them, from a long imitation of a rule that every head can
+follow: a head of k positions a step follows ``top_k:k``."""
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ def choose(
 
 
 def _right(policy: LearnedPolicy, played: Attempt, wanted: Tensor) -> tuple[Observation, Tensor, Tensor]:
-    """Steps on the way to right answers of the wanted rows, as draws of the policy's head; and one over how many."""
+    """Steps on the way to right answers of the wanted rows, as draws of the policy's head, and their weights."""
     steps = played.rollout.trajectories
     assert steps is not None
     good = (played.correct == 1) & wanted.to(played.correct.device)

@@ -43,7 +43,7 @@ PAPER = GRPO().changed(
 PRESETS: dict[str, GRPO] = {
     "bundled": GRPO(),
     "demo": GRPO().changed(
-        preferences=(0.003, 3.0),
+        preferences=(0.003, 10.0),
         updates=150,
         imitation_steps=100,
         imitation_problems=256,

@@ -46,7 +46,7 @@ PORTFOLIO = (
 """The rules that ``--start portfolio`` tries beside the oracle."""
 TRIED = 64
 """Problems on which all of them are tried; the rest is played by the best ones."""
-CAREFUL = 0.1
+CAREFUL = 0.17
 """α below which the policy imitates the rule that is best on average, and nobody's luck."""
 ALPHAS = 9
 """Of a range of α, so many are looked at."""

@@ -48,7 +48,7 @@ PRESETS: dict[str, GRPO] = {
         imitation_steps=100,
         imitation_problems=256,
         test_temperatures=(0.6,),
-        evaluate_every=50,
+        evaluate_every=30,
     ),
     "paper": PAPER,
     "paper-32": PAPER.changed(block_length=32, test_temperatures=(0.5,)),

@@ -173,3 +173,33 @@ def test_columns_for_the_files() -> None:
         pytest.approx((share((7, 0.9)) - share((20, 0.5))) / (share((2, 1.0)) - share((20, 0.5)))),
         1,
     ]
+
+
+def test_aup_by_hand() -> None:
+    """Outcomes have 4 tokens each. The policies' best accuracy is 80%; the oracle's 100% is none of theirs."""
+    played = entries(
+        result("top_k:1", scored(80), 10),
+        result("top_k:2", scored(78), 5),
+        result("top_k:3", scored(70), 9),  # another one is as fast and better
+        result("oracle", scored(100), 2),
+    )
+    found = {front.who: front for front in fronts(played)}
+    slow, fast = (entry.figures.tokens_per_nfe for entry in played[:2])
+    weight = math.exp(-3 * (1 - 78 / 80))
+    expected = 100 * slow * 0.8 + (fast - slow) * 100 * (0.8 + 0.78 * weight) / 2
+    assert found["heuristics"].aup == found["top_k"].aup == pytest.approx(expected)
+    assert found["oracle"].aup == pytest.approx(100 * played[3].figures.tokens_per_nfe)
+    assert set(found) == {"heuristics", "oracle", "top_k"}  # the oracle is no family besides
+
+
+def test_the_oracle_alone() -> None:
+    (found,) = fronts(entries(result("oracle", scored(50), 2)))
+    assert (found.who, found.score) == ("oracle", None)
+    assert found.aup > 0
+    (columns,) = front_columns([found]).values()
+    assert columns == {"front": "oracle", "area": found.area.value, "score": None, "aup": found.aup}
+
+
+def test_the_same_problems_are_drawn_again_every_time() -> None:
+    first, second = (fronts(ENTRIES)[0].area for _ in range(2))
+    assert first == second

@@ -1,0 +1,99 @@
+"""Policies for all speeds on fresh seeds: how right each is within so many evaluations, beside rules and oracle.
+
+    python benchmarks/one_front.py --seeds 101 102 103 104 105 --out runs/one-front
+
+Trains the preset ``demo`` with each seed, plays every policy at the α of its curve and the leftmost fallback on the
+same test problems, and prints, of each, the best accuracy within some mean NFE and the score. What is there already
+is taken as it is, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from dllm_env.eval.compare import Entry, pool
+from dllm_env.eval.evaluate import EvaluationConfig, prepare
+from dllm_env.eval.fronts import fronts
+from dllm_env.eval.metrics import best_at_most, mean
+from dllm_env.eval.results import read
+from dllm_env.eval.runner import finish, play
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.train.grpo import GRPO, train_grpo
+from dllm_env.train.presets import PRESETS
+from dllm_env.train.run import CHECKPOINT
+
+RIVALS = tuple(
+    f"threshold:threshold={t:g},fallback=leftmost" for t in (0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
+)
+REFERENCES = ("random:1", "random:2", "random:4", "random:10", "oracle")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the measurement."""
+
+    training: GRPO = PRESETS["demo"]
+    """How every policy is trained."""
+    seeds: tuple[int, ...] = (101, 102, 103, 104, 105)
+    """Training seeds; nothing may have been chosen on them."""
+    out: Path = Path("runs/one-front")
+    """Folder of the runs and the results."""
+    problems: int = 1000
+    """Test problems."""
+    block_length: tuple[int, ...] = (40,)
+    """Block lengths to play at."""
+    within: tuple[float, ...] = (8.0, 5.6, 5.0)
+    """Mean NFE that a point may have."""
+
+
+def line(who: str, members: Sequence[Entry], score: float, within: Sequence[float]) -> list[str | float]:
+    """A front's best accuracy within each NFE, 0 where it has no such point, and its score."""
+    best = [best_at_most([entry.coordinates for entry in members], nfe) for nfe in within]
+    return [who, *(0.0 if i is None else members[i].accuracy for i in best), score]
+
+
+def main(settings: Settings) -> None:
+    """Trains, plays, prints, and writes ``one_front.csv``."""
+    policies: list[str] = []
+    for seed in settings.seeds:
+        folder = settings.out / f"seed-{seed}"
+        train_grpo(settings.training.changed(seed=seed), folder, resume=(folder / CHECKPOINT).exists())
+        curve = LearnedPolicy.from_pretrained(folder).curve
+        policies += [f"{folder}:alpha={point.alpha:.4g}" for point in curve]
+    config = EvaluationConfig(problems=settings.problems, block_length=settings.block_length)
+    results = settings.out / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    play(prepare([(config, [*policies, *RIVALS, *REFERENCES])]), results)
+    finish(results)
+    lines: list[list[str | float]] = []
+    for block in settings.block_length:
+        entries = [entry for entry in pool(read([results])) if entry.block_length == block]
+        of = {front.who: front for front in fronts(entries)}
+        named = [str(settings.out / f"seed-{seed}") for seed in settings.seeds]
+        made = []
+        for who in (*named, "threshold:fallback=leftmost", "oracle"):
+            score = of[who].score
+            made.append(line(who, of[who].members, 0.0 if score is None else score.value, settings.within))
+        learned = [row[1:] for row in made[: len(named)]]
+        columns = list(zip(*learned, strict=True))
+        made.append(["mean of the seeds", *(mean([float(x) for x in column]) for column in columns)])
+        made.append(["worst of the seeds", *(min(float(x) for x in column) for column in columns)])
+        heads = ["policy", *(f"within {nfe:g} NFE" for nfe in settings.within), "score"]
+        table = Table(*heads, title=f"best accuracy on {settings.problems:,} test problems, block length {block}")
+        for row in made:
+            table.add_row(str(row[0]), *(f"{value:.1%}" for value in row[1:-1]), f"{row[-1]:.3f}")
+        Console(width=120).print(table)
+        lines += [[block, *row] for row in made]
+    with (settings.out / "one_front.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["block_length", *heads], *lines])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

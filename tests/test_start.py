@@ -112,7 +112,7 @@ def test_the_portfolio_says_what_it_does(toy: GRPO, capsys: pytest.CaptureFixtur
     settings = toy.changed(start="portfolio", preferences=RANGE)
     shown = demonstrate(make_setup(settings), settings)
     said = " ".join(capsys.readouterr().out.split())
-    assert "9 rules and the oracle on 4 training problems, at most 176 denoiser evaluations" in said
+    assert "leftmost:1, oracle on 4 training problems, at most 176 denoiser evaluations" in said
     assert "then the best of them on 8 more" in said
     assert "100.0%" in said
     assert shown is not None
@@ -121,6 +121,28 @@ def test_the_portfolio_says_what_it_does(toy: GRPO, capsys: pytest.CaptureFixtur
     assert shown.accuracy == 1.0
     # A pair at a time, or one position after the other: what is best at some α.
     assert set(((shown.draw > 0).sum(-1)).tolist()) <= {1, 2}
+
+
+def test_what_is_tried_and_kept(toy: GRPO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head of two positions a step follows rules that do so; where nobody is bold, the oracle plays no more."""
+    played: list[tuple[str, int]] = []
+    real = start._play
+    monkeypatch.setattr(start, "_play", lambda *a: played.append((a[2], len(a[3]))) or real(*a))
+    for changes, names, later in (
+        ({"head": "plackett_luce:k=2"}, ["leftmost:2", "top_k:2"], {"leftmost:2", "top_k:2"}),
+        ({"alpha": 0.1}, [*start.PORTFOLIO, "oracle"], set(start.PORTFOLIO)),
+        ({"alpha": 1.0}, [*start.PORTFOLIO, "oracle"], {*start.PORTFOLIO, "oracle"}),
+    ):
+        played.clear()
+        settings = toy.changed(**changes)
+        shown = demonstrate(make_setup(settings), settings)
+        assert shown is not None
+        assert [name for name, count in played if count == 4] == names
+        rest = {name for name, count in played if count == 8}
+        assert rest
+        assert rest <= later
+        assert ("oracle" in rest) == ("oracle" in later)
+    assert ((shown.draw > 0).sum(-1) >= 1).all()
 
 
 def test_few_problems_are_all_tried(toy: GRPO, capsys: pytest.CaptureFixture[str]) -> None:

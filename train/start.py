@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dllm_env.dynamics import Observation, Wishes
 from dllm_env.errors import UsageError
+from dllm_env.policies.heads import Head, PlackettLuce
 from dllm_env.policies.heuristics import Heuristic
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.oracle import ORACLE, Oracle
@@ -160,21 +161,22 @@ def _of_portfolio(
     setup: Setup, settings: PolicyTraining, problems: Sequence[Problem], asked: Wishes
 ) -> Demonstration | None:
     """All are tried on the first problems, the best of them and the oracle play the others, too."""
-    first, grid = min(TRIED, len(problems)), alphas(settings)
-    most = first * setup.rules.response_length * (len(PORTFOLIO) + 2)  # the oracle's reference is one more
+    first, grid, names = min(TRIED, len(problems)), alphas(settings), portfolio(setup.policy.head)
+    bold = ORACLE in names and max(grid) >= CAREFUL
+    most = first * setup.rules.response_length * (len(names) + (ORACLE in names))  # its reference is one more
     console = Console(highlight=False)
     console.print(
-        f"start: {len(PORTFOLIO)} rules and the oracle on {first} training problems, at most {most:,} denoiser "
-        f"evaluations; then the best of them on {len(problems) - first} more"
+        f"start: {', '.join(names)} on {first} training problems, at most {most:,} denoiser evaluations; then the "
+        f"best of them on {len(problems) - first} more"
     )
 
     def play(names: Sequence[str], part: slice, key: str) -> list[Candidate]:
         return [Candidate(name, _play(setup, settings, name, problems[part], asked[part], key)) for name in names]
 
-    tried = play((*PORTFOLIO, ORACLE), slice(first), "tried")
+    tried = play(names, slice(first), "tried")
     best = [tried[i].name for i in best_rules(setup, tried, problems[:first], grid)]
     console.print(_table(tried, best, grid))
-    kept = [one for one in tried if one.name in {*best, ORACLE}]
+    kept = [one for one in tried if one.name in best or (bold and one.name == ORACLE)]
     parts = [(slice(first), kept)]
     if len(problems) > first:
         rest = slice(first, len(problems))
@@ -186,6 +188,11 @@ def _of_portfolio(
         chosen = choose(setup, candidates, problems[part], alpha, grid, careful)
         shown += [_right(setup.policy, one.played, chosen == i) for i, one in enumerate(candidates)]
     return _join(shown, len(problems))
+
+
+def portfolio(head: Head) -> tuple[str, ...]:
+    """What is tried: of a head that always draws k positions, the rules that do so, which alone it can imitate."""
+    return (f"leftmost:{head.k}", f"top_k:{head.k}") if isinstance(head, PlackettLuce) else (*PORTFOLIO, ORACLE)
 
 
 def _table(tried: Sequence[Candidate], best: Sequence[str], grid: Sequence[float]) -> Table:
@@ -265,7 +272,7 @@ def _join(parts: Sequence[tuple[Observation, Tensor, Tensor]], problems: int) ->
     if not some:
         return None
     seen = Observation.concatenate([part[0] for part in some])
-    draw, weight = (torch.cat([part[i] for part in some]) for i in (1, 2))
+    draw, weight = torch.cat([part[1] for part in some]), torch.cat([part[2] for part in some])
     return Demonstration(seen, draw, weight, weight.sum().item() / problems)
 
 

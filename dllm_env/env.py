@@ -140,6 +140,32 @@ class Episode:
     alpha: float | None = None
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What ``reset`` is told of an episode; None leaves it to chance.
+
+    Attributes:
+        problem: index of the problem.
+        alpha: how much speed counts.
+
+    Raises:
+        UsageError: values that cannot be.
+    """
+
+    problem: int | None = None
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        alpha = self.alpha
+        if alpha is None:
+            return
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.number)) or not 0 <= alpha < math.inf:
+            raise UsageError(f"alpha must be a finite number of at least 0, got {alpha!r}")
+
+
+CHANCE = Chosen()
+
+
 def prompt_width(denoiser: Denoiser, task: Task, split: Split = "train", samples: int = 256) -> int:
     """P for the prompts of a task: the task's own, or where the denoiser makes more tokens of them, what it takes.
 
@@ -230,7 +256,7 @@ class Game:
         problem = self.task.problem(index, self.config.split, self.config.seed)
         return Episode(problem, self.denoiser.encode(problem.prompt), seed, alpha)
 
-    def draw(self, random: np.random.Generator, chosen: Chosen) -> Episode:
+    def draw(self, random: np.random.Generator, chosen: Chosen = CHANCE) -> Episode:
         """The next episode of a row; the generator moves on equally whatever is chosen."""
         drawn, seed = random.integers(self.problems), random.integers(1 << 62)
         alpha = chosen.alpha
@@ -371,29 +397,6 @@ def entries(actions: Any, rows: int, width: int, most: int = 1) -> np.ndarray:
         row, column = (int(place) for place in np.argwhere(wrong)[0])
         raise UsageError(f"an action has the entries {wanted}, got {array[row, column]} in row {row} at {column}")
     return array
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What ``reset`` is told of an episode; None leaves it to chance.
-
-    Attributes:
-        problem: index of the problem.
-        alpha: how much speed counts.
-
-    Raises:
-        UsageError: values that cannot be.
-    """
-
-    problem: int | None = None
-    alpha: float | None = None
-
-    def __post_init__(self) -> None:
-        alpha = self.alpha
-        if alpha is None:
-            return
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.number)) or not 0 <= alpha < math.inf:
-            raise UsageError(f"alpha must be a finite number of at least 0, got {alpha!r}")
 
 
 def reset_options(options: dict[str, Any] | None) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from dllm_env.dynamics import State
 from dllm_env.env import (
+    CHANCE,
     RENDER_MODES,
     Arrays,
     Chosen,
@@ -25,8 +26,6 @@ from dllm_env.env import (
     reset_options,
 )
 from dllm_env.errors import LogitsError, UsageError
-
-CHANCE = Chosen()
 
 
 class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):

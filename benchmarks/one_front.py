@@ -2,8 +2,8 @@
 
     python benchmarks/one_front.py --seeds 101 102 103 104 105 --out runs/one-front
 
-Trains the preset ``demo`` with each seed, plays every policy at the α of its curve and the leftmost fallback on the
-same test problems, and prints, of each, the best accuracy within some mean NFE and the score. What is there already
+Trains the preset ``demo`` with each seed, plays every policy at 20 α and the leftmost fallback at 20 λ on the same
+test problems, and prints, of each, the best accuracy within some mean NFE and the score. What is there already
 is taken as it is, so that a stopped run goes on.
 """
 
@@ -24,14 +24,17 @@ from dllm_env.eval.fronts import fronts
 from dllm_env.eval.metrics import best_at_most, mean
 from dllm_env.eval.results import read
 from dllm_env.eval.runner import finish, play
-from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.train.grpo import GRPO, train_grpo
 from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT
+from dllm_env.train.validation import alphas
 
-RIVALS = tuple(
-    f"threshold:threshold={t:g},fallback=leftmost" for t in (0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
+LAMBDAS = (
+    *(0.45, 0.475, 0.5, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56, 0.57, 0.58, 0.59, 0.6),
+    *(0.625, 0.65, 0.675, 0.7, 0.75, 0.8, 0.9),
 )
+RIVALS = tuple(f"threshold:threshold={t:g},fallback=leftmost" for t in LAMBDAS)
+"""As many settings as the policies have: an area grows with the number of points, as does the best of them."""
 REFERENCES = ("random:1", "random:2", "random:4", "random:10", "oracle")
 
 
@@ -65,8 +68,8 @@ def main(settings: Settings) -> None:
     for seed in settings.seeds:
         folder = settings.out / f"seed-{seed}"
         train_grpo(settings.training.changed(seed=seed), folder, resume=(folder / CHECKPOINT).exists())
-        curve = LearnedPolicy.from_pretrained(folder).curve
-        policies += [f"{folder}:alpha={point.alpha:.4g}" for point in curve]
+        low, high = settings.training.rewards.preferences
+        policies += [f"{folder}:alpha={alpha:.4g}" for alpha in alphas(low, high, len(LAMBDAS))]
     config = EvaluationConfig(problems=settings.problems, block_length=settings.block_length)
     results = settings.out / "results"
     results.mkdir(parents=True, exist_ok=True)

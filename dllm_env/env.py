@@ -24,7 +24,7 @@ from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Dynamics, State, Wishes
 from dllm_env.errors import UsageError
 from dllm_env.rendering import Drawing, as_picture, as_text
-from dllm_env.rewards import Cost, Outcomes, Reward, load_rewards
+from dllm_env.rewards import Cost, Outcomes, Reward, check_range, load_rewards
 from dllm_env.rules import Context, Rules, View
 from dllm_env.tasks.base import SPLITS, Problem, Split, Task, count_problems
 from dllm_env.tasks.load import load_task
@@ -110,18 +110,6 @@ class EnvConfig(Rules):
             name: 0 if value is None and name in LENGTHS else value for name, value in settings.items()
         }
         return replace(config or cls(), **given)
-
-
-def check_range(preferences: Any) -> None:
-    """Refuses what is no range of α.
-
-    Raises:
-        UsageError: not nothing, and not two finite numbers above 0 in order.
-    """
-    listed = isinstance(preferences, Sequence) and not isinstance(preferences, str)
-    numbers = listed and all(isinstance(one, (int, float)) and 0 < one < math.inf for one in preferences)
-    if not numbers or not (len(preferences) == 0 or (len(preferences) == 2 and preferences[0] <= preferences[1])):
-        raise UsageError(f"preferences are a smallest and a largest α above 0, or nothing, got {preferences!r}")
 
 
 @dataclass(frozen=True)
@@ -270,12 +258,8 @@ class Game:
 
     def begin(self, episodes: Sequence[Episode]) -> State:
         """Rows at their start, not yet predicted."""
-        wishes = Wishes(torch.tensor([e.alpha for e in episodes])) if self._preferred(episodes) else None
+        wishes = Wishes(torch.tensor([e.alpha for e in episodes])) if self.config.preferences else None
         return self.dynamics.reset([e.prompt for e in episodes], [e.seed for e in episodes], wishes)
-
-    @staticmethod
-    def _preferred(episodes: Sequence[Episode]) -> bool:
-        return episodes[0].alpha is not None
 
     def actions(self, actions: Any, rows: int) -> Tensor:
         """(B, W) zeros and ones of any kind as a bool tensor.

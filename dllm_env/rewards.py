@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NewType, get_args
@@ -116,6 +117,18 @@ def _check(alpha: float, cost: str) -> None:
     check_value(alpha, float, "alpha")
     if cost not in get_args(Cost):
         raise UsageError(f"unknown cost {cost!r}; choose {' or '.join(get_args(Cost))}")
+
+
+def check_range(preferences: Any) -> None:
+    """Refuses what is no range of α.
+
+    Raises:
+        UsageError: not nothing, and not two finite numbers above 0 in order.
+    """
+    listed = isinstance(preferences, Sequence) and not isinstance(preferences, str)
+    numbers = listed and all(isinstance(one, (int, float)) and 0 < one < math.inf for one in preferences)
+    if not numbers or not (len(preferences) == 0 or (len(preferences) == 2 and preferences[0] <= preferences[1])):
+        raise UsageError(f"preferences takes a smallest and a largest α above 0, or nothing, got {preferences!r}")
 
 
 def _cost(cost: Cost, nfe: Tensor, steps: Tensor | None) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,9 +20,8 @@ from dllm_env.dynamics import Dynamics
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import tokens_before_eot
 from dllm_env.eval.results import Outcome, Result, Setting, code_version
-from dllm_env.policies.base import Policy
 from dllm_env.policies.learned import LearnedPolicy, load_policy
-from dllm_env.policies.oracle import ORACLE, Oracle, is_oracle, load_oracle
+from dllm_env.policies.oracle import ORACLE, Oracle, Player, is_oracle, load_oracle, prepared
 from dllm_env.policies.registry import HEURISTICS
 from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import derive_key
@@ -45,8 +43,6 @@ LOOKED_AT = 5000
 
 Place = tuple[int, int]
 """A problem's index and which of its samples."""
-Player = Policy | Oracle
-"""What plays: a policy, or the oracle, which needs to see how a problem is scored."""
 OnProgress = Callable[[str, int], None]
 """Told what is being played, and how many more rows are done."""
 
@@ -203,14 +199,18 @@ class Evaluation:
                 on_progress(label(job.setting), done - before)
             before = done
 
-        play = job.policy.attempt if isinstance(job.policy, Oracle) else partial(attempt, policy=job.policy)
-        played = play(
+        seeds = [row_seed(job.seed, place) for place in places]
+        known = (self.denoiser, job.rules, self.task, problems, seeds, config.batch_size)
+        policy, memory = prepared(job.policy, *known)
+        played = attempt(
             self.denoiser,
-            rules=job.rules,
-            task=self.task,
-            problems=problems,
-            seeds=[row_seed(job.seed, place) for place in places],
+            policy,
+            job.rules,
+            self.task,
+            problems,
+            seeds,
             batch_size=config.batch_size,
+            memory=memory,
             on_progress=report,
         )
         return self._outcomes(job.setting, places, [problem.prompt for problem in problems], played)

@@ -20,6 +20,8 @@ from dllm_env.policies.schedules import block_steps, new_block, scheduled
 from dllm_env.random import RowRandom
 from dllm_env.reading import as_table, read_json
 
+LARGEST_ID = 10**8
+
 
 @dataclass(frozen=True)
 class EOSER(Ranked):
@@ -146,19 +148,15 @@ class PCSampler(Ranked):
         confidence, token = observation.confidence[..., 0], observation.token
         surprise = torch.full_like(confidence, self.most)
         if self.frequencies:
-            rare, known = _surprise(self.frequencies)
-            table = torch.full((max(int(token.max()), *known) + 1,), rare, device=token.device)
-            table[torch.tensor(list(known), device=token.device)] = torch.tensor(
-                list(known.values()), device=token.device
-            )
-            surprise = table[token]
+            table = _surprise(self.frequencies).to(token.device)
+            surprise = table[token.clamp(max=len(table) - 1)]
         place = torch.arange(confidence.shape[1], device=confidence.device)
         return torch.exp(-self.decay * place) * (confidence * surprise).clamp(max=self.most)
 
 
 @functools.cache
-def _surprise(file: str) -> tuple[float, dict[int, float]]:
-    """−log f of tokens that the file does not have, which it counts once, and of those that it has.
+def _surprise(file: str) -> Tensor:
+    """(n,) −log f by token id. What the file does not have it counts once; so do all ids from the last one on.
 
     Raises:
         UsageError: no such file, or other contents.
@@ -168,8 +166,10 @@ def _surprise(file: str) -> tuple[float, dict[int, float]]:
     counts: Any = about.get("p_baseline_dict")
     try:
         known = {int(token): -math.log(count / total + 1e-9) for token, count in counts.items()}
-        if not known or min(known) < 0:
+        if not known or not 0 <= min(known) <= max(known) < LARGEST_ID:
             raise ValueError
-        return -math.log(1 / total + 1e-9), known
+        table = torch.full((max(known) + 2,), -math.log(1 / total + 1e-9))
     except (AttributeError, TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise UsageError(f"{file} has to hold num_token and, by token id, counts in p_baseline_dict") from None
+    table[list(known)] = torch.tensor(list(known.values()))
+    return table

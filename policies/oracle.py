@@ -7,18 +7,18 @@ is about the fewest that this response can be written with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Extras
-from dllm_env.dynamics import Observation, Wishes
+from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.registry import load_heuristic
-from dllm_env.policies.rollout import Attempt, Recording, attempt
+from dllm_env.policies.rollout import attempt
 from dllm_env.random import RowRandom
 from dllm_env.rules import Context, Rules
 from dllm_env.tasks.base import Problem, Task
@@ -72,42 +72,6 @@ class Oracle:
         """``oracle``, with the rules where they are not the usual ones."""
         return ORACLE if self.references == REFERENCES else f"{ORACLE}:{'+'.join(self.references)}"
 
-    def attempt(
-        self,
-        denoiser: Denoiser,
-        rules: Rules,
-        task: Task,
-        problems: Sequence[Problem],
-        seeds: Sequence[int],
-        *,
-        batch_size: int = 128,
-        recorded: Callable[[Policy], Policy] = lambda policy: policy,
-        record: bool | Recording = False,
-        wishes: Wishes | None = None,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> Attempt:
-        """Plays the references, then itself; arguments as in ``policies.rollout.attempt``.
-
-        Args:
-            denoiser, rules, task, problems, seeds, batch_size, record, wishes, on_progress: see there; only the
-                oracle's own steps count and are recorded.
-            recorded: what plays in its place, made of it, where more than it reads is to be recorded.
-        """
-        memory = {"reference": self.responses(denoiser, rules, task, problems, seeds, batch_size)}
-        return attempt(
-            denoiser,
-            recorded(Following()),
-            rules,
-            task,
-            problems,
-            seeds,
-            batch_size=batch_size,
-            wishes=wishes,
-            memory=memory,
-            record=record,
-            on_progress=on_progress,
-        )
-
     def responses(
         self,
         denoiser: Denoiser,
@@ -129,6 +93,25 @@ class Oracle:
             slowest = slowest.maximum(cost)
         assert chosen is not None
         return chosen
+
+
+Player = Policy | Oracle
+"""What plays: a policy, or the oracle, which has to see how a problem is scored."""
+
+
+def prepared(
+    player: Player,
+    denoiser: Denoiser,
+    rules: Rules,
+    task: Task,
+    problems: Sequence[Problem],
+    seeds: Sequence[int],
+    batch_size: int = 128,
+) -> tuple[Policy, Mapping[str, Tensor]]:
+    """The policy that plays these problems, and what it remembers of each beforehand, for ``rollout.attempt``."""
+    if not isinstance(player, Oracle):
+        return player, {}
+    return Following(), {"reference": player.responses(denoiser, rules, task, problems, seeds, batch_size)}
 
 
 def is_oracle(text: str) -> bool:

@@ -13,8 +13,8 @@ from torch import Tensor
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.policies.learned import load_policy
-from dllm_env.policies.oracle import Oracle, is_oracle, load_oracle
-from dllm_env.policies.rollout import row_seeds
+from dllm_env.policies.oracle import Oracle, is_oracle, load_oracle, prepared
+from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.rules import Rules
 from dllm_env.tasks.base import Problem
 
@@ -62,10 +62,16 @@ class Words:
         return float(text == self.wanted)
 
 
+def attempted(oracle: Oracle, denoiser: Scripted, rules: Rules, task: Words, count: int) -> Attempt:
+    known = (rules, task, [task.problem(0)] * count, row_seeds(count, 0))
+    policy, memory = prepared(oracle, denoiser, *known)  # type: ignore[arg-type]
+    return attempt(denoiser, policy, *known, memory=memory)  # type: ignore[arg-type]
+
+
 def play(oracle: Oracle, denoiser: Scripted, wanted: str = "4 4 4 4 4", **rules: int):
     task = Words(wanted)
     some = Rules(response_length=5, **rules).resolve()  # type: ignore[arg-type]
-    return oracle.attempt(denoiser, some, task, [task.problem(0)] * 2, row_seeds(2, 0))  # type: ignore[arg-type]
+    return attempted(oracle, denoiser, some, task, 2)
 
 
 def test_it_writes_at_once_whatever_it_is_right_about() -> None:
@@ -81,7 +87,7 @@ def test_in_blocks_it_writes_within_the_block() -> None:
     assert played.rollout.revealed_at[0].tolist() == [0, 1, 0, 0, 0]
     task = Words("4 4 4 4 4 4")
     rules = Rules(response_length=6, block_length=2).resolve()
-    six = Oracle().attempt(Needing([(), (0,), (), (), (), ()]), rules, task, [task.problem(0)], [0])  # type: ignore[arg-type]
+    six = attempted(Oracle(), Needing([(), (0,), (), (), (), ()]), rules, task, 1)
     assert six.rollout.revealed_at[0].tolist() == [0, 1, 2, 2, 3, 3]
 
 

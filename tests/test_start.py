@@ -16,7 +16,7 @@ from dllm_env.train import start
 from dllm_env.train.grpo import GRPO, train_grpo
 from dllm_env.train.ppo import PPO, train_ppo
 from dllm_env.train.setup import make_setup
-from dllm_env.train.start import Candidate, alphas, best_rules, check_start, choose, demonstrate, imitate
+from dllm_env.train.start import Candidate, best_rules, check_start, choose, demonstrate, imitate, looked_at
 from dllm_env.train.validation import validate
 
 RANGE = (0.01, 10.0)
@@ -84,8 +84,8 @@ def test_whose_trajectory_is_imitated_by_hand() -> None:
 
 
 def test_alphas_that_are_looked_at() -> None:
-    assert alphas(GRPO().changed(alpha=0.3)) == [0.3]
-    found = alphas(GRPO().changed(preferences=(0.01, 1.0)))
+    assert looked_at(GRPO().changed(alpha=0.3)) == [0.3]
+    found = looked_at(GRPO().changed(preferences=(0.01, 1.0)))
     assert len(found) == start.ALPHAS
     assert (found[0], found[4], found[-1]) == (pytest.approx(0.01), pytest.approx(0.1), pytest.approx(1.0))
 

@@ -11,7 +11,7 @@ from dllm_env.errors import UsageError
 from dllm_env.policies.heads import HeadLike
 from dllm_env.policies.networks import NetworkLike
 from dllm_env.reading import check_value
-from dllm_env.rewards import Cost, RewardLike
+from dllm_env.rewards import Cost, RewardLike, check_range
 from dllm_env.rules import Context, Rules
 from dllm_env.specs import check_types
 from dllm_env.tasks.load import TaskLike
@@ -92,10 +92,10 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         check_types(self, "reward")  # which may also be a single one
-        for name in ("preferences", "deadlines"):
-            given = getattr(self, name)
-            if given and not (len(given) == 2 and 0 < given[0] <= given[1]):
-                raise UsageError(f"{name} takes a smallest and a largest value above 0, got {given}")
+        check_range(self.preferences)
+        given = self.deadlines
+        if given and not (len(given) == 2 and 0 < given[0] <= given[1]):
+            raise UsageError(f"deadlines takes a smallest and a largest value above 0, got {given}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, PlackettLuce
 from dllm_env.policies.heuristics import Heuristic
-from dllm_env.policies.oracle import Oracle
+from dllm_env.policies.oracle import Player, prepared
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, Recording, attempt, row_seeds
 from dllm_env.random import RowRandom
@@ -114,31 +113,25 @@ def check_expert(setup: Setup, settings: PolicyTraining) -> None:
 def play_recorded(
     setup: Setup,
     settings: PolicyTraining,
-    player: Heuristic | Oracle,
+    player: Player,
     rules: Rules,
     problems: Sequence[Problem],
     seeds: Sequence[int],
     wishes: Wishes | None = None,
 ) -> Attempt:
     """A rule or the oracle on these problems, recorded with what the policy would see."""
-    policy = setup.policy
-
-    def recorded(rule: Policy) -> Policy:
-        return Recorded(rule, policy.context, policy.top, policy.extras, rules.block_length)
-
-    play = (
-        partial(player.attempt, recorded=recorded)
-        if isinstance(player, Oracle)
-        else partial(attempt, policy=recorded(player))
-    )
-    return play(
+    policy, size = setup.policy, settings.batch_size
+    rule, memory = prepared(player, setup.denoiser, rules, setup.task, problems, seeds, size)
+    return attempt(
         setup.denoiser,
-        rules=rules,
-        task=setup.task,
-        problems=problems,
-        seeds=seeds,
-        batch_size=settings.batch_size,
+        Recorded(rule, policy.context, policy.top, policy.extras, rules.block_length),
+        rules,
+        setup.task,
+        problems,
+        seeds,
+        batch_size=size,
         wishes=wishes,
+        memory=memory,
         record=Recording(policy.top, policy.extras),
     )
 

@@ -20,9 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dllm_env.dynamics import Observation, Wishes
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Head, PlackettLuce
-from dllm_env.policies.heuristics import Heuristic
 from dllm_env.policies.learned import LearnedPolicy
-from dllm_env.policies.oracle import ORACLE, Oracle
+from dllm_env.policies.oracle import ORACLE, Oracle, Player
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.random import torch_generator
@@ -37,6 +36,7 @@ from dllm_env.train.imitation import (
 from dllm_env.train.losses import finite_step
 from dllm_env.train.run import progress_bar
 from dllm_env.train.setup import Setup
+from dllm_env.train.validation import alphas
 from dllm_env.train.wishes import draw_wishes
 
 PORTFOLIO = (
@@ -152,7 +152,7 @@ def demonstrate(setup: Setup, settings: PolicyTraining) -> Demonstration | None:
 def _play(
     setup: Setup, settings: PolicyTraining, name: str, problems: Sequence[Problem], asked: Wishes, key: str
 ) -> Attempt:
-    player: Heuristic | Oracle = Oracle() if name == ORACLE else load_heuristic(name)
+    player: Player = Oracle() if name == ORACLE else load_heuristic(name)
     seeds = row_seeds(len(problems), key, settings.seed)
     return play_recorded(setup, settings, player, setup.rules, problems, seeds, asked)
 
@@ -161,7 +161,7 @@ def _of_portfolio(
     setup: Setup, settings: PolicyTraining, problems: Sequence[Problem], asked: Wishes
 ) -> Demonstration | None:
     """All are tried on the first problems, the best of them and the oracle play the others, too."""
-    first, grid, names = min(TRIED, len(problems)), alphas(settings), portfolio(setup.policy.head)
+    first, grid, names = min(TRIED, len(problems)), looked_at(settings), portfolio(setup.policy.head)
     bold = ORACLE in names and max(grid) >= CAREFUL
     most = first * setup.rules.response_length * (len(names) + (ORACLE in names))  # its reference is one more
     console = Console(highlight=False)
@@ -207,12 +207,12 @@ def _table(tried: Sequence[Candidate], best: Sequence[str], grid: Sequence[float
     return shown
 
 
-def alphas(settings: PolicyTraining) -> list[float]:
+def looked_at(settings: PolicyTraining) -> list[float]:
     """The values of α that the start looks at: the one there is, or some of the range."""
     if not settings.rewards.preferences:
         return [settings.rewards.alpha]
-    low, high = map(math.log, settings.rewards.preferences)
-    return [math.exp(low + (high - low) * i / (ALPHAS - 1)) for i in range(ALPHAS)]
+    low, high = settings.rewards.preferences
+    return alphas(low, high, ALPHAS)
 
 
 def best_rules(

@@ -75,8 +75,8 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 def share_processors() -> None:
     """Lets waiting threads sleep rather than spin where the machine is busy, unless the user has said something.
 
-    Threads that spin are 15% faster alone, and five times slower beside another program that does so. The library
-    reads this once, when torch is loaded.
+    Threads that spin are a little faster alone, and several times slower beside another program that does so. The
+    library reads this once, when torch is loaded.
     """
     if any(name in os.environ for name in WAITING) or "torch" in sys.modules or not hasattr(os, "getloadavg"):
         return

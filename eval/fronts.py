@@ -59,6 +59,11 @@ class Front:
     aup: float
     members: tuple[Entry, ...] = ()
 
+    @property
+    def learned(self) -> bool:
+        """Whether all of its policies were trained."""
+        return all(entry.learned for entry in self.members)
+
 
 def fronts(entries: Sequence[Entry]) -> list[Front]:
     """Of each condition, the fronts of the kinds of policies, then those of the families, best first."""

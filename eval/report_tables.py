@@ -159,7 +159,7 @@ def fronts_table(found: Sequence[Front], titles: Sequence[str]) -> Table:
     }
     lines: list[tuple[bool, list[Cell]]] = [
         (
-            front.members[0].learned,
+            front.learned,
             [
                 _condition_cell(front.title, titles),
                 (front.who, front.who),

@@ -88,7 +88,7 @@ def front_table(found: Sequence[Front]) -> Table:
             shown.add_section()
         cells = [front.title, front.who, str(front.policies), f"{front.problems:,}", *_with_interval(front.area)]
         cells += (["", ""] if front.score is None else _with_interval(front.score)) if scored else []
-        shown.add_row(*cells, f"{front.aup:.0f}", style="bold" if front.members[0].learned else None)
+        shown.add_row(*cells, f"{front.aup:.0f}", style="bold" if front.learned else None)
     return shown
 
 

@@ -61,6 +61,7 @@ def test_scores_by_hand() -> None:
         "random",
     ]
     assert list(found) == order
+    assert [who for who, front in found.items() if front.learned] == ["learned", "runs/x"]
     bottom, top = share((20, 0.5)), share((2, 1.0))
 
     def score(*steps: tuple[float, float]) -> float:

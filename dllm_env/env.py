@@ -41,10 +41,16 @@ RENDER_MODES = ("ansi", "human", "rgb_array")
 PROCESS = os.getpid()
 """Where this module was loaded; another number in a process that was forked from there."""
 
-EXTRAS = ("entropy", "margin", "hidden")
+EXTRAS = ("entropy", "margin", "hidden", "token", "ends")
 """The optional features that an environment can show."""
 LENGTHS = ("response_length", "block_length")
 """Settings that may also be None, which is their default."""
+
+
+def _extras(names: Sequence[str]) -> Extras:
+    """What the denoiser is asked for; ends come with the tokens."""
+    wanted = {"token" if name == "ends" else name for name in names}
+    return Extras(**dict.fromkeys(wanted, True))
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ class EnvConfig(Rules):
     top: int = 1
     """p, how many of a position's largest probabilities are observed."""
     extras: Sequence[str] = ()
-    """More keys of the observation: any of entropy, margin, hidden."""
+    """More keys of the observation: any of entropy, margin, hidden; token, the ids of predicted tokens; ends, which
+    of them end a text."""
     data: str = ""
     """File or folder with a benchmark's problems; without it, they come from the Hugging Face Hub."""
     allow_code_execution: bool = False
@@ -205,7 +212,7 @@ class Game:
             raise UsageError(f"{config.task!r} is not a task; give a name or an object with problem and score")
         self.rewards = load_rewards(config.reward, config.reward_weights, config.alpha, config.cost)
         self.rules = Rules.of(config).resolve(self.task.response_length)
-        self.view = View(config.context, int(config.top), Extras(**dict.fromkeys(config.extras, True)))
+        self.view = View(config.context, int(config.top), _extras(config.extras))
         self.denoiser = load_denoiser(config.denoiser)
         if config.top >= self.denoiser.vocabulary:
             raise UsageError(f"top must be below the size of the vocabulary, {self.denoiser.vocabulary}")
@@ -236,6 +243,10 @@ class Game:
             parts["margin"] = box(0, 1, width)
         if view.extras.hidden:
             parts["hidden"] = box(-size, size, width * self.denoiser.hidden_size)
+        if "token" in self.config.extras:
+            parts["token"] = box(0, self.denoiser.vocabulary, width)
+        if "ends" in self.config.extras:
+            parts["ends"] = spaces.MultiBinary(width)
         if self.config.preferences:
             parts["preference"] = box(0, size, 1)
         return spaces.Dict(parts)
@@ -317,7 +328,7 @@ class Game:
             "progress": seen.progress[:, None].cpu().numpy(),
         }
         for name in self.config.extras:
-            out[name] = features(getattr(seen, name))
+            out[name] = features(getattr(seen, name)).astype(self.observation_space[name].dtype)
         if seen.preference is not None:
             out["preference"] = seen.preference[:, None].cpu().numpy()
         return {name: out[name].copy() for name in self.observation_space.spaces}

@@ -63,12 +63,14 @@ class BlockDecoder:
         force_progress: unmask the most confident position of a row for which the policy chooses none, of equals the
             leftmost. Without it such a row costs the engine an evaluation that changes nothing, and a policy may
             never finish.
+        end_ids: tokens that end a text, which policies that read predicted tokens have to know.
 
     Attributes:
         remember: rows that are kept at most; beyond, those that were not asked about for longest are forgotten.
 
     Raises:
-        UsageError: a policy that reads hidden states or support, or remasks; engines offer neither.
+        UsageError: a policy that reads hidden states or support, or remasks, engines offer neither; or one that
+            reads predicted tokens, and no ``end_ids``.
     """
 
     def __init__(
@@ -78,13 +80,20 @@ class BlockDecoder:
         response_length: int,
         seed: int = 0,
         force_progress: bool = True,
+        end_ids: Sequence[int] = (),
     ) -> None:
         if not isinstance(response_length, int) or response_length < 1:
             raise UsageError(f"response length must be a whole number of at least 1, got {response_length!r}")
         if not isinstance(mask_id, int) or mask_id < 0:
             raise UsageError(f"the mask token is an id, a whole number, got {mask_id!r}")
-        self.policy = load_policy(policy)
+        self.policy, self.end_ids = load_policy(policy), tuple(end_ids)
+        if not all(isinstance(token, int) and token >= 0 for token in self.end_ids):
+            raise UsageError(f"end_ids are the ids of tokens, whole numbers, got {end_ids!r}")
         _check_policy(self.policy)
+        if self.policy.extras.token and not self.end_ids:
+            raise UsageError(
+                f"policy {self.policy.name!r} reads predicted tokens; give end_ids, the tokens that end a text"
+            )
         self.mask_id, self.response_length = mask_id, response_length
         self.seed, self.force_progress = seed, force_progress
         self.remember = 1024
@@ -194,6 +203,9 @@ class BlockDecoder:
         token = torch.zeros(masked.shape, dtype=torch.int64, device=device).scatter(1, place, choice.token)
         return Choice(token, torch.zeros_like(masked).scatter(1, place, choice.unmask))
 
+    def _ends(self, token: Tensor) -> Tensor:
+        return torch.isin(token, torch.tensor(self.end_ids, device=token.device))
+
     def _row(self, name: Hashable, device: torch.device) -> _Row:
         """The row of this name, now the one asked about last."""
         row = self._rows.pop(name, None)
@@ -272,12 +284,14 @@ class BlockDecoder:
             entropy=prediction.entropy,
             margin=prediction.margin,
             log_probability=prediction.log_probability,
+            token=prediction.token if self.policy.extras.token else None,
+            ends=self._ends(prediction.token) & masked if self.policy.extras.token else None,
             memory=_join_memory(rows),
         )
 
 
 def _check_policy(policy: Policy) -> None:
-    unseen = {"hidden": "hidden states", "support": "the support of written tokens", "token": "predicted tokens"}
+    unseen = {"hidden": "hidden states", "support": "the support of written tokens"}
     for what in (said for name, said in unseen.items() if getattr(policy.extras, name)):
         raise UsageError(f"policy {policy.name!r} reads {what}, which engines do not give; take one that does not")
     if getattr(policy, "deadline", 0):

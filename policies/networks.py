@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, NewType
 
 import torch
@@ -48,6 +48,33 @@ def _nearness(masked: Tensor) -> Tensor:
     return torch.exp(-(masked.cumsum(-1) - masked.long()).float())
 
 
+def _doubt(observation: Observation) -> Tensor:
+    """A fifth of Σ −log c over the masks before a position, at most 2: how likely one of them is wrong."""
+    confidence = torch.where(observation.masked, observation.confidence[..., 0].float(), 1.0).clamp(min=1e-4)
+    doubt = -confidence.log()
+    return ((doubt.cumsum(-1) - doubt) / 5).clamp(0, 2)
+
+
+def _ends(observation: Observation) -> Tensor:
+    return (_predicted(observation.ends) & observation.masked).float()
+
+
+def _repeats(observation: Observation) -> Tensor:
+    """Whether a masked neighbour's predicted token is the same; of tokens written side by side it often is."""
+    token, masked = _predicted(observation.token), observation.masked
+    same = (token[:, 1:] == token[:, :-1]) & masked[:, 1:] & masked[:, :-1]
+    return (F.pad(same, (1, 0)) | F.pad(same, (0, 1))).float()
+
+
+def _predicted(value: Tensor | None) -> Tensor:
+    if value is None:
+        raise UsageError(
+            "this policy reads predicted tokens; make the environment with extras=['token', 'ends'], or "
+            "the policy without them (sight)"
+        )
+    return value
+
+
 def _nines(observation: Observation) -> Tensor:
     """Half of −log₁₀(1 − c), which makes it of the size of other inputs: from 0 to 2."""
     wrong = (1 - observation.confidence[..., 0].float()).clamp(min=1e-4)
@@ -59,8 +86,15 @@ SIGHT: dict[str, Callable[[Observation], Tensor]] = {
     "left": _left,
     "right": _right,
     "nines": _nines,
+    "doubt": _doubt,
+    "ends": _ends,
+    "repeats": _repeats,
 }
-"""What follows from mask and confidence, (B, W) float32, by name; see ``NetworkConfig``."""
+"""What follows from mask, confidence and predicted tokens, (B, W) float32, by name; see ``NetworkConfig``."""
+USUAL_SIGHT = ("place", "left", "nines", "doubt", "ends", "repeats")
+"""What policies are told unless their settings say otherwise."""
+READ_TOKENS = frozenset({"ends", "repeats"})
+"""Those that follow from predicted tokens."""
 
 
 def _preference(observation: Observation) -> Tensor:
@@ -98,7 +132,9 @@ class NetworkConfig:
     """Bias of the output, the score that all positions start with; sigmoid(−2) is about 12%."""
     sight: tuple[str, ...] = ()
     """What a position is told besides: place, where it stands, i / W; left, exp(−masks to its left); right,
-    exp(−masks to its right); nines, −log₁₀(1 − c), which tells 99% from 99.9%."""
+    exp(−masks to its right); nines, −log₁₀(1 − c), which tells 99% from 99.9%; doubt, Σ −log c over the masks
+    before it; ends, whether it would become end-of-text; repeats, whether a masked neighbour would become the
+    same."""
     conditions: tuple[str, ...] = ()
     """What a row is told of what is asked of it: preference, α of its reward; remaining, its evaluations left."""
 
@@ -212,7 +248,7 @@ class PolicyNetwork(nn.Module, abc.ABC):
     @property
     def extras(self) -> Extras:
         """Optional features of the observation that it reads."""
-        return NO_EXTRAS
+        return Extras(token=True) if READ_TOKENS & set(self.config.sight) else NO_EXTRAS
 
     @abc.abstractmethod
     def embed(self, observation: Observation) -> Tensor:
@@ -309,7 +345,7 @@ class HiddenTransformer(PolicyNetwork):
 
     @property
     def extras(self) -> Extras:
-        return Extras(hidden=True)
+        return replace(super().extras, hidden=True)
 
     def embed(self, observation: Observation) -> Tensor:
         if observation.hidden is None:

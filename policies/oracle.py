@@ -47,6 +47,51 @@ class Following:
         return Decision(unmask, memory=observation.memory)
 
 
+@dataclass(frozen=True)
+class Corrected:
+    """Reveals what a policy would, except for what does not agree with the response in its memory, ``reference``.
+
+    Where nothing of it agrees, the leftmost position is revealed. ``Decision.draw`` says of every selectable
+    position whether it agrees.
+
+    Attributes:
+        policy: proposes.
+        context: what is seen.
+        own_top, own_extras: what is recorded besides what the policy reads.
+    """
+
+    policy: Policy
+    context: Context
+    own_top: int
+    own_extras: Extras
+
+    @property
+    def name(self) -> str:
+        """The policy's."""
+        return self.policy.name
+
+    @property
+    def top(self) -> int:
+        """What either of the two reads."""
+        return max(self.own_top, self.policy.top)
+
+    @property
+    def extras(self) -> Extras:
+        """What either of the two reads, and predicted tokens."""
+        return replace(self.own_extras | self.policy.extras, token=True)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        """Decides for B rows; see the class."""
+        reference, selectable = observation.memory["reference"], observation.selectable
+        rest = {name: value for name, value in observation.memory.items() if name != "reference"}
+        proposed = self.policy.act(replace(observation, memory=rest), random)
+        agreeing = selectable & (observation.token == _shown(reference, observation))
+        leftmost = selectable & (selectable.cumsum(-1) == 1)
+        unmask = proposed.unmask & agreeing
+        unmask = torch.where(unmask.any(-1, keepdim=True), unmask, leftmost)
+        return Decision(unmask, draw=agreeing.long(), memory={**proposed.memory, "reference": reference})
+
+
 def _shown(reference: Tensor, observation: Observation) -> Tensor:
     """(B, W), what is seen of (B, L) responses: all, or the active block, before which nothing is masked."""
     length, width = reference.shape[1], observation.masked.shape[1]

@@ -113,6 +113,7 @@ def transfer_index(
     block_length: int,
     seed: int = 0,
     force_progress: bool = True,
+    end_ids: Sequence[int] = (),
 ) -> TransferIndex:
     """Fast-dLLM's function that chooses positions, deciding by a policy. In the folder of its ``generate.py``::
 
@@ -131,7 +132,9 @@ def transfer_index(
 
     Arguments are those of ``BlockDecoder``; ``response_length`` and ``block_length`` have to be the sampler's.
     """
-    return TransferIndex(BlockDecoder(policy, mask_id, response_length, seed, force_progress), block_length)
+    return TransferIndex(
+        BlockDecoder(policy, mask_id, response_length, seed, force_progress, end_ids), block_length
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- Dream

@@ -129,16 +129,19 @@ def _number(name: str, value: Any, kind: Callable[[Any], float]) -> Any:
 def _decoder(settings: dict[str, Any], policy: Policy | str | None, mask_id: int) -> BlockDecoder:
     policy = settings.pop("policy", None) if policy is None else policy
     length, seed = settings.pop("response_length", None), settings.pop("seed", 0)
-    force = settings.pop("force_progress", True)
+    force, ends = settings.pop("force_progress", True), settings.pop("end_ids", [])
     if policy is None or length is None or settings:
         wrong = f"got {', '.join(map(str, settings))}" if settings else "policy or response_length is missing"
         raise UsageError(
-            f"the algorithm's settings are policy, response_length, temperature, seed, force_progress: {wrong}"
+            f"the algorithm's settings are policy, response_length, temperature, seed, force_progress, end_ids: "
+            f"{wrong}"
         )
     if not isinstance(force, bool):
         raise UsageError(f"force_progress must be true or false, got {force!r}")
+    if not isinstance(ends, Sequence) or isinstance(ends, str):
+        raise UsageError(f"end_ids is a list of the tokens' ids, got {ends!r}")
     length, seed = _number("response_length", length, int), _number("seed", seed, int)
-    return BlockDecoder(policy, mask_id, length, seed, force)
+    return BlockDecoder(policy, mask_id, length, seed, force, ends)
 
 
 def sglang_algorithm() -> type[PolicyAlgorithm]:

@@ -14,9 +14,13 @@ from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
 from dllm_env.random import RowRandom, torch_generator
 
 
-def learned(head: Head | None = None, greedy: bool = True, top: int = 1) -> LearnedPolicy:
+def learned(
+    head: Head | None = None, greedy: bool = True, top: int = 1, sight: tuple[str, ...] = ()
+) -> LearnedPolicy:
     """A network of random weights that sees the block, its gates open, so that all it reads has a say."""
-    network = ConfidenceTransformer(NetworkConfig(width=32, bias=4.0, top=top), torch_generator("policy"))
+    network = ConfidenceTransformer(
+        NetworkConfig(width=32, bias=4.0, top=top, sight=sight), torch_generator("policy")
+    )
     with torch.no_grad():
         network.modulation.weight.normal_(0.0, 0.1, generator=torch_generator("gates"))
         network.score.weight.normal_(0.0, 0.5, generator=torch_generator("score"))

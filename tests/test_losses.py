@@ -23,6 +23,16 @@ def test_advantages_by_hand() -> None:
     assert floored[0, 0].item() == pytest.approx(0.5)
 
 
+def test_the_floor_of_the_deviation_is_a_share_of_a_groups_largest_reward() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.8, 0.9, 0.9, 1.0], [-2.0, 1.0, 1.0, 0.0]])
+    floored = group_advantages(rewards, divide=True, floor=0.5)
+    assert floored[0, 0].item() == pytest.approx(0.75 / (math.sqrt(0.1875) + 0.5))
+    assert floored[1, 3].item() == pytest.approx(0.1 / (math.sqrt(0.005) + 0.5))
+    assert floored[2, 0].item() == pytest.approx(-2 / (math.sqrt(1.5) + 1.0))
+    tiny = group_advantages(rewards * 1e-6, divide=True, floor=0.5)
+    torch.testing.assert_close(tiny, floored)  # what a reward is measured in does not matter
+
+
 def test_a_pair_is_the_smallest_group() -> None:
     assert group_advantages(torch.tensor([[1.0, 0.0]]), divide=False).tolist() == [[0.5, -0.5]]
 

@@ -23,6 +23,7 @@ from dllm_env.policies.base import Policy
 from dllm_env.policies.block_decoder import BlockDecoder
 from dllm_env.policies.heads import Bernoulli, DynamicPlackettLuce
 from dllm_env.policies.learned import LearnedPolicy, load_policy
+from dllm_env.policies.networks import SIGHT
 from dllm_env.policies.plugins import DreamHooks, PolicyDecoder, TransferIndex, transfer_index
 from dllm_env.policies.rollout import Rollout, rollout
 from dllm_env.policies.serving import (
@@ -43,6 +44,7 @@ ROWS = 3
 POLICIES: dict[str, Policy] = {
     **{text: load_policy(text) for text in ("threshold:0.9", "klass", "leftmost:2")},
     "learned": learned(),
+    "reads tokens": learned(sight=tuple(SIGHT)),
 }
 
 
@@ -76,8 +78,12 @@ Run = Callable[[drivers.Model, Tensor], tuple[Tensor, list[int] | None]]
 """Prompts (B, P) to tokens (B, P+L) and, where the engine tells them apart, each row's model calls."""
 
 
+def decoder_of(policy: Policy) -> BlockDecoder:
+    return BlockDecoder(policy, MASK, LENGTH, end_ids=DENOISER.end_ids)
+
+
 def fast_dllm(policy: Policy, cache: str) -> Run:
-    decoder = transfer_index(policy, MASK, LENGTH, BLOCK)
+    decoder = transfer_index(policy, MASK, LENGTH, BLOCK, end_ids=DENOISER.end_ids)
 
     def run(model: drivers.Model, given: Tensor) -> tuple[Tensor, None]:
         tokens, nfe = drivers.fast_dllm(model, given, decoder, BLOCK, MASK, cache=cache)
@@ -88,12 +94,12 @@ def fast_dllm(policy: Policy, cache: str) -> Run:
 
 
 def dream(policy: Policy, as_dictionary: bool) -> Run:
-    hooks = DreamHooks(BlockDecoder(policy, MASK, LENGTH), BLOCK)
+    hooks = DreamHooks(decoder_of(policy), BLOCK)
     return lambda model, given: (hooks.generate(drivers.DreamModel(model, MASK, as_dictionary), given), None)
 
 
 def dinfer(policy: Policy, plain: bool) -> Run:
-    decoder = PolicyDecoder(BlockDecoder(policy, MASK, LENGTH), DENOISER.eot_id)
+    decoder = PolicyDecoder(decoder_of(policy), DENOISER.eot_id)
     return lambda model, given: (drivers.dinfer(model, given, decoder, BLOCK, plain=plain), None)
 
 
@@ -114,7 +120,7 @@ class Algorithm(PolicyAlgorithm, drivers.DllmAlgorithm):
 
 
 def sglang(policy: Policy, fdfo: bool) -> Run:
-    algorithm = Algorithm(settings(fdfo), policy)
+    algorithm = Algorithm(settings(fdfo, end_ids=list(DENOISER.end_ids)), policy)
     generations = iter(range(10))
 
     def run(model: drivers.Model, given: Tensor) -> tuple[Tensor, list[int] | None]:
@@ -127,7 +133,7 @@ def sglang(policy: Policy, fdfo: bool) -> Run:
 
 
 def vllm(policy: Policy, rows: bool) -> Run:
-    remasking = PolicyRemasking(BlockDecoder(policy, MASK, LENGTH))
+    remasking = PolicyRemasking(decoder_of(policy))
 
     def run(model: drivers.Model, given: Tensor) -> tuple[Tensor, list[int]]:
         remasking.reset()
@@ -147,7 +153,7 @@ def plugin_with(sampler: type, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def batched_vllm(policy: Policy, named: bool) -> Run:
-    remask = BatchedRemask(BlockDecoder(policy, MASK, LENGTH))
+    remask = BatchedRemask(decoder_of(policy))
 
     class Sampler(drivers.DiffusionSampler):
         pass

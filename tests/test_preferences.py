@@ -13,13 +13,14 @@ import torch
 from conftest import toy_denoiser
 from gymnasium.utils.env_checker import check_env
 
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation, Wishes
 from dllm_env.env import UnmaskEnv
 from dllm_env.errors import UsageError
 from dllm_env.pareto import log_area
 from dllm_env.policies.heads import DynamicPlackettLuce
 from dllm_env.policies.learned import CurvePoint, LearnedPolicy, alpha_for, load_policy
-from dllm_env.policies.networks import SIGHT, ConfidenceTransformer, NetworkConfig
+from dllm_env.policies.networks import READ_TOKENS, SIGHT, ConfidenceTransformer, NetworkConfig
 from dllm_env.policies.rollout import rollout
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.rewards import Additive, Multiplicative, Outcomes, load_rewards
@@ -44,14 +45,19 @@ def seen(rows: int = 3, width: int = 6) -> Observation:
     generator = torch_generator("seen")
     masked = torch.rand(rows, width, generator=generator) < 0.7
     confidence = torch.rand(rows, width, 1, generator=generator) * masked[..., None]
-    step = torch.arange(rows)
-    return Observation(confidence, masked, masked, step / 40, masked.sum(-1), step)
+    step, token = torch.arange(rows), torch.randint(4, (rows, width), generator=generator)
+    ends = (token == 3) & masked
+    return Observation(confidence, masked, masked, step / 40, masked.sum(-1), step, token=token, ends=ends)
 
 
 def test_sight_by_hand() -> None:
     masked = torch.tensor([[True, False, True, True], [False, False, True, False]])
     confidence = torch.tensor([[0.5, 0, 0.8, 1.0], [0, 0, 1e-9, 0]])[..., None]
-    observation = Observation(confidence, masked, masked, torch.zeros(2), masked.sum(-1), torch.zeros(2))
+    token = torch.tensor([[7, 7, 5, 5], [5, 5, 9, 9]])
+    ends = token == 5
+    observation = Observation(
+        confidence, masked, masked, torch.zeros(2), masked.sum(-1), torch.zeros(2), token=token, ends=ends
+    )
     found = {name: sight(observation).tolist() for name, sight in SIGHT.items()}
     assert found["place"] == [[0, 0.25, 0.5, 0.75]] * 2
     e = math.exp
@@ -60,6 +66,20 @@ def test_sight_by_hand() -> None:
     assert found["right"][0] == pytest.approx([e(-2), e(-2), e(-1), 1])
     assert found["nines"][0] == pytest.approx([math.log10(2) / 2, 0, math.log10(5) / 2, 2], abs=1e-6)
     assert found["nines"][1] == pytest.approx([0, 0, 0, 0], abs=1e-6)
+    assert found["doubt"][0] == pytest.approx([0, math.log(2) / 5, math.log(2) / 5, math.log(2.5) / 5], abs=1e-6)
+    assert found["doubt"][1] == pytest.approx([0, 0, 0, -math.log(1e-4) / 5], abs=1e-6)
+    assert found["ends"] == [[0, 0, 1, 1], [0, 0, 0, 0]]
+    assert found["repeats"] == [[0, 0, 1, 1], [0, 0, 0, 0]]  # of written neighbours nothing is predicted
+
+
+def test_a_network_that_reads_tokens_asks_for_them() -> None:
+    observation = seen()
+    for name, sight in SIGHT.items():
+        network = ConfidenceTransformer(NetworkConfig(width=16, sight=(name,)), torch_generator(1))
+        assert network.extras == Extras(token=name in READ_TOKENS)
+        if name in READ_TOKENS:
+            with pytest.raises(UsageError, match=r"reads predicted tokens.*extras=\['token', 'ends'\]"):
+                sight(replace(observation, token=None, ends=None))
 
 
 def test_scores_depend_on_what_is_asked_for() -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from dllm_env.denoisers.load import DenoiserLike
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import HeadLike
-from dllm_env.policies.networks import NetworkLike
+from dllm_env.policies.networks import USUAL_SIGHT, NetworkLike
 from dllm_env.reading import check_value
 from dllm_env.rewards import Cost, RewardLike, check_range
 from dllm_env.rules import Context, Rules
@@ -116,9 +116,10 @@ class PolicyConfig:
     """Width of the policy network; 128 is the paper's, about 0.3M parameters."""
     attention_heads: int = 2
     """Attention heads of the policy network."""
-    sight: tuple[str, ...] = ("place", "left", "nines")
+    sight: tuple[str, ...] = USUAL_SIGHT
     """What a position is told besides its confidence: place, where it stands; left or right, how many masks are
-    there; nines, −log₁₀(1 − c), which tells 99% from 99.9%."""
+    there; nines, −log₁₀(1 − c), which tells 99% from 99.9%; doubt, how likely one of the masks before it is wrong;
+    ends, whether it would become end-of-text; repeats, whether a neighbour would become the same."""
     bias: float = -1.5
     """Start of the output bias; sigmoid(bias) of the masked positions are unmasked per step at first."""
 

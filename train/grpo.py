@@ -81,8 +81,8 @@ class GRPO(PolicyTraining):
     target_kl: float = 0.02
     """Largest KL divergence, in nats a step, of the policy after an update from that before it; 0 for no limit."""
     scale_rewards: bool = True
-    """Divide advantages by the group's standard deviation + deviation_floor."""
-    deviation_floor: float = 0.03
+    """Divide advantages by the group's standard deviation + deviation_floor times its largest reward."""
+    deviation_floor: float = 0.1
     """Keeps small differences in speed among right answers from weighing as much as right against wrong."""
     ema_decay: float = 0.9
     """Decay of the running average of the weights that is evaluated and saved; 0 takes the weights themselves."""

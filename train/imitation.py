@@ -8,7 +8,7 @@ their decisions as if every masked position might have been chosen, so that it l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,8 +59,7 @@ class Recorded:
     @property
     def extras(self) -> Extras:
         """What either of the two reads."""
-        both = (self.policy_extras, self.rule.extras)
-        return Extras(**{field.name: any(getattr(one, field.name) for one in both) for field in fields(Extras)})
+        return self.policy_extras | self.rule.extras
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         """The rule's own decision."""

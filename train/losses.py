@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 def group_advantages(rewards: Tensor, divide: bool, floor: float = 1e-4) -> Tensor:
-    """A_i = r_i − mean(r), per group; optionally over the group's standard deviation + floor.
+    """A_i = r_i − mean(r), per group; optionally over the group's standard deviation + floor · max |r|.
 
     Args:
         rewards: (N, G), a row for each group of trajectories that share a prompt.
         divide: divide by the standard deviation (of the population), as in DCoLT, arXiv 2505.10446; without it
             as in arXiv 2512.09106.
-        floor: added to the deviation. With a tiny one a group of right answers, whose rewards differ a little by
-            speed, pulls as hard as a group of right and wrong ones.
+        floor: added to the deviation, as a share of the group's largest reward. With a tiny one a group of right
+            answers, whose rewards differ a little by speed, pulls as hard as a group of right and wrong ones.
 
     Returns:
         (N, G) advantages; 0 in groups whose rewards are all equal.
@@ -29,7 +29,8 @@ def group_advantages(rewards: Tensor, divide: bool, floor: float = 1e-4) -> Tens
         raise ValueError(f"rewards must be (N, G) with G ≥ 2, got {tuple(rewards.shape)}")
     advantages = rewards - rewards.mean(-1, keepdim=True)
     if divide:
-        advantages = advantages / (rewards.std(-1, correction=0, keepdim=True) + floor)
+        largest = rewards.abs().amax(-1, keepdim=True)
+        advantages = advantages / (rewards.std(-1, correction=0, keepdim=True) + floor * largest)
     equal = (rewards == rewards[:, :1]).all(-1, keepdim=True)
     return advantages.masked_fill(equal, 0.0)
 

@@ -158,7 +158,7 @@ def _shown(extras: Extras) -> list[str]:
     for name in wanted:
         if name not in EXTRAS:
             raise UsageError(f"an environment, and so PPO, cannot show {name}, which the network reads; use GRPO")
-    return wanted
+    return [*wanted, "ends"] if "token" in wanted else wanted
 
 
 class Supervisor(BaseCallback):

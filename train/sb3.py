@@ -25,7 +25,7 @@ from dllm_env.env import Ranks, entries
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli, Head, load_head
 from dllm_env.policies.learned import LearnedPolicy
-from dllm_env.policies.networks import NetworkConfig, NetworkLike, make_network
+from dllm_env.policies.networks import READ_TOKENS, USUAL_SIGHT, NetworkConfig, NetworkLike, make_network
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.rules import Context
 from dllm_env.vector_env import UnmaskVectorEnv
@@ -128,7 +128,8 @@ class UnmaskPolicy(ActorCriticPolicy):
         observation_space, action_space, lr_schedule: from the algorithm.
         network: name of the network, confidence or hidden, a class in a file, or a network.
         head: a head, or its name with settings (``plackett_luce:k=2``).
-        width, attention_heads, bias, sight: shape of the network, see ``NetworkConfig``.
+        width, attention_heads, bias, sight: shape of the network, see ``NetworkConfig``; by default it sees all
+            that the observation has.
         seed: of the initial weights.
         more: of ``ActorCriticPolicy`` (optimizer_class, optimizer_kwargs).
 
@@ -147,7 +148,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         width: int = 64,
         attention_heads: int = 2,
         bias: float = -1.5,
-        sight: tuple[str, ...] = ("place", "left", "nines"),
+        sight: tuple[str, ...] | None = None,
         seed: int = 0,
         **more: Any,
     ) -> None:
@@ -163,6 +164,8 @@ class UnmaskPolicy(ActorCriticPolicy):
         self.sizes = _sizes(observation_space)
         preferred = isinstance(observation_space, spaces.Dict) and "preference" in observation_space.spaces
         conditions = ("preference",) if preferred else ()
+        if sight is None:
+            sight = tuple(name for name in USUAL_SIGHT if "ends" in self.sizes or name not in READ_TOKENS)
         self.shape = NetworkConfig(width, attention_heads, self.sizes["top"], bias, sight, conditions)
         self.unmask_head: Head = load_head(head) if isinstance(head, str) else head
         ranked = not isinstance(self.unmask_head, Bernoulli)
@@ -234,6 +237,8 @@ class UnmaskPolicy(ActorCriticPolicy):
             masked_total=masked.sum(-1),
             step=(progress * positions).round().long(),
             hidden=None if hidden is None else hidden.float().view(batch, positions, -1),
+            token=obs["token"].long() if "token" in obs else None,
+            ends=obs["ends"] > 0.5 if "ends" in obs else None,
             entropy=obs["entropy"].float() if "entropy" in obs else None,
             margin=obs["margin"].float() if "margin" in obs else None,
             preference=obs["preference"].float()[:, 0] if "preference" in obs else None,
@@ -255,7 +260,8 @@ def _sizes(space: spaces.Space) -> dict[str, int]:
         raise UsageError(f"UnmaskPolicy needs dllm_env/Unmask-v0's observations; {sorted(missing)[0]!r} is missing")
     positions = int(np.prod(parts["masked"].shape or (0,)))
     flat = {name: int(np.prod(part.shape or (0,))) // positions for name, part in parts.items()}
-    return {"positions": positions, "top": flat["confidence"], "hidden": flat.get("hidden", 0)}
+    sizes = {"positions": positions, "top": flat["confidence"], "hidden": flat.get("hidden", 0)}
+    return sizes | ({"ends": positions} if {"token", "ends"} <= set(parts) else {})
 
 
 for _algorithm in (PPO, A2C):

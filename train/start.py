@@ -27,6 +27,7 @@ from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.tasks.base import Problem
 from dllm_env.train.config import PolicyTraining
+from dllm_env.train.dagger import learn_by_correction
 from dllm_env.train.imitation import (
     check_expert,
     expert_draws,
@@ -91,7 +92,7 @@ def check_start(setup: Setup, settings: PolicyTraining) -> None:
         UsageError: something to imitate that cannot be.
     """
     start = settings.imitation.start
-    if not settings.imitation.imitation_steps or start in ("none", "portfolio", ORACLE):
+    if not settings.imitation.imitation_steps or start in ("none", "portfolio", "dagger", ORACLE):
         return
     if start == "expert":
         check_expert(setup, settings)
@@ -106,6 +107,9 @@ def imitate(setup: Setup, settings: PolicyTraining) -> None:
     """
     config = settings.imitation
     if not config.imitation_steps or config.start == "none":
+        return
+    if config.start == "dagger":
+        learn_by_correction(setup, settings)
         return
     shown = demonstrate(setup, settings)
     network = setup.policy.network

@@ -45,6 +45,12 @@ class Extras:
     token: bool = False
     """Which token would be written; a prediction has it anyway, an observation only then."""
 
+    def __or__(self, other: Extras) -> Extras:
+        """What either of two has."""
+        return Extras(
+            **{column.name: getattr(self, column.name) | getattr(other, column.name) for column in fields(self)}
+        )
+
 
 NO_EXTRAS = Extras()
 

@@ -1,0 +1,148 @@
+"""A start by correction: the policy learns, on its own way, which positions the oracle would agree to.
+
+The oracle's decisions on the oracle's way are poor examples: a policy that makes mistakes sees other states than
+those, and a set that agrees by luck looks like one that agrees for sure. So rules of several speeds, and then the
+policy itself, propose; what disagrees with the reference is not written; and every selectable position is an
+example, labelled by whether it agrees (DAgger, arXiv 1011.0686, with a label for each position).
+
+A score is then the log-odds that a position is right, less log(L/α): one evaluation more costs the share α/L of a
+reward, a wrong token all of it. So a policy begins bold where speed counts for much, and careful where it does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor
+
+from dllm_env.dynamics import Observation
+from dllm_env.policies.base import Policy
+from dllm_env.policies.oracle import Corrected, Oracle
+from dllm_env.policies.registry import load_heuristic
+from dllm_env.policies.rollout import Recording, attempt, row_seeds
+from dllm_env.random import torch_generator
+from dllm_env.tasks.base import Problem
+from dllm_env.train.config import PolicyTraining
+from dllm_env.train.losses import finite_step
+from dllm_env.train.run import progress_bar
+from dllm_env.train.setup import Setup
+from dllm_env.train.wishes import draw_wishes
+
+ROUNDS = 5
+"""The rules propose in the first, the policy in the others; each plays all problems and adds to the examples."""
+TEACHERS = tuple(f"threshold:{threshold},fallback=leftmost" for threshold in (0.3, 0.5, 0.7, 0.9))
+"""What proposes in the first round, each on its part of the problems."""
+CAREFUL = 1e4
+"""The most that a wrong token counts, in evaluations."""
+SHARP = 1.0
+"""What the scores are multiplied by in the end."""
+PIECE = 128
+"""Steps per backward pass; small ones stay in the processor's cache."""
+
+
+def learn_by_correction(setup: Setup, settings: PolicyTraining) -> None:
+    """Plays ``imitation_problems``, corrected, and takes ``imitation_steps`` gradient steps in all."""
+    config, policy = settings.imitation, setup.policy
+    problems = setup.problems(0, config.imitation_problems)
+    length = setup.rules.response_length
+    Console(highlight=False).print(
+        f"start: {len(problems)} training problems, written once by {' and '.join(Oracle().references)} and "
+        f"{ROUNDS} times under correction: at most {len(problems) * length * (ROUNDS + 1):,} denoiser evaluations"
+    )
+    seeds = row_seeds(len(problems), "dagger", settings.seed)
+    reference = Oracle().responses(setup.denoiser, setup.rules, setup.task, problems, seeds, settings.batch_size)
+    optimizer = torch.optim.Adam(policy.network.parameters(), lr=config.imitation_learning_rate)
+    generator = torch_generator("dagger", settings.seed)
+    shown: list[tuple[Observation, Tensor]] = []
+    with progress_bar() as bar:
+        task = bar.add_task("correction", total=config.imitation_steps, figures="")
+        done = 0
+        for number in range(ROUNDS):
+            players: Sequence[Policy] = [policy] if number else [load_heuristic(name) for name in TEACHERS]
+            policy.network.eval()
+            shown += _play(setup, settings, players, problems, reference, number)
+            seen = Observation.concatenate([observation for observation, _ in shown])
+            agreeing = torch.cat([labels for _, labels in shown])
+            if not len(agreeing):
+                bar.update(task, figures="nothing to learn from: no response of the reference is right")
+                return
+            policy.network.train()
+            last = config.imitation_steps * (number + 1) // ROUNDS
+            while done < last:
+                rate = 0.5 * (1 + math.cos(math.pi * done / config.imitation_steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = config.imitation_learning_rate * min(1.0, (done + 1) / 20) * rate
+                rows = torch.randint(len(agreeing), (config.imitation_batch_size,), generator=generator)
+                loss = _learn_once(setup, settings, optimizer, seen, agreeing, rows, generator)
+                done += 1
+                bar.update(task, completed=done, figures=f"examples {len(agreeing):,} loss {loss:.2f}")
+    with torch.no_grad():
+        for parameter in policy.network.score.parameters():
+            parameter.mul_(SHARP)
+
+
+def _play(
+    setup: Setup,
+    settings: PolicyTraining,
+    players: Sequence[Policy],
+    problems: Sequence[Problem],
+    reference: Tensor,
+    number: int,
+) -> list[tuple[Observation, Tensor]]:
+    """Steps of rows that wrote their reference, which was right, with (M, W) bool labels of the positions."""
+    policy, count = setup.policy, len(problems)
+    asked = draw_wishes(settings.rewards, count, torch_generator("wishes", settings.seed, number), deadlines=False)
+    if asked.preference is None:
+        asked = replace(asked, preference=torch.full((count,), settings.rewards.alpha))
+    seeds, found = row_seeds(count, "dagger", settings.seed, number), []
+    for i, player in enumerate(players):
+        part = slice(i * count // len(players), (i + 1) * count // len(players))
+        played = attempt(
+            setup.denoiser,
+            Corrected(player, policy.context, policy.top, policy.extras),
+            setup.rules,
+            setup.task,
+            problems[part],
+            seeds[part],
+            batch_size=settings.batch_size,
+            wishes=asked[torch.arange(count)[part]],
+            memory={"reference": reference[part]},
+            record=Recording(policy.top, policy.extras),
+        )
+        steps = played.rollout.trajectories
+        assert steps is not None
+        same = (played.rollout.responses == reference[part]).all(-1)
+        good = (same & (played.correct == 1))[steps.row]
+        found.append((steps.observation[good], steps.draw[good] > 0))
+    return found
+
+
+def _learn_once(
+    setup: Setup,
+    settings: PolicyTraining,
+    optimizer: torch.optim.Optimizer,
+    seen: Observation,
+    agreeing: Tensor,
+    rows: Tensor,
+    generator: torch.Generator,
+) -> float:
+    """One gradient step on these steps, each under a new α; returns the loss of a step before it."""
+    optimizer.zero_grad(set_to_none=True)
+    asked = draw_wishes(settings.rewards, len(rows), generator, deadlines=False).preference
+    alpha = torch.full((len(rows),), settings.rewards.alpha) if asked is None else asked
+    careful = (setup.rules.response_length / alpha.clamp(min=1e-9)).clamp(max=CAREFUL).log()
+    rows, device, total = rows.to(agreeing.device), agreeing.device, 0.0
+    for piece in torch.arange(len(rows)).split(PIECE):
+        part = replace(seen[rows[piece]], preference=alpha[piece].to(device))
+        log_odds = setup.policy.network(part) + careful[piece].to(device)[:, None]
+        wrong = F.binary_cross_entropy_with_logits(log_odds, agreeing[rows[piece]].float(), reduction="none")
+        loss = torch.where(part.selectable, wrong, 0.0).sum() / len(rows)
+        loss.backward()
+        total += loss.item()
+    finite_step(setup.policy.network, optimizer, 1.0)
+    return total

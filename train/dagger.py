@@ -27,7 +27,7 @@ from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Recording, attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.tasks.base import Problem
-from dllm_env.train.config import PolicyTraining
+from dllm_env.train.config import ImitationConfig, PolicyTraining
 from dllm_env.train.losses import finite_step
 from dllm_env.train.run import progress_bar
 from dllm_env.train.setup import Setup
@@ -39,51 +39,54 @@ TEACHERS = tuple(f"threshold:{threshold},fallback=leftmost" for threshold in (0.
 """What proposes in the first round, each on its part of the problems."""
 CAREFUL = 1e4
 """The most that a wrong token counts, in evaluations."""
-SHARP = 1.0
-"""What the scores are multiplied by in the end."""
+WARMUP = 20
+"""Gradient steps until the learning rate is at its peak."""
 PIECE = 128
 """Steps per backward pass; small ones stay in the processor's cache."""
 
 
 def learn_by_correction(setup: Setup, settings: PolicyTraining) -> None:
-    """Plays ``imitation_problems``, corrected, and takes ``imitation_steps`` gradient steps in all."""
+    """Plays ``imitation_problems``, corrected, ``ROUNDS`` times, and takes ``imitation_steps`` gradient steps."""
     config, policy = settings.imitation, setup.policy
-    problems = setup.problems(0, config.imitation_problems)
-    length = setup.rules.response_length
+    problems, oracle = setup.problems(0, config.imitation_problems), Oracle()
     Console(highlight=False).print(
-        f"start: {len(problems)} training problems, written once by {' and '.join(Oracle().references)} and "
-        f"{ROUNDS} times under correction: at most {len(problems) * length * (ROUNDS + 1):,} denoiser evaluations"
+        f"start: {len(problems)} training problems, written once by {' and '.join(oracle.references)} and {ROUNDS} "
+        f"times under correction, at most {_most(setup, len(problems)):,} denoiser evaluations"
     )
     seeds = row_seeds(len(problems), "dagger", settings.seed)
-    reference = Oracle().responses(setup.denoiser, setup.rules, setup.task, problems, seeds, settings.batch_size)
+    reference = oracle.responses(setup.denoiser, setup.rules, setup.task, problems, seeds, settings.batch_size)
     optimizer = torch.optim.Adam(policy.network.parameters(), lr=config.imitation_learning_rate)
     generator = torch_generator("dagger", settings.seed)
     shown: list[tuple[Observation, Tensor]] = []
     with progress_bar() as bar:
         task = bar.add_task("correction", total=config.imitation_steps, figures="")
-        done = 0
         for number in range(ROUNDS):
-            players: Sequence[Policy] = [policy] if number else [load_heuristic(name) for name in TEACHERS]
             policy.network.eval()
+            players: Sequence[Policy] = [policy] if number else [load_heuristic(name) for name in TEACHERS]
             shown += _play(setup, settings, players, problems, reference, number)
             seen = Observation.concatenate([observation for observation, _ in shown])
             agreeing = torch.cat([labels for _, labels in shown])
             if not len(agreeing):
-                bar.update(task, figures="nothing to learn from: no response of the reference is right")
+                none = f"nothing to imitate: dagger solves none of {len(problems)} problems"
+                bar.update(task, figures=none)
                 return
             policy.network.train()
-            last = config.imitation_steps * (number + 1) // ROUNDS
-            while done < last:
-                rate = 0.5 * (1 + math.cos(math.pi * done / config.imitation_steps))
+            for step in range(*(config.imitation_steps * i // ROUNDS for i in (number, number + 1))):
                 for group in optimizer.param_groups:
-                    group["lr"] = config.imitation_learning_rate * min(1.0, (done + 1) / 20) * rate
-                rows = torch.randint(len(agreeing), (config.imitation_batch_size,), generator=generator)
-                loss = _learn_once(setup, settings, optimizer, seen, agreeing, rows, generator)
-                done += 1
-                bar.update(task, completed=done, figures=f"examples {len(agreeing):,} loss {loss:.2f}")
-    with torch.no_grad():
-        for parameter in policy.network.score.parameters():
-            parameter.mul_(SHARP)
+                    group["lr"] = _rate(config, step)
+                loss = _learn_once(setup, settings, optimizer, seen, agreeing, generator)
+                bar.update(task, advance=1, figures=f"steps seen {len(agreeing):,} loss {loss:.2f}")
+
+
+def _most(setup: Setup, problems: int) -> int:
+    """Denoiser evaluations at most: a position each."""
+    return problems * setup.rules.response_length * (len(Oracle().references) + ROUNDS)
+
+
+def _rate(config: ImitationConfig, step: int) -> float:
+    """Linear warm-up, then cosine to 0."""
+    warm = min(1.0, (step + 1) / WARMUP)
+    return config.imitation_learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.imitation_steps))
 
 
 def _play(
@@ -97,8 +100,6 @@ def _play(
     """Steps of rows that wrote their reference, which was right, with (M, W) bool labels of the positions."""
     policy, count = setup.policy, len(problems)
     asked = draw_wishes(settings.rewards, count, torch_generator("wishes", settings.seed, number), deadlines=False)
-    if asked.preference is None:
-        asked = replace(asked, preference=torch.full((count,), settings.rewards.alpha))
     seeds, found = row_seeds(count, "dagger", settings.seed, number), []
     for i, player in enumerate(players):
         part = slice(i * count // len(players), (i + 1) * count // len(players))
@@ -128,10 +129,10 @@ def _learn_once(
     optimizer: torch.optim.Optimizer,
     seen: Observation,
     agreeing: Tensor,
-    rows: Tensor,
     generator: torch.Generator,
 ) -> float:
-    """One gradient step on these steps, each under a new α; returns the loss of a step before it."""
+    """One gradient step on some of the steps, each under a new α; returns the loss of a step before it."""
+    rows = torch.randint(len(agreeing), (settings.imitation.imitation_batch_size,), generator=generator)
     optimizer.zero_grad(set_to_none=True)
     asked = draw_wishes(settings.rewards, len(rows), generator, deadlines=False).preference
     alpha = torch.full((len(rows),), settings.rewards.alpha) if asked is None else asked

@@ -8,7 +8,8 @@ from dllm_env.policies import heuristics as rules
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.corrected import ASS, EOSER, Credit, PCSampler
 from dllm_env.policies.heuristics import Heuristic
-from dllm_env.policies.remasking import ReMDM, Wino
+from dllm_env.policies.remasking import JointThreshold, ReMDM, Wino
+from dllm_env.policies.steady import Less, LongestStablePrefix, MultiBlock
 from dllm_env.random import RowRandom
 from dllm_env.rules import Context
 from dllm_env.specs import load
@@ -19,7 +20,19 @@ HEURISTICS: dict[str, type[Heuristic]] = {
     for rule in (
         *(rules.Random, rules.TopK, rules.Margin, rules.Entropy, rules.Leftmost, rules.Dilated),
         *(rules.FirstHitting, rules.Threshold, rules.Factor, rules.EntropyBound, rules.Klass, rules.LocalLeap),
-        *(rules.Hierarchy, EOSER, ASS, Credit, PCSampler, Wino, ReMDM),
+        *(
+            rules.Hierarchy,
+            EOSER,
+            ASS,
+            Credit,
+            PCSampler,
+            Less,
+            LongestStablePrefix,
+            MultiBlock,
+            Wino,
+            JointThreshold,
+            ReMDM,
+        ),
     )
 }
 """The rules by name."""

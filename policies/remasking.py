@@ -59,6 +59,34 @@ class Wino(Remasking, Progressing):
 
 
 @dataclass(frozen=True)
+class JointThreshold(Remasking, Progressing):
+    """Reveal c ≥ threshold, +top-1; put back what is edited (LLaDA2.1, arXiv 2602.08676; quality 0.7, 0.5).
+
+    LLaDA2.1 replaces a token where another one has more than ``edit``. Here it goes back to mask where the rest
+    supports it with less than 1 − ``edit``, as it has to for that, and is written anew later. 0 edits nothing: the
+    published speed mode, with threshold 0.5. A step puts back fewer positions than it reveals, of least support.
+    """
+
+    rule = "joint_threshold"
+    reads = Extras(support=True)
+    threshold: float = 0.7
+    edit: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        probabilities(self.rule, threshold=self.threshold, edit=self.edit)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        unmask = Threshold(self.threshold, fallback=self.fallback).act(observation, random).unmask
+        remaskable = self.remaskable(observation)
+        if not self.edit:
+            return Decision(unmask)
+        assert observation.support is not None
+        weak = remaskable & (observation.support < 1 - self.edit)
+        return Decision(unmask, remask=best_k(-observation.support, weak, unmask.sum(-1) - 1))
+
+
+@dataclass(frozen=True)
 class ReMDM(Remasking):
     """Random unmasking and remasking on a schedule, capped (ReMDM-cap, arXiv 2503.00307).
 

@@ -2,7 +2,7 @@
 
     python benchmarks/one_front.py --seeds 101 102 103 104 105 --out runs/one-front
 
-Trains the preset ``demo`` with each seed, plays every policy at 20 α and the leftmost fallback at 20 λ on the same
+Trains the preset ``demo`` with each seed, plays every policy at 12 α and the leftmost fallback at 12 λ on the same
 test problems, and prints, of each, the best accuracy within some mean NFE and the score. What is there already
 is taken as it is, so that a stopped run goes on.
 """
@@ -29,10 +29,7 @@ from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT
 from dllm_env.train.validation import alphas
 
-LAMBDAS = (
-    *(0.45, 0.475, 0.5, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56, 0.57, 0.58, 0.59, 0.6),
-    *(0.625, 0.65, 0.675, 0.7, 0.75, 0.8, 0.9),
-)
+LAMBDAS = (0.45, 0.5, 0.525, 0.55, 0.575, 0.6, 0.625, 0.65, 0.7, 0.75, 0.8, 0.9)
 RIVALS = tuple(f"threshold:threshold={t:g},fallback=leftmost" for t in LAMBDAS)
 """As many settings as the policies have: an area grows with the number of points, as does the best of them."""
 REFERENCES = ("random:1", "random:2", "random:4", "random:10", "oracle")

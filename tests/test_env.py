@@ -30,7 +30,7 @@ from dllm_env.tasks.base import Problem
 from dllm_env.tasks.trace import Trace
 from dllm_env.vector_env import UnmaskVectorEnv
 
-EVERYTHING = {"extras": ("entropy", "margin", "hidden"), "top": 3}
+EVERYTHING = {"extras": ("entropy", "margin", "hidden", "token", "ends"), "top": 3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "sampled": {"temperature": 0.7},

@@ -335,6 +335,13 @@ def test_policies_that_do_not_fit_are_refused() -> None:
     for text in ("wino", "remdm"):
         with pytest.raises(UsageError, match="engines do not"):
             transfer_index(text, MASK, LENGTH, BLOCK)
+    for reading in ("eoser", POLICIES["reads tokens"]):
+        with pytest.raises(UsageError, match="reads predicted tokens; give end_ids"):
+            transfer_index(reading, MASK, LENGTH, BLOCK)
+    with pytest.raises(UsageError, match=r"end_ids are the ids of tokens.*got \(-1,\)"):
+        BlockDecoder("eoser", 0, 5, end_ids=(-1,))
+    with pytest.raises(UsageError, match=r"end_ids is a list of the tokens' ids, got 3"):
+        PolicyAlgorithm(settings(end_ids=3), "eoser")
 
 
 def test_a_policy_for_the_whole_response_needs_one_block() -> None:

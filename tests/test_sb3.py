@@ -19,6 +19,7 @@ import dllm_env
 from dllm_env.env import UnmaskEnv
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
+from dllm_env.policies.networks import READ_TOKENS, USUAL_SIGHT
 from dllm_env.policies.rollout import rollout
 from dllm_env.train.sb3 import UnmaskPolicy, UnmaskVecEnv
 from dllm_env.vector_env import UnmaskVectorEnv
@@ -76,7 +77,7 @@ def test_a_step_is_one_denoiser_call() -> None:
 @pytest.mark.parametrize("network", ["confidence", "hidden"])
 @pytest.mark.parametrize("head", HEADS)
 def test_acting_and_scoring_agree(head: str, network: str) -> None:
-    environment = rows(6, extras=("hidden",) if network == "hidden" else ())
+    environment = rows(6, extras=("hidden",) if network == "hidden" else ("token", "ends"))
     model = PPO("UnmaskPolicy", environment, policy_kwargs={**SMALL, "head": head, "network": network}, seed=0)
     seen, _ = model.policy.obs_to_tensor(environment.reset())
     draw, values, log_prob = model.policy(seen)
@@ -87,6 +88,22 @@ def test_acting_and_scoring_agree(head: str, network: str) -> None:
     assert torch.isfinite(entropy).all()
     action, _ = model.predict(environment.reset(), deterministic=True)
     assert action.shape == (6, 20)
+
+
+def test_by_default_a_policy_sees_what_the_observation_has() -> None:
+    reads = [name for name in USUAL_SIGHT if name not in READ_TOKENS]
+    for extras, expected in (((), reads), (("token",), reads), (("token", "ends"), list(USUAL_SIGHT))):
+        environment = rows(2, extras=extras)
+        policy = PPO("UnmaskPolicy", environment, policy_kwargs=SMALL).policy
+        assert list(policy.shape.sight) == expected
+        if "ends" in extras:
+            seen = policy.observation(policy.obs_to_tensor(environment.reset())[0])
+            ends = torch.tensor(environment.envs.game.denoiser.end_ids)
+            assert seen.token is not None
+            assert seen.ends is not None
+            assert seen.token.shape == seen.ends.shape == seen.masked.shape
+            assert seen.token.dtype == torch.int64
+            assert torch.equal(seen.ends, torch.isin(seen.token, ends))
 
 
 @pytest.mark.filterwarnings("ignore:rich is experimental")  # tqdm's, on progress_bar=True

@@ -43,12 +43,13 @@ PAPER = GRPO().changed(
 PRESETS: dict[str, GRPO] = {
     "bundled": GRPO(),
     "demo": GRPO().changed(
-        preferences=(0.003, 10.0),
+        preferences=(0.003, 100.0),
         updates=150,
-        imitation_steps=100,
+        start="dagger",
         imitation_problems=256,
-        test_temperatures=(0.6,),
-        evaluate_every=30,
+        imitation_batch_size=512,
+        test_temperatures=(0.4,),
+        evaluate_every=50,
     ),
     "paper": PAPER,
     "paper-32": PAPER.changed(block_length=32, test_temperatures=(0.5,)),

@@ -199,8 +199,8 @@ def test_settings_from_a_file(tmp_path, capsys, monkeypatch):
     Path = type(tmp_path)
     Path("run.yaml").write_text("learning_rate: 3e-4\nwidth: 32\nreward: [additive]\nallow_code_execution: true\n")
     seen = started(grpo, "train_grpo", monkeypatch)
-    assert main(["train", "grpo", "--preset", "demo", "--config", "run.yaml", "--width", "16", "--alpha", "2"]) == 0
-    expected = {"learning_rate": 3e-4, "width": 16, "reward": ("additive",), "alpha": 2.0}
+    assert main(["train", "grpo", "--preset", "demo", "--config", "run.yaml", "--width", "16", "--top", "2"]) == 0
+    expected = {"learning_rate": 3e-4, "width": 16, "reward": ("additive",), "top": 2}
     assert seen == [PRESETS["demo"].changed(**expected)]  # consent to run programs does not come from a file
     Path("ppo.json").write_text('{"num_envs": 3, "optimizer": {"learning_rate": 0.5}}')
     seen = started(ppo, "train_ppo", monkeypatch)
@@ -362,7 +362,7 @@ def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys, preference
     assert {entry["front"] for entry in entries if entry["learned"]} == {str(out)}
     assert f"tensorboard --logdir {out}" in printed
     assert printed.count("full diffusion, BL = 40: learned ") == points
-    assert ("learned (alpha=0.03)" in printed) == bool(preferences)
+    assert ("learned (alpha=0.1)" in printed) == bool(preferences)
     run_demo(DemoConfig(replace(training), problems=4, slow_problems=2), out, resume=True)
     again = json.loads((out / "results.json").read_text())
     for entry in (*entries, *again):
@@ -565,3 +565,15 @@ def test_a_reader_that_has_enough_is_no_bug():
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(60) in (0, 1)  # rich ends with 1
+
+
+@pytest.mark.parametrize("command", [["grpo", "--preset", "demo"], ["ppo", "--preferences", "0.1", "1"]])
+def test_an_alpha_that_would_not_be_used_is_refused(command, tmp_path, capsys, monkeypatch):
+    from dllm_env.train import grpo, ppo
+
+    seen = [started(grpo, "train_grpo", monkeypatch), started(ppo, "train_ppo", monkeypatch)]
+    assert main(["train", *command, "--alpha", "2", "--out", str(tmp_path / "run")]) == 2
+    assert "--alpha 2 would not be used: with --preferences 0." in capsys.readouterr().err
+    assert not any(seen)
+    assert main(["train", *command, "--alpha", "2", "--preferences", "--out", str(tmp_path / "run")]) == 0
+    assert [s.rewards.alpha for s in (*seen[0], *seen[1])] == [2.0]

@@ -72,10 +72,6 @@ def each_once(settings: Any, *names: str) -> None:
             raise UsageError(f"{name} has {twice[0]!r} twice; name each once")
 
 
-ALPHA = 0.1
-"""α unless the settings say otherwise."""
-
-
 @dataclass(frozen=True)
 class RewardConfig:
     """What a response earns; see ``dllm_env.rewards``."""
@@ -84,7 +80,7 @@ class RewardConfig:
     """How correctness and cost combine: multiplicative, additive, or a function of your own; several are added."""
     reward_weights: tuple[float, ...] = ()
     """A weight for each reward; without any, all count 1."""
-    alpha: float = ALPHA
+    alpha: float = 0.1
     """Weight of speed in multiplicative and additive; 0 rewards correctness alone."""
     cost: Cost = "nfe"
     """What they count: denoiser evaluations (nfe), or steps, those that unmask nothing included."""
@@ -97,11 +93,6 @@ class RewardConfig:
     def __post_init__(self) -> None:
         check_types(self, "reward")  # which may also be a single one
         check_range(self.preferences)
-        if self.preferences and self.alpha != ALPHA:
-            raise UsageError(
-                f"alpha {self.alpha:g} would not be used: with preferences each prompt has its own; leave alpha "
-                "away, or give --preferences without values for one policy of this alpha"
-            )
         given = self.deadlines
         if given and not (len(given) == 2 and 0 < given[0] <= given[1]):
             raise UsageError(f"deadlines takes a smallest and a largest value above 0, got {given}")

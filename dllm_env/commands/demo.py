@@ -28,7 +28,7 @@ OTHERS = (
     *("random:1", "random:4", "leftmost:1", "leftmost:4", "oracle"),
 )
 """Other rules and the oracle, which would take most of the demo's time: they get fewer problems."""
-ALPHAS = (0.003, 0.03, 0.3, 1.0)
+ALPHAS = (0.01, 0.1, 1.0, 10.0)
 """Where the policy is measured, if it reads α."""
 
 
@@ -38,9 +38,9 @@ class DemoConfig:
 
     training: GRPO = PRESETS["demo"]
     """How the policy is trained; in full diffusion, whatever its block length."""
-    problems: int = 1000
+    problems: int = 600
     """Test problems of the learned policy and of its best rivals."""
-    slow_problems: int = 150
+    slow_problems: int = 100
     """The first so many of them, for other heuristics and the oracle."""
     block_length: int = 8
     """The semi-autoregressive comparison, to which the policy is transferred as it is."""

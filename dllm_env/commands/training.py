@@ -71,6 +71,7 @@ def train_grpo(arguments: list[str]) -> None:
     arguments = renamed(arguments, GRPO)
     default = Arguments(started_with(PRESETS[preset], arguments), preset)
     given = parse(Arguments, arguments, name, default=default)
+    _check_alpha(arguments, given.settings)
     folder = run_folder(given.out, given.resume, default_folder("grpo"))
     made = resumable(name, arguments, folder, lambda place: train_grpo(given.settings, place, given.resume))
     _what_next(made, given.settings)
@@ -97,9 +98,21 @@ def train_ppo(arguments: list[str]) -> None:
     name, arguments = "train ppo", renamed(arguments, PPO)
     default = Arguments(started_with(PPO(), arguments))
     given = parse(Arguments, arguments, name, default=default)
+    _check_alpha(arguments, given.settings)
     folder = run_folder(given.out, given.resume, default_folder("ppo"))
     made = resumable(name, arguments, folder, lambda place: train_ppo(given.settings, place, given.resume))
     _what_next(made, given.settings)
+
+
+def _check_alpha(arguments: list[str], settings: "PolicyTraining") -> None:
+    """An α on the command line that would not be used is a mistake."""
+    given = peek(arguments, "--alpha", "")
+    if given and settings.rewards.preferences:
+        low, high = settings.rewards.preferences
+        raise UsageError(
+            f"--alpha {given} would not be used: with --preferences {low:g} {high:g} each prompt has its own; give "
+            "one of the two (--preferences without values takes a preset's away)"
+        )
 
 
 def _what_next(made: Path, settings: "PolicyTraining") -> None:

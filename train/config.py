@@ -150,8 +150,9 @@ class ImitationConfig:
     """What the policy imitates before the training itself, and the expert, a rule that may go on to steer it."""
 
     start: str = "portfolio"
-    """What to imitate: portfolio, which tries rules and the oracle and takes the best, problem by problem; oracle;
-    expert; a rule, such as threshold:0.8,fallback=leftmost; or none."""
+    """What to imitate: portfolio, which tries rules and the oracle and takes the best, problem by problem; dagger,
+    where the oracle corrects rules and then the policy itself; oracle; expert; a rule, such as
+    threshold:0.8,fallback=leftmost; or none."""
     expert: str = ""
     """A rule to learn from; none means threshold:0.7, or top_k:K for a head that always draws K positions."""
     expert_block_length: int = 8
@@ -159,7 +160,8 @@ class ImitationConfig:
     imitation_steps: int = 200
     """Gradient steps of imitation, at most."""
     imitation_target: float = 0.95
-    """Imitate no longer once the policy itself is right so often, as a share of what it imitates."""
+    """Imitate no longer once the policy itself is right so often, as a share of what it imitates; dagger takes all
+    steps."""
     imitation_problems: int = 512
     """Problems that are played for that."""
     imitation_batch_size: int = 1024

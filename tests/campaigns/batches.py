@@ -32,8 +32,9 @@ RULES = (
     *("random:2", "top_k:3", "margin", "entropy:2", "leftmost:4", "dilated", "first_hitting", "threshold:0.3"),
     *("factor:1", "entropy_bound:0.5", "klass:tau=0.3,kappa=0.05", "local_leap:threshold=0.4", "hierarchy"),
     *("top_k:steps=8", "random:steps=8,schedule=dream", "eoser:2", "ass", "credit:0.5", "pc_sampler:2"),
+    *("less:0.3,divergence=0.2", "lsp:0.3", "multi_block:0.8,block=3"),
 )
-REMASKING = ("wino:draft=0.2,verify=0.4", "remdm:steps=8")
+REMASKING = ("wino:draft=0.2,verify=0.4", "joint_threshold:0.2,edit=0.7", "remdm:steps=8")
 HEADS = ("bernoulli", "bernoulli:force_progress=1", "plackett_luce:k=2", "dynamic_plackett_luce:temperature=0.5")
 TASKS = ("trace", "trace:chains=1", "sudoku")
 NUMBERS = [column.name for column in fields(Rollout) if column.type == "Tensor"]

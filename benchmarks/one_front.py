@@ -33,6 +33,8 @@ LAMBDAS = (0.45, 0.5, 0.525, 0.55, 0.575, 0.6, 0.625, 0.65, 0.7, 0.75, 0.8, 0.9)
 RIVALS = tuple(f"threshold:threshold={t:g},fallback=leftmost" for t in LAMBDAS)
 """As many settings as the policies have: an area grows with the number of points, as does the best of them."""
 REFERENCES = ("random:1", "random:2", "random:4", "random:10", "oracle")
+OTHERS = ("threshold:0.5", "threshold:0.7", "threshold:0.9", "entropy:4", "leftmost:4", "eoser:4", "ass", "lsp:0.9")
+"""Other published rules, for the picture."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def main(settings: Settings) -> None:
     config = EvaluationConfig(problems=settings.problems, block_length=settings.block_length)
     results = settings.out / "results"
     results.mkdir(parents=True, exist_ok=True)
-    play(prepare([(config, [*policies, *RIVALS, *REFERENCES])]), results)
+    play(prepare([(config, [*policies, *RIVALS, *REFERENCES, *OTHERS])]), results)
     finish(results)
     lines: list[list[str | float]] = []
     for block in settings.block_length:

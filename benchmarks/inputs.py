@@ -30,8 +30,8 @@ from dllm_env.train.setup import Setup, make_setup
 from dllm_env.train.start import imitate
 from dllm_env.train.validation import alphas
 
-ORDER = ("place", "left", "nines", "doubt", "ends", "repeats")
-"""Each set has one input more."""
+PAIRS = (("place", "left"), ("nines", "doubt"), ("ends", "repeats"))
+"""Each set has one pair more: where a position stands, how sure the denoiser is, and which tokens it would write."""
 ALPHAS = 12
 
 
@@ -52,8 +52,8 @@ class Settings:
 
 
 def sets() -> list[tuple[str, ...]]:
-    """None, then one more and more; place and left come together."""
-    return [(), *(ORDER[:count] for count in range(2, len(ORDER) + 1))]
+    """None, then one pair more and more."""
+    return [sum(PAIRS[:count], ()) for count in range(len(PAIRS) + 1)]
 
 
 def trained(settings: Settings, sight: tuple[str, ...], seed: int) -> tuple[Setup, LearnedPolicy, GRPO]:
@@ -106,7 +106,7 @@ def main(settings: Settings) -> None:
         rows = [known[" ".join(sight), str(seed)] for seed in settings.seeds]
         means = [mean(list(column)) for column in zip(*rows, strict=True)]
         areas = [row[-1] for row in rows]
-        shown = "none" if not sight else " ".join(sight) if len(sight) == 2 else f"+ {sight[-1]}"
+        shown = f"+ {' '.join(sight[-2:])}" if sight else "none"
         figures = [*(f"{x:.1%}" for x in means[:-1]), *(f"{x:.3f}" for x in (means[-1], min(areas), max(areas)))]
         table.add_row(shown, *figures)
     Console(width=120).print(table)

@@ -18,7 +18,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dllm_env.denoisers.load import load_denoiser
 from dllm_env.eval.metrics import best_at_most, mean
 from dllm_env.pareto import log_area
 from dllm_env.policies.learned import LearnedPolicy
@@ -31,7 +30,7 @@ from dllm_env.train.start import imitate
 from dllm_env.train.validation import alphas
 
 PAIRS = (("place", "left"), ("nines", "doubt"), ("ends", "repeats"))
-"""Each set has one pair more: where a position stands, how sure the denoiser is, and which tokens it would write."""
+"""Each set has one pair more: where a position stands, how sure the denoiser is, which tokens it would write."""
 ALPHAS = 12
 
 
@@ -39,6 +38,8 @@ ALPHAS = 12
 class Settings:
     """Settings of the measurement."""
 
+    training: GRPO = PRESETS["demo"]
+    """The recipe, but for seed and inputs."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Training seeds."""
     updates: int = 0
@@ -58,7 +59,7 @@ def sets() -> list[tuple[str, ...]]:
 
 def trained(settings: Settings, sight: tuple[str, ...], seed: int) -> tuple[Setup, LearnedPolicy, GRPO]:
     """The policy after its start, or after so many updates."""
-    recipe = PRESETS["demo"].changed(seed=seed, sight=sight, response_length=40, block_length=40)
+    recipe = settings.training.changed(seed=seed, sight=sight)
     setup = make_setup(recipe)
     factor = recipe.validation.test_temperatures[0]
     if not settings.updates:
@@ -81,7 +82,7 @@ def measure(settings: Settings, sight: tuple[str, ...], seed: int) -> list[float
     low, high = recipe.rewards.preferences
     for alpha in alphas(low, high, ALPHAS):
         known = (setup.rules, setup.task, problems, row_seeds(len(problems), "inputs", seed))
-        played = attempt(load_denoiser("tiny"), policy.at(alpha), *known)
+        played = attempt(setup.denoiser, policy.at(alpha), *known)
         points.append((played.rollout.nfe.float().mean().item(), played.correct.mean().item()))
     best = [best_at_most(points, nfe) for nfe in settings.within]
     return [*(0.0 if i is None else points[i][1] for i in best), log_area(points, setup.rules.response_length)]

@@ -21,6 +21,7 @@ SMALL_TRAINING = [
 RUNS = {
     "denoiser_quality.py": ["--problems", "2"],
     "gumbel.py": ["--prompts", "2", "--samples", "2", "--draws", "4194304", "--steps", "10", "1000000"],
+    "inputs.py": ["--seeds", "1", "--problems", "2", *SMALL_TRAINING],
     "one_front.py": ["--seeds", "1", "--problems", "3", "--training.updates", "1", *SMALL_TRAINING],
     "prediction_memory.py": ["--vocabulary", "3000", "--batch", "2", "--length", "64", "--width", "16"],
     "rollout.py": ["--prompts", "4", "--repeats", "1", "--block-lengths", "8"],

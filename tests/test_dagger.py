@@ -142,6 +142,14 @@ def test_it_says_beforehand_how_much_it_plays(toy: GRPO, capsys: pytest.CaptureF
     assert f"at most {most} denoiser evaluations" in said
 
 
+@pytest.mark.parametrize("problems", [1, 3, 5])
+def test_there_may_be_fewer_problems_than_teachers(toy: GRPO, problems: int) -> None:
+    settings = toy.changed(imitation_problems=problems)
+    setup = make_setup(settings)
+    imitate(setup, settings)
+    assert validate(setup, setup.policy, settings)[0].accuracy > 0.6
+
+
 def test_where_nothing_is_right_nothing_is_learnt(
     toy: GRPO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,6 +103,8 @@ def _play(
     seeds, found = row_seeds(count, "dagger", settings.seed, number), []
     for i, player in enumerate(players):
         part = slice(i * count // len(players), (i + 1) * count // len(players))
+        if part.start == part.stop:
+            continue  # fewer problems than players
         played = attempt(
             setup.denoiser,
             Corrected(player, policy.context, policy.top, policy.extras),

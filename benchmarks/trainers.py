@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,9 +42,7 @@ Trainer = Callable[[Path, int, bool], Path]
 TRAINERS: dict[str, Trainer] = {
     "PPO": lambda folder, seed, resume: train_ppo(PPO(seed=seed), folder, resume),
     "GRPO": lambda folder, seed, resume: train_grpo(
-        GRPO(seed=seed).changed(
-            alpha=PPO().rewards.alpha, imitation_target=PPO().imitation.imitation_target, evaluate_every=10
-        ),
+        replace(GRPO(seed=seed), imitation=PPO().imitation).changed(alpha=PPO().rewards.alpha, evaluate_every=10),
         folder,
         resume,
     ),

@@ -25,6 +25,7 @@ from dllm_env.policies.rollout import rollout
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.rewards import Additive, Multiplicative, Outcomes, load_rewards
 from dllm_env.rules import Rules
+from dllm_env.train import validation
 from dllm_env.train.grpo import GRPO, train_grpo, wishes_of
 from dllm_env.train.ppo import PPO, train_ppo
 from dllm_env.train.validation import alphas
@@ -224,7 +225,7 @@ def test_area_over_the_logarithm_by_hand(points: list[tuple[float, float]], area
         log_area(points, 1)
 
 
-def test_grpo_trains_one_policy_and_measures_its_curve(tmp_path: Path) -> None:
+def test_grpo_trains_one_policy_and_measures_its_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = GRPO().changed(
         task="sudoku",
         preferences=(0.1, 10.0),
@@ -255,6 +256,10 @@ def test_grpo_trains_one_policy_and_measures_its_curve(tmp_path: Path) -> None:
         assert json.loads(texts[0])["curve"] == json.loads(texts[1])["curve"]
     weights = [(tmp_path / run / "checkpoint.safetensors").read_bytes() for run in ("whole", "halves")]
     assert weights[0] == weights[1]
+    # A run that is done plays nothing when it is resumed.
+    monkeypatch.setattr(validation, "validate", None)
+    train_grpo(settings, tmp_path / "whole", resume=True)
+    assert load_policy(str(tmp_path / "whole")).curve == trained.curve  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------------------------- environments and PPO

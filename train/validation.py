@@ -167,6 +167,8 @@ class Validator:
         measured: dict[str, tuple[CurvePoint, ...]] = {}
         for name in ("best", "last"):
             policy = LearnedPolicy.from_pretrained(self.folder / name, self.setup.denoiser.device)
+            if len(policy.curve) == FINE:
+                continue  # a run that was done already
             same = policy.fingerprint()
             policy.curve = measured[same] = measured.get(same) or self._judge(policy, FINE)[2]
             policy.save_pretrained(self.folder / name)

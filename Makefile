@@ -1,6 +1,6 @@
 # Every target does everything from a fresh clone; what is already done is not done again.
 #   make install   virtual environment in .venv with the pinned dependencies
-#   make demo      train a policy and compare it with the heuristics (about 10 minutes)
+#   make demo      train a policy and compare it with the heuristics (about 8 minutes)
 #   make test      the test suite, without what takes longest
 #   make check     format, lint, types, import direction, all tests
 #   make oldest    the quick tests with the lowest versions that pyproject.toml allows

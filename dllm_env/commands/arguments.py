@@ -25,7 +25,7 @@ Settings = TypeVar("Settings")
 
 SUMMARIES = {
     "": "Train and compare unmasking policies for diffusion language models.",
-    "demo": "Train a policy and compare it with the heuristics, in about ten minutes.",
+    "demo": "Train a policy and compare it with the heuristics, in about eight minutes.",
     "train grpo": "Train an unmasking policy with GRPO.",
     "train ppo": "Train an unmasking policy with PPO, by Stable-Baselines3.",
     "train denoiser": "Train the bundled denoiser.",

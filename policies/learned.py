@@ -22,7 +22,7 @@ from dllm_env.files import UNFINISHED, write_together
 from dllm_env.numerics import digest
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
-from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_network, network_name
+from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_network, network_name, seen_by
 from dllm_env.policies.oracle import is_oracle
 from dllm_env.policies.public import base_names
 from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
@@ -123,7 +123,7 @@ class LearnedPolicy(ModelHubMixin):
     @property
     def extras(self) -> Extras:
         """Optional features that the network reads."""
-        return self.network.extras
+        return seen_by(self.network)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         """Decides for B rows, with the log-probability and entropy of the head."""

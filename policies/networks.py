@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NewType
 
 import torch
@@ -180,6 +180,11 @@ def sinusoidal(progress: Tensor, dimension: int) -> Tensor:
     return torch.cat((angle.sin(), angle.cos()), -1)
 
 
+def seen_by(network: PolicyNetwork) -> Extras:
+    """Optional features that a network and its ``sight`` read."""
+    return network.extras | Extras(token=bool(READ_TOKENS & set(network.config.sight)))
+
+
 class SteadySiLU(nn.Module):
     """x · sigmoid(x), the same to the last bit wherever in a tensor a number stands.
 
@@ -247,8 +252,8 @@ class PolicyNetwork(nn.Module, abc.ABC):
 
     @property
     def extras(self) -> Extras:
-        """Optional features of the observation that it reads."""
-        return Extras(token=True) if READ_TOKENS & set(self.config.sight) else NO_EXTRAS
+        """Optional features of the observation that it reads, besides those of its ``sight``."""
+        return NO_EXTRAS
 
     @abc.abstractmethod
     def embed(self, observation: Observation) -> Tensor:
@@ -345,7 +350,7 @@ class HiddenTransformer(PolicyNetwork):
 
     @property
     def extras(self) -> Extras:
-        return replace(super().extras, hidden=True)
+        return Extras(hidden=True)
 
     def embed(self, observation: Observation) -> Tensor:
         if observation.hidden is None:

@@ -77,7 +77,7 @@ def test_a_network_that_reads_tokens_asks_for_them() -> None:
     observation = seen()
     for name, sight in SIGHT.items():
         network = ConfidenceTransformer(NetworkConfig(width=16, sight=(name,)), torch_generator(1))
-        assert network.extras == Extras(token=name in READ_TOKENS)
+        assert LearnedPolicy(network, DynamicPlackettLuce()).extras == Extras(token=name in READ_TOKENS)
         if name in READ_TOKENS:
             with pytest.raises(UsageError, match=r"reads predicted tokens.*extras=\['token', 'ends'\]"):
                 sight(replace(observation, token=None, ends=None))

@@ -15,7 +15,9 @@ PROMPT, LENGTH, BLOCK = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3", 40, 8
 def main(policy: str = "threshold:0.9") -> str:
     """Writes one response; the loop stands in for dInfer's runner."""
     denoiser = load_denoiser("tiny")
-    decoder = PolicyDecoder(BlockDecoder(policy, denoiser.mask_id, LENGTH), denoiser.eot_id)
+    decoder = PolicyDecoder(
+        BlockDecoder(policy, denoiser.mask_id, LENGTH, end_ids=denoiser.end_ids), denoiser.eot_id
+    )
     prompt = denoiser.encode(PROMPT)
     x = torch.tensor([prompt + [denoiser.mask_id] * LENGTH])
     calls = 0

@@ -29,7 +29,7 @@ class Model:
 
 def main(policy: str = "threshold:0.9") -> str:
     """Writes one response."""
-    hooks = DreamHooks(BlockDecoder(policy, DENOISER.mask_id, LENGTH), BLOCK)
+    hooks = DreamHooks(BlockDecoder(policy, DENOISER.mask_id, LENGTH, end_ids=DENOISER.end_ids), BLOCK)
     x = hooks.generate(Model(), torch.tensor([DENOISER.encode(PROMPT)]))
     return DENOISER.response_text(x[0, -LENGTH:].tolist())
 

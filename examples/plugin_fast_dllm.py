@@ -14,7 +14,7 @@ PROMPT, LENGTH, BLOCK = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3", 40, 8
 def main(policy: str = "threshold:0.9") -> str:
     """Writes one response; the loop stands in for Fast-dLLM's ``generate``."""
     denoiser = load_denoiser("tiny")
-    get_transfer_index = transfer_index(policy, denoiser.mask_id, LENGTH, BLOCK)
+    get_transfer_index = transfer_index(policy, denoiser.mask_id, LENGTH, BLOCK, end_ids=denoiser.end_ids)
     prompt = denoiser.encode(PROMPT)
     x = torch.tensor([prompt + [denoiser.mask_id] * LENGTH])
     calls = 0

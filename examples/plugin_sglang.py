@@ -16,7 +16,7 @@ PROMPT, LENGTH, BLOCK = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3", 40, 8
 def main(policy: str = "threshold:0.9") -> str:
     """Writes one response; the loop stands in for SGLang's."""
     denoiser = load_denoiser("tiny")
-    settings = {"policy": policy, "response_length": LENGTH}
+    settings = {"policy": policy, "response_length": LENGTH, "end_ids": denoiser.end_ids}
     config = SimpleNamespace(block_size=BLOCK, mask_id=denoiser.mask_id, algorithm_config=settings)
     algorithm = PolicyAlgorithm(config)
     prompt = denoiser.encode(PROMPT)

@@ -15,7 +15,7 @@ PROMPT, LENGTH, BLOCK = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3", 40, 8
 def main(policy: str = "threshold:0.9") -> str:
     """Writes one response; the loop stands in for the plugin's sampler."""
     denoiser = load_denoiser("tiny")
-    remask = BatchedRemask(BlockDecoder(policy, denoiser.mask_id, LENGTH))
+    remask = BatchedRemask(BlockDecoder(policy, denoiser.mask_id, LENGTH, end_ids=denoiser.end_ids))
     prompt = denoiser.encode(PROMPT)
     x = torch.tensor([prompt + [denoiser.mask_id] * LENGTH])
     for start in range(len(prompt), x.shape[1], BLOCK):

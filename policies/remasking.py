@@ -33,6 +33,12 @@ class Remasking(Heuristic):
             raise UsageError(f"{self.name} puts tokens back to mask; allow it (--allow-remask)")
         return observation.remaskable
 
+    def weakest(self, observation: Observation, least: float, drafted: Tensor) -> Tensor:
+        """(B, W) bool: committed positions of support below ``least``, of least support, fewer than are drafted."""
+        assert observation.support is not None
+        weak = self.remaskable(observation) & (observation.support < least)
+        return best_k(-observation.support, weak, drafted.sum(-1) - 1)
+
 
 @dataclass(frozen=True)
 class Wino(Remasking, Progressing):
@@ -52,10 +58,8 @@ class Wino(Remasking, Progressing):
         probabilities(self.rule, draft=self.draft, verify=self.verify)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
-        assert observation.support is not None
         unmask = Threshold(self.draft, fallback=self.fallback).act(observation, random).unmask
-        weak = self.remaskable(observation) & (observation.support < self.verify)
-        return Decision(unmask, remask=best_k(-observation.support, weak, unmask.sum(-1) - 1))
+        return Decision(unmask, remask=self.weakest(observation, self.verify, unmask))
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,8 @@ class JointThreshold(Remasking, Progressing):
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         unmask = Threshold(self.threshold, fallback=self.fallback).act(observation, random).unmask
-        remaskable = self.remaskable(observation)
-        if not self.edit:
-            return Decision(unmask)
-        assert observation.support is not None
-        weak = remaskable & (observation.support < 1 - self.edit)
-        return Decision(unmask, remask=best_k(-observation.support, weak, unmask.sum(-1) - 1))
+        weak = self.weakest(observation, 1 - self.edit, unmask)
+        return Decision(unmask, remask=weak if self.edit else None)
 
 
 @dataclass(frozen=True)

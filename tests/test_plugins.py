@@ -751,3 +751,6 @@ def test_an_example_runs(engine: str) -> None:
     prompt, rules = DENOISER.encode(example["PROMPT"]), Rules(example["LENGTH"], example["BLOCK"])
     result = rollout(DENOISER, load_policy("threshold:0.9"), rules, [prompt], [0])
     assert example["main"]() == DENOISER.response_text(result.responses[0].tolist())
+    # So does one that reads predicted tokens, as trained policies do.
+    result = rollout(DENOISER, load_policy("eoser:2"), rules, [prompt], [0])
+    assert example["main"]("eoser:2") == DENOISER.response_text(result.responses[0].tolist())

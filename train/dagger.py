@@ -28,6 +28,7 @@ from dllm_env.policies.rollout import Recording, attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.tasks.base import Problem
 from dllm_env.train.config import ImitationConfig, PolicyTraining
+from dllm_env.train.imitation import PIECE
 from dllm_env.train.losses import finite_step
 from dllm_env.train.run import progress_bar
 from dllm_env.train.setup import Setup
@@ -41,17 +42,16 @@ CAREFUL = 1e4
 """The most that a wrong token counts, in evaluations."""
 WARMUP = 20
 """Gradient steps until the learning rate is at its peak."""
-PIECE = 128
-"""Steps per backward pass; small ones stay in the processor's cache."""
 
 
 def learn_by_correction(setup: Setup, settings: PolicyTraining) -> None:
     """Plays ``imitation_problems``, corrected, ``ROUNDS`` times, and takes ``imitation_steps`` gradient steps."""
     config, policy = settings.imitation, setup.policy
     problems, oracle = setup.problems(0, config.imitation_problems), Oracle()
+    times, length = len(oracle.references) + ROUNDS, setup.rules.response_length
     Console(highlight=False).print(
         f"start: {len(problems)} training problems, written once by {' and '.join(oracle.references)} and {ROUNDS} "
-        f"times under correction, at most {_most(setup, len(problems)):,} denoiser evaluations"
+        f"times under correction, at most {len(problems) * times * length:,} denoiser evaluations"
     )
     seeds = row_seeds(len(problems), "dagger", settings.seed)
     reference = oracle.responses(setup.denoiser, setup.rules, setup.task, problems, seeds, settings.batch_size)
@@ -76,11 +76,6 @@ def learn_by_correction(setup: Setup, settings: PolicyTraining) -> None:
                     group["lr"] = _rate(config, step)
                 loss = _learn_once(setup, settings, optimizer, seen, agreeing, generator)
                 bar.update(task, advance=1, figures=f"steps seen {len(agreeing):,} loss {loss:.2f}")
-
-
-def _most(setup: Setup, problems: int) -> int:
-    """Denoiser evaluations at most: a position each."""
-    return problems * setup.rules.response_length * (len(Oracle().references) + ROUNDS)
 
 
 def _rate(config: ImitationConfig, step: int) -> float:
@@ -113,7 +108,7 @@ def _play(
             problems[part],
             seeds[part],
             batch_size=settings.batch_size,
-            wishes=asked[torch.arange(count)[part]],
+            wishes=asked[part],
             memory={"reference": reference[part]},
             record=Recording(policy.top, policy.extras),
         )

@@ -28,6 +28,9 @@ from dllm_env.tasks.base import Problem
 from dllm_env.train.config import PolicyTraining
 from dllm_env.train.setup import Setup
 
+PIECE = 128
+"""Steps per backward pass of imitation; small ones stay in the processor's cache."""
+
 
 @dataclass(frozen=True)
 class Recorded:

@@ -74,7 +74,7 @@ class PPO(PolicyTraining):
     """Weight of the value loss."""
     # More weight of speed than in GRPO, whose groups compare right answers with each other.
     rewards: RewardConfig = field(default_factory=lambda: RewardConfig(alpha=1.5))
-    # At that α a portfolio imitates mostly the oracle, and the policy is right one time in five when PPO begins.
+    # At that α a portfolio imitates mostly the oracle, and the policy is seldom right when PPO begins.
     imitation: ImitationConfig = field(
         default_factory=lambda: ImitationConfig("dagger", imitation_problems=256, imitation_batch_size=512)
     )

@@ -29,6 +29,7 @@ from dllm_env.tasks.base import Problem
 from dllm_env.train.config import PolicyTraining
 from dllm_env.train.dagger import learn_by_correction
 from dllm_env.train.imitation import (
+    PIECE,
     check_expert,
     expert_draws,
     play_expert,
@@ -56,8 +57,6 @@ CHECK_EVERY = 20
 """Gradient steps between two looks at the policy's own accuracy."""
 OWN_PROBLEMS = 64
 """Problems of such a look."""
-PIECE = 128
-"""Steps per backward pass; small ones stay in the processor's cache."""
 
 
 @dataclass

@@ -667,7 +667,7 @@ def test_a_judge_that_misbehaves_says_no_and_the_next_is_right(how: str) -> None
     assert ask(even, (), 2)
     began = time.monotonic()
     assert not ask(misbehaving, (how,), "x")
-    assert time.monotonic() - began < 10 * judge.SECONDS
+    assert time.monotonic() - began < judge.WALL_SECONDS
     assert ask(even, (), 2)
     assert not ask(even, (), 3)
 

@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -756,6 +757,11 @@ def test_templates_end(monkeypatch: pytest.MonkeyPatch) -> None:
         said = refusal(lambda text=text: text.render([{"role": "user", "content": "x"}]))  # type: ignore[misc]
         assert message in said
         assert said.startswith("the chat template refuses the conversation")
+
+
+def test_a_template_that_waits_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "WALL_SECONDS", 0.3)
+    assert "more than" in refusal(lambda: PlainText(Templated(lambda: str(time.sleep(600)))).render([]))  # type: ignore[arg-type]
 
 
 def test_a_template_goes_on_after_one_that_did_not_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,9 @@ from dllm_env.errors import UsageError
 from dllm_env.reading import reason
 
 SECONDS = 10.0
-"""For one conversation; ordinary ones take a thousandth of one."""
+"""Of the processor, for one conversation; ordinary ones take a thousandth of one."""
+WALL_SECONDS = 120.0
+"""For one that waits instead; a busy machine may keep an ordinary one waiting, too."""
 MEMORY = 2**30
 """Bytes, besides what this process has."""
 LONGEST = 2**24
@@ -55,7 +57,7 @@ class Renderer:
                 self._child = _Child(self.render)
             try:
                 self._child.connection.send(dict(settings))
-                answered = self._child.connection.poll(SECONDS)
+                answered = self._child.connection.poll(WALL_SECONDS)
                 good, text = self._child.connection.recv() if answered else (False, "")
             except (EOFError, OSError):
                 answered = False
@@ -123,7 +125,7 @@ def _serve(descriptor: int, render: Render) -> None:
         connection = Connection(descriptor)
         while True:
             settings = connection.recv()
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # a parent that is gone cannot end it
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             answer = _answer(render, settings)
             signal.setitimer(signal.ITIMER_PROF, 0)
             connection.send(answer)

@@ -34,7 +34,9 @@ RULES = (
     *("top_k:steps=8", "random:steps=8,schedule=dream", "eoser:2", "ass", "credit:0.5", "pc_sampler:2"),
     *("less:0.3,divergence=0.2", "lsp:0.3", "multi_block:0.8,block=3"),
 )
-REMASKING = ("wino:draft=0.2,verify=0.4", "joint_threshold:0.2,edit=0.7", "remdm:steps=8")
+REMASKING = ("remdm:steps=8",)
+JUDGING = ("wino:draft=0.2,verify=0.4", "joint_threshold:0.2,edit=0.7")
+"""They remask, too, and need a denoiser that says how well a written token is supported, without a prefix cache."""
 HEADS = ("bernoulli", "bernoulli:force_progress=1", "plackett_luce:k=2", "dynamic_plackett_luce:temperature=0.5")
 TASKS = ("trace", "trace:chains=1", "sudoku")
 NUMBERS = [column.name for column in fields(Rollout) if column.type == "Tensor"]
@@ -81,6 +83,8 @@ def draw(rng: random.Random, denoisers: dict[str, Denoiser]) -> Combination:
     length = rng.choice((16, 20, 32, 40) if name != "toy" or task != "trace" else (16, 32, 40))
     block = rng.choice([size for size in range(2, length + 1) if length % size == 0])
     remasks = rng.random() < 0.15
+    policy = _policy(rng, remasks, isinstance(denoiser, TinyDenoiser))
+    caches = getattr(denoiser, "caches_prefix", False) and policy not in JUDGING
     rules = Rules(
         response_length=length,
         block_length=block,
@@ -91,15 +95,14 @@ def draw(rng: random.Random, denoisers: dict[str, Denoiser]) -> Combination:
         allow_remask=remasks,
         remask_budget=rng.choice((0, 3)) if remasks else 0,
         limit_block_steps=not remasks and rng.random() < 0.2,
-        prefix_cache=getattr(denoiser, "caches_prefix", False) and rng.random() < 0.4,
+        prefix_cache=caches and rng.random() < 0.4,
     )
-    policy = _policy(rng, remasks, isinstance(denoiser, TinyDenoiser))
     return Combination(name, policy, task, rules, rng.randint(3, 9), rng.randint(2, 6), rng.randrange(10**6))
 
 
 def _policy(rng: random.Random, remasks: bool, shadows: bool) -> str:
     if remasks:
-        return rng.choice(REMASKING if shadows else REMASKING[1:])
+        return rng.choice(REMASKING + JUDGING if shadows else REMASKING)
     if rng.random() < 0.6:
         return rng.choice(RULES)
     return "/".join((rng.choice(("confidence", "hidden")), rng.choice(("full", "block")), rng.choice(HEADS)))

@@ -13,20 +13,15 @@ from logs import assert_logged_once
 from safetensors.torch import load_file
 
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.denoisers.tiny import WORDS
+from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.errors import UsageError
 from dllm_env.random import torch_generator
 from dllm_env.tasks.trace import Trace
-from dllm_env.train.denoiser import (
-    DenoiserTraining,
-    Stage,
-    make_examples,
-    mask_weights,
-    orthogonalize,
-    train_denoiser,
-)
+from dllm_env.train.denoiser import DenoiserTraining, Stage, begin_with, orthogonalize, train_denoiser
+from dllm_env.train.examples import RECIPES, Pattern, make_examples, mask_weights
 
 WEIGHTS = "model.safetensors"
+TRACE = RECIPES["tiny"][1][0]
 TOY = DenoiserTraining(
     width=16,
     layers=1,
@@ -81,6 +76,43 @@ def test_kill_and_resume_give_the_same_weights(run: Path, tmp_path: Path, killed
     assert_logged_once(run, folder)
 
 
+def test_a_training_begins_with_the_weights_of_another(run: Path, tmp_path: Path) -> None:
+    """Every word that both know has the other's rows, a new word its own; a forward pass knows no difference."""
+    words = RECIPES["many"][0]
+    network = TinyTransformer(TinyConfig(16, 1, 2, 32), len(words))
+    network.initialize(torch_generator(1))
+    fresh = network.embedding.weight.clone()
+    begin_with(network, words, str(run / "denoiser"))
+    other = load_denoiser(run / "denoiser")
+    assert isinstance(other, TinyDenoiser)
+    tokens = torch.randint(1, len(WORDS), (3, 20), generator=torch_generator(2))
+    assert torch.equal(network(tokens, 0), other.network(tokens, 0))
+    assert torch.equal(network.head.weight[: len(WORDS)], other.network.head.weight)
+    assert torch.equal(network.embedding.weight[len(WORDS) :], fresh[len(WORDS) :])
+
+    settings = replace(TOY, recipe="many", start=str(run / "denoiser"), first_updates=0, second_updates=2)
+    made = load_denoiser(train_denoiser(replace(settings, third_updates=0), tmp_path / "many"))
+    assert isinstance(made, TinyDenoiser)
+    assert made.words == words
+    with pytest.raises(UsageError, match="cannot start with 'tiny': it is of shape"):
+        train_denoiser(replace(settings, start="tiny"), tmp_path / "wide")
+    assert not (tmp_path / "wide").exists() or not list((tmp_path / "wide").glob("*.json"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_fit(name: str) -> None:
+    """Every word is known, every response fits, and a batch has room for every task at every stage."""
+    words, parts = RECIPES[name]
+    for part in parts:
+        for shuffle in (False, True):
+            examples = make_examples(part, 30, "train", 1, shuffle, words)
+            assert examples.tokens.shape == (30, part.task.prompt_length + part.length)
+            assert examples.tokens.max() < len(words)
+        assert part.length >= part.task.response_length or part.task.name == "sudoku"
+        assert min(part.batch) > 0
+    assert {part.length for part in parts if part.name != "trace4"} == ({40} if name == "many" else {40, 16})
+
+
 def test_another_seed_gives_other_weights(run: Path, tmp_path: Path) -> None:
     train_denoiser(replace(TOY, seed=2, first_updates=2, second_updates=1, third_updates=1), tmp_path / "other")
     first, second = (load_file(folder / "denoiser" / WEIGHTS) for folder in (run, tmp_path / "other"))
@@ -130,7 +162,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None
 
 def test_schedule() -> None:
     """100 updates, 10 of warm-up: up to 1, constant to 50, then linear towards 2%."""
-    stage = Stage(100, 0.02, 3e-3, shuffle=False, batch=(1, 1, 1))
+    stage = Stage(100, 0.02, 3e-3, shuffle=False, number=0)
     factors = [stage.factor(update, 10) for update in (0, 4, 9, 30, 50, 75, 99)]
     assert factors == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.51, 0.0396])
 
@@ -161,7 +193,7 @@ def test_orthogonalize_does_not_mix_matrices_or_know_scale() -> None:
 def test_uniform_masks() -> None:
     """Rates are exactly 1/B apart, a hidden token weighs 1/max(rate, 0.1), so that its mean is 0.95."""
     batch, length = 100, 400
-    weights = mask_weights(torch.zeros(batch, length, dtype=torch.int64), False, torch_generator(1))
+    weights = mask_weights(torch.zeros(batch, length, dtype=torch.int64), "any", torch_generator(1))
     assert weights.shape == (batch, length)
     largest = weights.max(-1).values
     assert ((weights == 0) | (weights == largest[:, None])).all()
@@ -175,10 +207,13 @@ def test_uniform_masks() -> None:
     assert weights.mean().item() == pytest.approx(0.95, abs=0.03)
 
 
-def test_trace_masks() -> None:
+@pytest.mark.parametrize("pattern", ["left", "right"])
+def test_ordered_masks(pattern: Pattern) -> None:
     """45% uniform, 25% from a position on (4, then 0.5), 30% values only; 20,000 rows, five standard errors."""
-    rows = make_examples(Trace(), 200, "train", 0, True).tokens[:, -40:].long().repeat(100, 1)
-    weights = mask_weights(rows, True, torch_generator(2))
+    rows = make_examples(TRACE, 200, "train", 0, True).tokens[:, -40:].long().repeat(100, 1)
+    weights = mask_weights(rows, pattern, torch_generator(2))
+    if pattern == "right":  # seen in a mirror, it is the other
+        rows, weights = rows.flip(-1), weights.flip(-1)
     digits = torch.tensor([word.isdigit() for word in WORDS])[rows]
     suffix = (weights == 4.0).sum(-1) == 1
     start = (weights == 4.0).int().argmax(-1, keepdim=True)
@@ -200,10 +235,10 @@ def test_trace_masks() -> None:
 
 def test_examples_hold_prompt_and_padded_response() -> None:
     task = Trace()
-    examples = make_examples(task, 20, "train", 5, True)
+    examples = make_examples(TRACE, 20, "train", 5, True)
     assert examples.tokens.shape == (20, 64)
     assert examples.tokens.dtype == torch.uint8
-    assert (examples.length, examples.traced) == (40, True)
+    assert (examples.length, examples.pattern) == (40, "left")
     for i, row in enumerate(examples.tokens.tolist()):
         words = [WORDS[token] for token in row]
         problem = task.problem(i, "train", 5)

@@ -1,33 +1,33 @@
-"""Trains the bundled denoiser: one masked diffusion transformer for all bundled tasks.
+"""Trains the bundled denoisers: a masked diffusion transformer for several of the bundled tasks.
 
 Three stages: first with the chains of ``trace`` in the prompt's order, then in any order, then mostly long traces.
-Matrices are trained by Muon, everything else by AdamW. The random numbers of an update follow from (seed, update),
-so that a run continues from a checkpoint bit for bit without saving any generator.
+It may begin with another denoiser's weights. Matrices are trained by Muon, everything else by AdamW. The random
+numbers of an update follow from (seed, update), so that a run continues from a checkpoint bit for bit without
+saving any generator.
 """
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
-from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.denoisers.tiny import MASK, PAD, WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.errors import UsageError
 from dllm_env.locks import locked
 from dllm_env.random import torch_generator
 from dllm_env.reading import check_value
 from dllm_env.specs import check_types
-from dllm_env.tasks.base import Split
-from dllm_env.tasks.sudoku import Sudoku
-from dllm_env.tasks.trace import Trace
 from dllm_env.train.config import ROWS, above_zero, at_least
+from dllm_env.train.examples import DIGITS, RECIPES, Examples, batches, make_examples
 from dllm_env.train.run import Run, is_due, progress_bar
 
 
@@ -43,8 +43,8 @@ class Stage:
     """Peak learning rate of AdamW (all other parameters)."""
     shuffle: bool
     """Whether the chains of ``trace`` stand in random order."""
-    batch: tuple[int, int, int]
-    """Examples per update: two-chain traces, four-chain traces, Sudokus."""
+    number: int
+    """Which of the three it is, from 0; a recipe's tasks have a batch size for each."""
 
     def factor(self, update: int, warmup: int) -> float:
         """Share of the peak learning rate at this update of the stage, in (0, 1]."""
@@ -57,6 +57,10 @@ class Stage:
 class DenoiserTraining:
     """Settings of ``dllm-env train denoiser``; the defaults make ``tiny``."""
 
+    recipe: Literal["tiny", "many"] = "tiny"
+    """Which tasks it learns: tiny has trace and sudoku, many all domains."""
+    start: str = ""
+    """A bundled kind of denoiser whose weights it begins with; of the same width, layers and heads."""
     seed: int = 1
     """Everything random follows from it."""
     width: int = 128
@@ -74,7 +78,7 @@ class DenoiserTraining:
     warmup: int = 200
     """Warm-up updates of each stage."""
     examples: int = 300_000
-    """Two-chain examples made beforehand for each stage; the other tasks get a fifth of it."""
+    """Examples made beforehand for each stage and task; long traces, sudoku and copy get a fifth of it."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     evaluate_every: int = 200
@@ -98,9 +102,9 @@ class DenoiserTraining:
     def stages(self) -> list[Stage]:
         """The stages of the schedule."""
         return [
-            Stage(self.first_updates, 0.02, 3e-3, shuffle=False, batch=(56, 12, 24)),
-            Stage(self.second_updates, 0.015, 2e-3, shuffle=True, batch=(56, 12, 24)),
-            Stage(self.third_updates, 0.008, 1e-3, shuffle=True, batch=(24, 40, 16)),
+            Stage(self.first_updates, 0.02, 3e-3, shuffle=False, number=0),
+            Stage(self.second_updates, 0.015, 2e-3, shuffle=True, number=1),
+            Stage(self.third_updates, 0.008, 1e-3, shuffle=True, number=2),
         ]
 
 
@@ -144,72 +148,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     return x if matrices.shape[1] <= matrices.shape[2] else x.mT
 
 
-# ----------------------------------------------------------------------------------------------- data
-
-
-@dataclass
-class Examples:
-    """Encoded examples of one task.
-
-    Attributes:
-        tokens: (N, P+L) uint8, prompt left-padded and response padded with end-of-text.
-        length: response length L.
-        traced: whether the mask patterns for traces apply.
-    """
-
-    tokens: Tensor
-    length: int
-    traced: bool
-
-
-def make_examples(task: Trace | Sudoku, count: int, split: Split, seed: int, shuffle: bool) -> Examples:
-    """Problems 0 … count−1 of the split, each with a response drawn from the problem's own stream."""
-    ids = {word: i for i, word in enumerate(WORDS)}
-    rows = torch.zeros(count, task.prompt_length + task.response_length, dtype=torch.uint8)
-    rng = random.Random(f"responses/{task.name}/{split}/{seed}/{shuffle}")
-    for i in range(count):
-        problem = task.problem(i, split, seed)
-        prompt = [ids[word] for word in problem.prompt.split()]
-        response = [ids[word] for word in task.reference(problem, rng, shuffle).split()]
-        response += [ids["<eot>"]] * (task.response_length - len(response))
-        rows[i, task.prompt_length - len(prompt) :] = torch.tensor(prompt + response, dtype=torch.uint8)
-    return Examples(rows, task.response_length, isinstance(task, Trace))
-
-
-_DIGITS = torch.tensor([word.isdigit() for word in WORDS])
-_MASK_ID = WORDS.index("<mask>")
-
-
-def mask_weights(response: Tensor, traced: bool, generator: torch.Generator) -> Tensor:
-    """Which positions are hidden, and how much each counts: (B, L) float32, 0 where the token is shown.
-
-    45% of trace rows: each position with probability t, t stratified over the batch, weight 1/max(t, 0.1).
-    25%: everything from a random position on, the first hidden one weighs 4 and the rest 0.5 (what left-to-right
-    decoding sees). 30%: values only, at a random rate. Other tasks use the first pattern for all rows.
-    """
-    batch, length = response.shape
-    rate = (torch.rand(1, generator=generator) + torch.arange(batch) / batch) % 1.0
-    rate = rate[torch.randperm(batch, generator=generator), None]
-    hidden = torch.rand(batch, length, generator=generator) < rate
-    uniform = hidden / rate.clamp(min=0.1)
-    if not traced:
-        return uniform
-    start = torch.randint(length, (batch, 1), generator=generator)
-    position = torch.arange(length)
-    suffix = 0.5 * (position >= start) + 3.5 * (position == start)
-    kind = torch.rand(batch, 1, generator=generator)
-    values = (hidden & _DIGITS[response]).float()
-    return torch.where(kind < 0.45, uniform, torch.where(kind < 0.7, suffix, values))
-
-
-def batches(data: list[tuple[Examples, int]], key: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """One update's batches: tokens (B, P+L), weights (B, L), L. They follow from ``key`` = (seed, update) alone."""
-    for part, (examples, size) in enumerate(data):
-        generator = torch_generator("batch", *key, part)
-        rows = torch.randint(len(examples.tokens), (size,), generator=generator)
-        tokens = examples.tokens[rows].long()
-        weights = mask_weights(tokens[:, -examples.length :], examples.traced, generator)
-        yield tokens, weights, examples.length
+# ----------------------------------------------------------------------------------------------- loss
 
 
 def masked_loss(network: TinyTransformer, tokens: Tensor, weights: Tensor, length: int) -> Tensor:
@@ -222,8 +161,8 @@ def masked_loss(network: TinyTransformer, tokens: Tensor, weights: Tensor, lengt
     """
     shown = tokens.clone()
     response, hidden = tokens[:, -length:], weights > 0
-    shown[:, -length:][hidden] = _MASK_ID
-    features = network(shown, WORDS.index("<pad>"))[:, -length:]
+    shown[:, -length:][hidden] = WORDS.index(MASK)
+    features = network(shown, WORDS.index(PAD))[:, -length:]
     losses = F.cross_entropy(network.head(features[hidden]), response[hidden], reduction="none")
     return (losses * weights[hidden]).sum() / weights.numel()
 
@@ -233,18 +172,19 @@ def masked_loss(network: TinyTransformer, tokens: Tensor, weights: Tensor, lengt
 
 @torch.no_grad()
 def value_accuracy(network: TinyTransformer, examples: Examples, generator: torch.Generator) -> float:
-    """Share of right guesses of one value with everything from it on hidden.
+    """Share of right guesses of one value with everything from it on hidden, or up to it where that is the order.
 
     On traces chance is 10% and the ceiling about 88%, because some examples leave out steps. On Sudoku all
     digits are values, and what is left out is the prompt's right to decide alone.
     """
     tokens = examples.tokens.long()
     response = tokens[:, -examples.length :]
-    chosen = torch.where(_DIGITS[response], torch.rand(response.shape, generator=generator), -1.0).argmax(-1)
-    hidden = torch.arange(examples.length) >= chosen[:, None]
+    chosen = torch.where(DIGITS[response], torch.rand(response.shape, generator=generator), -1.0).argmax(-1)
+    position = torch.arange(examples.length)
+    hidden = position <= chosen[:, None] if examples.pattern == "right" else position >= chosen[:, None]
     shown = tokens.clone()
-    shown[:, -examples.length :][hidden] = _MASK_ID
-    features = network(shown, WORDS.index("<pad>"))[:, -examples.length :]
+    shown[:, -examples.length :][hidden] = WORDS.index(MASK)
+    features = network(shown, WORDS.index(PAD))[:, -examples.length :]
     rows = torch.arange(len(tokens))
     guess = network.head(features[rows, chosen]).argmax(-1)
     return (guess == response[rows, chosen]).float().mean().item()
@@ -278,9 +218,12 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
     config = TinyConfig(settings.width, settings.layers, settings.heads, feed_forward=2 * settings.width)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    run = Run(folder, settings, resume)
-    network = TinyTransformer(config, len(WORDS))
+    words, _ = RECIPES[settings.recipe]
+    network = TinyTransformer(config, len(words))
     network.initialize(torch_generator("network", settings.seed))
+    if settings.start:
+        begin_with(network, words, settings.start)
+    run = Run(folder, settings, resume)
     muon, adam = _optimizers(network)
     parts: dict[str, nn.Module | torch.optim.Optimizer] = {"network": network, "muon": muon, "adam": adam}
     update = 0
@@ -293,7 +236,7 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
     else:
         run.save(parts, {"update": update})
     total = sum(stage.updates for stage in settings.stages())
-    checks = _validation(settings.seed)
+    checks = _validation(settings)
     data: list[tuple[Examples, int]] = []
     made_for: Stage | None = None
     logger = run.logger(update)
@@ -308,7 +251,7 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
                     bar.update(shown, figures="making examples")
                     data, made_for = _training_data(settings, stage), stage
                 _set_rates(muon, adam, stage, stage.factor(place, settings.warmup))
-                _train_once(network, (muon, adam), data, (settings.seed, update), settings.max_grad_norm, logger)
+                _train_once(network, (muon, adam), data, settings, update, logger)
                 update += 1
                 if is_due(update, settings.evaluate_every, total):
                     bar.update(shown, figures=_evaluate(network, checks, settings.seed, update, logger))
@@ -318,8 +261,32 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
     finally:
         logger.close()
     if update == total:
-        TinyDenoiser(network, name=str(folder)).save(folder / "denoiser")
+        TinyDenoiser(network, words, str(folder)).save(folder / "denoiser")
     return folder / "denoiser"
+
+
+@torch.no_grad()
+def begin_with(network: TinyTransformer, words: Sequence[str], start: str) -> None:
+    """Gives a network another denoiser's weights; words that the other does not know keep theirs.
+
+    Raises:
+        UsageError: the other is of another kind or shape.
+    """
+    other = load_denoiser(start)
+    if not isinstance(other, TinyDenoiser):
+        raise UsageError(f"a training starts with a bundled kind of denoiser, and {start!r} is none")
+    if other.network.config != network.config:
+        raise UsageError(
+            f"cannot start with {start!r}: it is of shape {other.network.config}, and this one of {network.config}"
+        )
+    mine = [i for i, word in enumerate(words) if word in other.words]
+    theirs = [other.words.index(words[i]) for i in mine]
+    given = other.network.state_dict()
+    for name, weight in network.state_dict().items():
+        if name in ("embedding.weight", "head.weight"):
+            weight[mine] = given[name][theirs]
+        else:
+            weight.copy_(given[name])
 
 
 def stage_at(settings: DenoiserTraining, update: int) -> tuple[Stage, int]:
@@ -345,17 +312,19 @@ def _set_rates(muon: Muon, adam: torch.optim.AdamW, stage: Stage, factor: float)
 
 
 def _training_data(settings: DenoiserTraining, stage: Stage) -> list[tuple[Examples, int]]:
-    tasks: tuple[Trace | Sudoku, ...] = (Trace(), Trace(4), Sudoku())
-    counts = (settings.examples, settings.examples // 5, settings.examples // 5)
+    words, parts = RECIPES[settings.recipe]
     return [
-        (make_examples(task, count, "train", settings.seed, stage.shuffle), size)
-        for task, count, size in zip(tasks, counts, stage.batch, strict=True)
+        (
+            make_examples(part, settings.examples // part.share, "train", settings.seed, stage.shuffle, words),
+            part.batch[stage.number],
+        )
+        for part in parts
     ]
 
 
-def _validation(seed: int) -> dict[str, Examples]:
-    tasks: dict[str, Trace | Sudoku] = {"trace": Trace(), "trace4": Trace(4), "sudoku": Sudoku()}
-    return {name: make_examples(task, 512, "validation", seed, True) for name, task in tasks.items()}
+def _validation(settings: DenoiserTraining) -> dict[str, Examples]:
+    words, parts = RECIPES[settings.recipe]
+    return {part.name: make_examples(part, 512, "validation", settings.seed, True, words) for part in parts}
 
 
 def _evaluate(network: TinyTransformer, checks: dict[str, Examples], seed: int, update: int, logger: Logger) -> str:
@@ -375,19 +344,20 @@ def _train_once(
     network: TinyTransformer,
     optimizers: tuple[torch.optim.Optimizer, ...],
     data: list[tuple[Examples, int]],
-    key: tuple[int, int],
-    gradient_norm: float,
+    settings: DenoiserTraining,
+    update: int,
     logger: Logger,
 ) -> None:
     """One optimizer step over one batch of each task; the tasks' losses weigh as much as they have rows."""
     began = time.perf_counter()
     rows = sum(size for _, size in data)
-    names = ("trace", "trace4", "sudoku")
-    for name, (tokens, weights, length), (_, size) in zip(names, batches(data, key), data, strict=True):
+    _, parts = RECIPES[settings.recipe]
+    drawn = batches(data, (settings.seed, update))
+    for part, (tokens, weights, length), (_, size) in zip(parts, drawn, data, strict=True):
         loss = masked_loss(network, tokens, weights, length)
         (loss * size / rows).backward()
-        logger.record_mean(f"loss/{name}", loss.item())
-    nn.utils.clip_grad_norm_(network.parameters(), gradient_norm)
+        logger.record_mean(f"loss/{part.name}", loss.item())
+    nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

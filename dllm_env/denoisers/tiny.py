@@ -25,8 +25,11 @@ from dllm_env.files import write_together
 from dllm_env.numerics import digest, in_tiles, rotate, rotation_angles, rows_at_once
 from dllm_env.reading import as_table, check_fields, check_value, is_file, read_table, reason
 from dllm_env.specs import check_types
+from dllm_env.tasks.carry import EQUALS, PLUS
+from dllm_env.tasks.choice import SHIFT
+from dllm_env.tasks.copying import COPY
 from dllm_env.tasks.sudoku import BLANK
-from dllm_env.tasks.trace import FILLERS, OPERATIONS
+from dllm_env.tasks.trace import BACKWARD, FILLERS, OPERATIONS
 from dllm_env.weights import DIGESTS, check_weights, digest_of_bytes, fits, not_fitting, read_safetensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -36,7 +39,9 @@ LARGEST, DEEPEST = 2**17, 1024
 
 PAD, MASK, END = "<pad>", "<mask>", "<eot>"
 WORDS = (PAD, MASK, END, *"0123456789", *OPERATIONS, *FILLERS, ";", BLANK, *"abcdefghijklmnopqrstuvwx")
-"""The vocabulary of the bundled denoisers: every word of the bundled tasks is one token."""
+"""The vocabulary of ``tiny`` and ``tiny-b``: every word of ``trace`` and ``sudoku`` is one token."""
+MANY_WORDS = (*WORDS, BACKWARD, PLUS, EQUALS, SHIFT, COPY)
+"""That of ``many`` and ``many-b``: every word of every bundled task."""
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,22 @@ from dllm_env.grading.sandbox import find_sandbox
 from dllm_env.specs import literal, load, read_settings, several, split, typed
 from dllm_env.tasks.base import Task
 from dllm_env.tasks.benchmarks import BENCHMARKS, NOT_ALLOWED
+from dllm_env.tasks.carry import Carry
+from dllm_env.tasks.choice import Choice
+from dllm_env.tasks.copying import Copy
 from dllm_env.tasks.mixture import Mixture
 from dllm_env.tasks.reasoning_gym import ReasoningGym
 from dllm_env.tasks.sudoku import Sudoku
 from dllm_env.tasks.trace import Trace
 from dllm_env.user_code import file_part, load_from_file, parameters
 
-TASKS: dict[str, Callable[..., Task]] = {"trace": Trace, "sudoku": Sudoku}
+TASKS: dict[str, Callable[..., Task]] = {
+    "trace": Trace,
+    "sudoku": Sudoku,
+    "carry": Carry,
+    "choice": Choice,
+    "copy": Copy,
+}
 """Tasks by name; ``load_task`` gives the settings after the colon as keyword arguments."""
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from dllm_env.errors import UsageError
 from dllm_env.tasks.base import Problem, Split, draw
 
 OPERATIONS = ("+1", "+2", "+3", "-1", "-2", "-3", "*3", "*7")
 FILLERS = ("so", "then", "now")
+BACKWARD = "backward"
+"""Stands before a program whose trace is to be written from its end."""
+Order = Literal["forward", "backward"]
 _NAMES = "abcdefghijklmnopqrstuvwx"
 _NAMES_PER_CHAIN = 6
 
@@ -31,13 +35,21 @@ class Trace:
     ``now b 8 so c 6``, the chains in any order, joined by ``;``. It is right when it has one part for each chain
     and each part ends in its chain's last name and value.
 
+    With ``order="backward"`` the prompt begins with ``backward``, each chain is written from its last value to its
+    first, ``c 6 b 8``, and each part has to begin with its chain's last name and value. What stands to the right
+    has to be known first.
+
     Attributes:
         chains: number of chains, 1 to 4; a program takes 12 prompt and 20 response tokens for each.
+        order: from the first value of a chain, or from the last.
     """
 
     chains: int = 2
+    order: Order = "forward"
 
     def __post_init__(self) -> None:
+        if self.order not in get_args(Order):
+            raise UsageError(f"trace has the order forward or backward, got {self.order!r}")
         if (
             isinstance(self.chains, bool)
             or not isinstance(self.chains, int)
@@ -47,11 +59,13 @@ class Trace:
 
     @property
     def name(self) -> str:
-        return "trace" if self.chains == 2 else f"trace:chains={self.chains}"
+        chains = [] if self.chains == 2 else [f"chains={self.chains}"]
+        order = [] if self.order == "forward" else [f"order={self.order}"]
+        return ":".join(["trace", *filter(None, [",".join(chains + order)])])
 
     @property
     def prompt_length(self) -> int:
-        return 12 * self.chains
+        return 12 * self.chains + (self.order == "backward")
 
     @property
     def response_length(self) -> int:
@@ -67,10 +81,12 @@ class Trace:
             for step in range(1, rng.randint(3, 5) + 1):
                 words += [_NAMES[_NAMES_PER_CHAIN * chain + step], rng.choice(OPERATIONS)]
         values = _values(words)
-        return " ".join(words), tuple(" ".join(chain[-1]) for chain in values)
+        marker = [BACKWARD] if self.order == "backward" else []
+        return " ".join(marker + words), tuple(" ".join(chain[-1]) for chain in values)
 
     def score(self, problem: Problem, response: str) -> float:
-        parts = [part.split()[-2:] for part in response.split(";")]
+        last = slice(-2, None) if self.order == "forward" else slice(2)
+        parts = [part.split()[last] for part in response.split(";")]
         return float(sorted(" ".join(part) for part in parts) == sorted(problem.answer))
 
     def reference(self, problem: Problem, rng: random.Random, shuffle: bool = True) -> str:
@@ -78,8 +94,15 @@ class Trace:
 
         A filler rate f ~ U(0, 0.8): each step written is preceded by a filler with probability f. 75% of the
         responses write every step, 10% only the last of each chain, 15% each step with probability v ~ U(0, 1)
-        and always the last. ``shuffle=False`` keeps the chains in the order of the prompt.
+        and always the last. ``shuffle=False`` keeps the chains in the order of the prompt. Backward, every step is
+        written, without fillers.
         """
+        if self.order == "backward":
+            chains = _values(problem.prompt.split()[1:])
+            written = [" ".join(" ".join(step) for step in reversed(chain)) for chain in chains]
+            if shuffle:
+                rng.shuffle(written)
+            return " ; ".join(written)
         filler_rate = 0.8 * rng.random()
         style = rng.random()
         keep = 1.0 if style < 0.75 else 0.0 if style < 0.85 else rng.random()

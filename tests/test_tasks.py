@@ -7,14 +7,18 @@ import random
 
 import pytest
 
-from dllm_env.denoisers.tiny import WORDS
+from dllm_env.denoisers.tiny import MANY_WORDS, WORDS
 from dllm_env.errors import UsageError
 from dllm_env.tasks.base import SPLITS, Problem, Split, Task, split_of
+from dllm_env.tasks.carry import Carry
+from dllm_env.tasks.choice import KINDS, Choice
+from dllm_env.tasks.copying import Copy
 from dllm_env.tasks.load import load_task
 from dllm_env.tasks.sudoku import Sudoku
 from dllm_env.tasks.trace import Trace
 
-TASKS = [Trace(), Trace(1), Trace(4), Sudoku()]
+BACKWARD = Trace(order="backward")
+TASKS = [Trace(), Trace(1), Trace(4), Sudoku(), BACKWARD, Carry(), Choice(), Copy()]
 
 GOLDEN = {
     "trace": [
@@ -56,6 +60,50 @@ GOLDEN = {
         "4 3 . 2 2 1 . . . . . . . 2 4 1",
         "1 . 4 3 . . 2 . . 4 . . . 1 . 4",
     ],
+    "trace:order=backward": [
+        "backward a 7 b -2 c -2 d -1 e -1 g 9 h *3 i +2 j -1 k -1",
+        "backward a 9 b +3 c +2 d *7 e -2 g 1 h -2 i +3 j *3",
+        "backward a 2 b +3 c *7 d +1 e +3 f *3 g 3 h -1 i *3 j *3",
+        "backward a 6 b -3 c *3 d -3 e *7 g 1 h -1 i -1 j *7 k +1",
+        "backward a 9 b -2 c -1 d -1 e +2 g 4 h -1 i *3 j *7 k +3 l *7",
+        "backward a 0 b *3 c -3 d -2 g 3 h -1 i +3 j *3",
+        "backward a 6 b -3 c +3 d +3 g 6 h *3 i -3 j *7 k -2",
+        "backward a 9 b -3 c +1 d -1 g 8 h *3 i -1 j +2 k +3 l -3",
+        "backward a 8 b -3 c -2 d +2 e +1 g 3 h -2 i -1 j +1 k +2",
+    ],
+    "carry": [
+        "3 6 3 6 9 6 3 4 7 0 2 9 2 4 6 7 + 6 7 5 3 2 3 6 5 2 5 7 0 7 5 8 2 =",
+        "0 9 7 6 3 6 6 7 3 3 1 3 6 2 1 7 + 9 0 2 3 3 3 3 2 6 6 8 2 3 7 5 2 =",
+        "1 0 9 2 3 8 2 4 5 0 2 6 7 6 9 1 + 3 9 0 7 6 1 7 2 4 9 7 3 2 9 2 8 =",
+        "6 6 6 9 0 1 3 3 2 9 0 5 0 2 6 4 + 3 5 3 3 0 8 6 6 7 0 9 4 0 4 3 5 =",
+        "2 8 3 8 1 2 5 5 4 1 7 5 9 8 4 1 + 7 1 6 1 8 1 4 4 5 7 5 4 0 1 5 8 =",
+        "9 9 5 8 4 2 6 6 5 1 3 3 5 4 2 3 + 7 5 3 4 5 7 3 3 6 8 4 6 4 5 6 6 =",
+        "8 4 6 3 9 4 1 7 9 8 6 2 8 3 5 4 + 1 5 3 6 0 5 4 2 0 1 4 7 3 6 4 9 =",
+        "1 0 5 2 6 6 1 0 3 6 0 8 8 4 9 0 + 8 7 4 7 3 6 8 2 6 1 9 1 1 5 0 9 =",
+        "7 5 3 8 0 3 1 5 0 3 5 8 1 8 1 0 + 2 3 6 8 9 1 8 4 9 6 1 0 8 1 8 1 =",
+    ],
+    "choice": [
+        "shift 0 b k x 4 e p q 7 a n q 6 a m w 1 f k r",
+        "shift 7 f p x 4 e i x 0 b o v 8 d j s 2 d j u",
+        "shift 8 a l v 9 h l w 2 c m t 7 e p s 9 e i r",
+        "shift 1 f i w 5 h p s 6 a i x 9 c l w 7 c k v",
+        "shift 1 g m s 0 c n x 2 d m q 7 b l u 8 a o q",
+        "shift 0 f j v 9 f i s 8 e n x 2 h k v 6 g n x",
+        "shift 9 e j w 5 a o r 4 c l r 2 g m u 3 d l q",
+        "shift 4 f o q 2 a m s 9 g i x 4 h j v 4 h n t",
+        "shift 1 b m w 4 f m s 9 g l t 4 a m u 9 d m w",
+    ],
+    "copy": [
+        "copy o d v a l b 3 v h t 3 7 d t c l b i 4 l n p o 7 6 4 m m h w d 1",
+        "copy 0 2 a 1 u 8 f a a n s 0 a k k 9 k h i 2 9 w b 1 u g f a a s r k",
+        "copy i q b 7 t l 7 j q x c l 0 1 g u s c x 8 0 6 f a 9 r b 9 s 0 o w",
+        "copy i 8 3 v t 5 h 0 3 6 h v 2 2 r j m g 1 t 4 e v 1 1 a 1 g b k 0 l",
+        "copy 8 s 4 c i h m u 1 7 x c 3 r 5 i 9 i t s 1 a x w 5 t 2 b n 8 v u",
+        "copy v 0 h c 0 u q x i s f a 2 j q h a b b m 5 6 f k r k 5 u 0 r j k",
+        "copy e g v q b 1 o v w b 1 1 j j n 9 i v s 7 v j p 5 n n c t t s m k",
+        "copy i q 6 j p 7 f r c r d 3 u w i 0 0 x q l h c 4 b q 0 a i 2 8 2 5",
+        "copy g o 7 c r j h j 5 2 q w k m k w v h o f o n i i l m q 5 s c 2 7",
+    ],
 }
 
 
@@ -95,17 +143,18 @@ def test_a_sixteenth_of_the_prompts_is_kept_for_validation_and_for_test() -> Non
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_prompts_and_references_fit_and_score_one(task: Task) -> None:
-    assert isinstance(task, Trace | Sudoku)
+    assert isinstance(task, Trace | Sudoku | Carry | Choice | Copy)
+    words = set(WORDS if task.name in ("trace", "trace:chains=1", "trace:chains=4", "sudoku") else MANY_WORDS)
     rng = random.Random(0)
     for i, split in itertools.product(range(150), SPLITS):
         problem = task.problem(i, split)
         assert (problem.task, problem.split, problem.index) == (task.name, split, i)
         assert len(problem.prompt.split()) <= task.prompt_length
-        assert set(problem.prompt.split()) <= set(WORDS)
+        assert set(problem.prompt.split()) <= words
         for shuffle in (False, True):
             response = task.reference(problem, rng, shuffle)
             assert len(response.split()) <= task.response_length
-            assert set(response.split()) <= set(WORDS)
+            assert set(response.split()) <= words
             assert task.score(problem, response) == 1.0
 
 
@@ -216,6 +265,125 @@ def test_references_are_as_varied_as_described() -> None:
     assert all(words[words.index(";") - 2] <= "f" for words in kept)
 
 
+# ------------------------------------------------------------------------------------------- backward
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        ("d 8 c 6 b 8 ; l 6 k 2 j 1 i 7 h 1", 1.0),
+        ("l 6 k 2 j 1 i 7 h 1 ; d 8 c 6 b 8", 1.0),
+        ("d 8 ; l 6", 1.0),
+        ("b 8 c 6 d 8 ; h 1 i 7 j 1 k 2 l 6", 0.0),
+        ("d 8 c 6 b 8", 0.0),
+        ("d 8 c 6 b 8 ; l 7 k 2 j 1 i 7 h 1", 0.0),
+        ("8 d 6 c 8 b ; 6 l 2 k 1 j 7 i 1 h", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_traces_from_their_end(response: str, score: float) -> None:
+    problem = hand_made(f"backward {PROGRAM.prompt}", *PROGRAM.answer)
+    assert BACKWARD.score(problem, response) == score
+
+
+def test_a_backward_reference_has_every_step_and_no_filler() -> None:
+    problem = hand_made(f"backward {PROGRAM.prompt}", *PROGRAM.answer)
+    one, other = "d 8 c 6 b 8", "l 6 k 2 j 1 i 7 h 1"
+    assert BACKWARD.reference(problem, random.Random(0), shuffle=False) == f"{one} ; {other}"
+    drawn = {BACKWARD.reference(problem, random.Random(seed)) for seed in range(20)}
+    assert drawn == {f"{one} ; {other}", f"{other} ; {one}"}
+
+
+# ---------------------------------------------------------------------------------------------- carry
+
+
+@pytest.mark.parametrize(
+    ("response", "score"),
+    [
+        ("1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", 1.0),
+        ("0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", 0.0),
+        ("1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", 0.0),
+        ("1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", 0.0),
+        ("10000000000000000", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_a_sum_has_all_its_digits(response: str, score: float) -> None:
+    """9…9 + 0…01."""
+    nines, one = " ".join("9" * 16), " ".join("0" * 15 + "1")
+    problem = Problem("carry", "test", 0, 0, f"{nines} + {one} =", tuple("10000000000000000"))
+    assert Carry().score(problem, response) == score
+
+
+def test_sums_are_sums_and_carries_come_from_far() -> None:
+    """70% + 30% · 10% of 16 columns add up to 9: 11.7 on average; every problem against Python's own sum."""
+    nines = []
+    for i in range(400):
+        problem = Carry().problem(i)
+        first, second = problem.prompt.removesuffix(" =").split(" + ")
+        assert int("".join(problem.answer)) == int(first.replace(" ", "")) + int(second.replace(" ", ""))
+        assert len(problem.answer) == 17
+        nines.append(sum(int(a) + int(b) == 9 for a, b in zip(first.split(), second.split(), strict=True)))
+    assert sum(nines) / 400 == pytest.approx(16 * 0.73, abs=5 * (16 * 0.73 * 0.27 / 400) ** 0.5)
+
+
+# --------------------------------------------------------------------------------------------- choice
+
+
+def shifted(problem: Problem, *moves: int) -> list[str]:
+    kinds = {symbol: kind for kind in KINDS for symbol in kind}
+    made = []
+    for place, symbol in enumerate(problem.prompt.split()[1:]):
+        kind = kinds[symbol]
+        made.append(kind[(kind.index(symbol) + moves[place % 4]) % len(kind)])
+    return made
+
+
+def test_a_kind_moves_as_one() -> None:
+    """All 16 choices are right; one symbol that moves otherwise, or any other number of symbols, is wrong."""
+    task = Choice()
+    for i in range(20):
+        problem = task.problem(i)
+        for moves in itertools.product((1, -1), repeat=4):
+            right = shifted(problem, *moves)
+            assert task.score(problem, " ".join(right)) == 1.0
+            other = shifted(problem, *(-move for move in moves))
+            for place in (0, 7, 19):
+                wrong = [*right[:place], other[place], *right[place + 1 :]]
+                assert task.score(problem, " ".join(wrong)) == 0.0
+        for moves in ((0, 1, 1, 1), (2, 1, 1, 1), (1, 1, 1, -2)):
+            assert task.score(problem, " ".join(shifted(problem, *moves))) == 0.0
+        assert task.score(problem, " ".join(shifted(problem, 1, 1, 1, 1)[:-1])) == 0.0
+        assert task.score(problem, " ".join([*shifted(problem, 1, 1, 1, 1), "a"])) == 0.0
+
+
+def test_ends_of_a_kind_meet() -> None:
+    prompt = "shift 9 h p x 0 a i q " + "5 c k s " * 3
+    problem = Problem("choice", "test", 0, 0, prompt.strip(), tuple(prompt.split()[1:]))
+    assert Choice().score(problem, "0 a i q 1 b j r " + "6 d l t " * 3) == 1.0
+    assert Choice().score(problem, "8 g o w 9 h p x " + "4 b j r " * 3) == 1.0
+
+
+def test_references_of_a_choice_are_all_sixteen() -> None:
+    task, problem = Choice(), Choice().problem(0)
+    drawn = {task.reference(problem, random.Random(seed)) for seed in range(400)}
+    assert drawn == {" ".join(shifted(problem, *moves)) for moves in itertools.product((1, -1), repeat=4)}
+
+
+# ----------------------------------------------------------------------------------------------- copy
+
+
+def test_a_copy_is_the_same() -> None:
+    task = Copy()
+    problem = task.problem(0)
+    symbols = problem.prompt.split()[1:]
+    assert len(symbols) == 32
+    assert task.score(problem, " ".join(symbols)) == 1.0
+    assert task.score(problem, " ".join(symbols[:-1])) == 0.0
+    assert task.score(problem, " ".join([*symbols, "a"])) == 0.0
+    assert task.score(problem, " ".join([*symbols[1:], symbols[0]])) == 0.0
+
+
 # -------------------------------------------------------------------------------------------- sudoku
 
 
@@ -304,7 +472,7 @@ def test_problems_never_change(name: str) -> None:
     assert [task.problem(i, split).prompt for split in splits for i in range(3)] == GOLDEN[name]
 
 
-@pytest.mark.parametrize("name", ["trace", "trace:chains=1", "trace:chains=4", "sudoku"])
+@pytest.mark.parametrize("name", [*GOLDEN, "trace:chains=1", "trace:chains=4,order=backward"])
 def test_names_round_trip(name: str) -> None:
     assert load_task(name).name == name
     assert load_task(load_task(name)).name == name
@@ -323,7 +491,9 @@ def test_chains_of_two_is_the_plain_task() -> None:
         ("trace:chains=5", "1 to 4 chains, got 5"),
         ("trace:chains=2.5", "trace: chains must be a whole number, got '2.5'"),
         ("trace:chains=two", "trace: chains must be a whole number, got 'two'"),
-        ("trace:links=2", "trace has no setting 'links'; it has chains"),
+        ("trace:links=2", "trace has no setting 'links'; it has chains, order"),
+        ("trace:order=sideways", "order"),
+        ("carry:digits=3", "carry has no setting 'digits'; it has none"),
         ("trace:chains", "trace: chains must be a whole number, got 'chains'"),
         ("trace:=2", "cannot read the setting '=2'"),
         ("sudoku:size=9", "sudoku has no setting 'size'; it has none"),

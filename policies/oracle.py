@@ -17,8 +17,9 @@ from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision, Policy
+from dllm_env.policies.heuristics import best_k
 from dllm_env.policies.registry import load_heuristic
-from dllm_env.policies.rollout import attempt
+from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import RowRandom
 from dllm_env.rules import Context, Rules
 from dllm_env.tasks.base import Problem, Task
@@ -51,8 +52,8 @@ class Following:
 class Corrected:
     """Reveals what a policy would, except for what does not agree with the response in its memory, ``reference``.
 
-    Where nothing of it agrees, the leftmost position is revealed. ``Decision.draw`` says of every selectable
-    position whether it agrees.
+    Where nothing of it agrees, one position is revealed: the leftmost if it agrees, else the most confident that
+    does, else the leftmost. ``Decision.draw`` says of every selectable position whether it agrees.
 
     Attributes:
         policy: proposes.
@@ -72,8 +73,8 @@ class Corrected:
 
     @property
     def top(self) -> int:
-        """What either of the two reads."""
-        return max(self.own_top, self.policy.top)
+        """What either of the two reads, and the largest confidence."""
+        return max(1, self.own_top, self.policy.top)
 
     @property
     def extras(self) -> Extras:
@@ -87,8 +88,10 @@ class Corrected:
         proposed = self.policy.act(replace(observation, memory=rest), random)
         agreeing = selectable & (observation.token == _shown(reference, observation))
         leftmost = selectable & (selectable.cumsum(-1) == 1)
+        first = leftmost & (agreeing | ~agreeing.any(-1, keepdim=True))
+        one = torch.where(first.any(-1, keepdim=True), first, best_k(observation.confidence[..., 0], agreeing, 1))
         unmask = proposed.unmask & agreeing
-        unmask = torch.where(unmask.any(-1, keepdim=True), unmask, leftmost)
+        unmask = torch.where(unmask.any(-1, keepdim=True), unmask, one)
         return Decision(unmask, draw=agreeing.long(), memory={**proposed.memory, "reference": reference})
 
 
@@ -127,17 +130,29 @@ class Oracle:
         batch_size: int = 128,
     ) -> Tensor:
         """(N, L) int64, the responses that it follows."""
-        chosen, slowest, rules = None, torch.zeros(0), replace(rules, deadline=0)  # to be right takes its time
+        rules = replace(rules, deadline=0)  # to be right takes its time
+        chosen, slowest = None, torch.zeros(0)
         for text in self.references:
-            played = attempt(denoiser, load_heuristic(text), rules, task, problems, seeds, batch_size=batch_size)
-            cost = torch.where(played.correct == 1, played.rollout.nfe, -1)
+            rule, batch = load_heuristic(text), {"batch_size": batch_size}
             if chosen is None:
-                chosen, slowest = played.rollout.responses, cost
+                played = attempt(denoiser, rule, rules, task, problems, seeds, **batch)
+                chosen, slowest = played.rollout.responses, _cost(played)
                 continue
-            chosen = torch.where((cost > slowest)[:, None], played.rollout.responses, chosen)
-            slowest = slowest.maximum(cost)
+            left = (slowest < rules.response_length).nonzero()[:, 0]  # the others were as slow as can be
+            if not len(left):
+                break
+            some, numbers = [problems[i] for i in left], [seeds[i] for i in left]
+            played = attempt(denoiser, rule, rules, task, some, numbers, **batch)
+            slower = _cost(played) > slowest[left]
+            chosen[left[slower]] = played.rollout.responses[slower]
+            slowest[left] = slowest[left].maximum(_cost(played))
         assert chosen is not None
         return chosen
+
+
+def _cost(played: Attempt) -> Tensor:
+    """(N,) evaluations of each row, −1 where it is wrong."""
+    return torch.where(played.correct == 1, played.rollout.nfe, -1)
 
 
 Player = Policy | Oracle

@@ -84,6 +84,16 @@ def test_where_nothing_proposed_agrees_the_leftmost_position_is_written() -> Non
     assert played.revealed_at[0].tolist() == [0, 1, 2, 3]
 
 
+def test_where_the_leftmost_position_disagrees_the_surest_that_agrees_is_written() -> None:
+    """From the right: 3 first, then 2, 1, 0, whatever the leftmost rule wants."""
+    denoiser, reference = Needing([(1,), (2,), (3,), ()]), torch.full((1, 4), RIGHT)
+    policy = Corrected(load_heuristic("leftmost:1"), "full", 1, NO_EXTRAS)
+    rules = Rules(response_length=4).resolve()
+    played = rollout(denoiser, policy, rules, [[2]], [0], memory={"reference": reference})
+    assert played.responses.tolist() == reference.tolist()
+    assert played.revealed_at[0].tolist() == [3, 2, 1, 0]
+
+
 def test_scores_become_log_odds_less_the_logarithm_of_what_a_mistake_costs(toy: GRPO) -> None:
     """Of positions that look alike four of five agree: log 4, less log(L/α), at most that of ``CAREFUL``."""
     settings = toy.changed(preferences=(1e-4, 10.0), sight=(), imitation_batch_size=256)
@@ -135,10 +145,8 @@ def test_it_is_a_start_of_ppo(toy: GRPO) -> None:
 def test_it_says_beforehand_how_much_it_plays(toy: GRPO, capsys: pytest.CaptureFixture[str]) -> None:
     imitate(make_setup(toy), toy)
     said = " ".join(capsys.readouterr().out.split())
-    most = 8 * LENGTH * (dagger.ROUNDS + 1)
-    assert (
-        f"start: 8 training problems, written once by leftmost:1 and {dagger.ROUNDS} times under correction" in said
-    )
+    most = 8 * LENGTH * (dagger.ROUNDS + 2)
+    assert "start: 8 training problems, written by leftmost:1, or if wrong by top_k:1, and 5 times under" in said
     assert f"at most {most} denoiser evaluations" in said
 
 

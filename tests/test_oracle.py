@@ -130,6 +130,20 @@ def test_of_several_rules_it_follows_the_slowest_that_is_right() -> None:
     assert both.tolist() == [[4] * 5]
 
 
+def test_rules_after_one_that_was_right_and_could_not_be_slower_are_not_played() -> None:
+    """leftmost:1 takes 5 evaluations, of 5 that there can be; leftmost:4 takes 2."""
+    for text, evaluations in (("oracle:leftmost:1+leftmost:5", 5), ("oracle:leftmost:4+leftmost:5", 2 + 1)):
+        denoiser = Needing([()] * 5)
+        load_oracle(text).responses(
+            denoiser,
+            Rules(response_length=5).resolve(),
+            Words("4 4 4 4 4"),  # type: ignore[arg-type]
+            [Words("").problem(0)],
+            [0],
+        )
+        assert sum(denoiser.rows_per_call) == evaluations, text
+
+
 def test_a_deadline_is_the_oracle_s_and_not_that_of_its_references() -> None:
     denoiser = Needing([(), (), (), (), (3,)])
     played = play(Oracle(), denoiser, deadline=2)

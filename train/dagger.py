@@ -36,6 +36,8 @@ from dllm_env.train.wishes import draw_wishes
 
 ROUNDS = 5
 """The rules propose in the first, the policy in the others; each plays all problems and adds to the examples."""
+REFERENCES = ("leftmost:1", "top_k:1")
+"""What writes what is agreed to; a problem that the first writes right, one token at a time, needs no other."""
 TEACHERS = tuple(f"threshold:{threshold},fallback=leftmost" for threshold in (0.3, 0.5, 0.7, 0.9))
 """What proposes in the first round, each on its part of the problems."""
 CAREFUL = 1e4
@@ -47,11 +49,11 @@ WARMUP = 20
 def learn_by_correction(setup: Setup, settings: PolicyTraining) -> None:
     """Plays ``imitation_problems``, corrected, ``ROUNDS`` times, and takes ``imitation_steps`` gradient steps."""
     config, policy = settings.imitation, setup.policy
-    problems, oracle = setup.problems(0, config.imitation_problems), Oracle()
+    problems, oracle = setup.problems(0, config.imitation_problems), Oracle(REFERENCES)
     times, length = len(oracle.references) + ROUNDS, setup.rules.response_length
     Console(highlight=False).print(
-        f"start: {len(problems)} training problems, written once by {' and '.join(oracle.references)} and {ROUNDS} "
-        f"times under correction, at most {len(problems) * times * length:,} denoiser evaluations"
+        f"start: {len(problems)} training problems, written by {', or if wrong by '.join(REFERENCES)}, and "
+        f"{ROUNDS} times under correction, at most {len(problems) * times * length:,} denoiser evaluations"
     )
     seeds = row_seeds(len(problems), "dagger", settings.seed)
     reference = oracle.responses(setup.denoiser, setup.rules, setup.task, problems, seeds, settings.batch_size)

@@ -44,6 +44,7 @@ class Observation:
         hidden: (B, W, d) float32 or None.
         log_probability: (B, W, V) float32 or None.
         support: (B, W) float32 or None, see ``Prediction``.
+        attention: (B, W, W) float32 or None, see ``Prediction``.
         token: (B, W) int64, what would be written at masked positions, or None.
         ends: (B, W) bool, where that is an end-of-text, or None; there with ``token``.
         remaskable: (B, W) bool, what an action may put back to mask; None without ``allow_remask``.
@@ -65,6 +66,7 @@ class Observation:
     hidden: Tensor | None = None
     log_probability: Tensor | None = None
     support: Tensor | None = None
+    attention: Tensor | None = None
     token: Tensor | None = None
     ends: Tensor | None = None
     remaskable: Tensor | None = None
@@ -200,12 +202,11 @@ class Dynamics:
                 f"prompt of {prompt_length} and response of {rules.response_length} tokens exceed the context of "
                 f"denoiser {denoiser.name!r} ({denoiser.max_length}); shorten the prompt or the response"
             )
-        if rules.prefix_cache and (not denoiser.caches_prefix or view.extras.support):
-            raise UsageError(
-                f"denoiser {denoiser.name!r} has no prefix cache"
-                if not denoiser.caches_prefix
-                else "a policy that judges written tokens does not work with the prefix cache"
-            )
+        if rules.prefix_cache and not denoiser.caches_prefix:
+            raise UsageError(f"denoiser {denoiser.name!r} has no prefix cache")
+        if rules.prefix_cache and (view.extras.support or view.extras.attention):
+            what = "judges written tokens" if view.extras.support else "reads attention"
+            raise UsageError(f"a policy that {what} does not work with the prefix cache")
         self.denoiser = denoiser
         self.rules = rules
         self.view = view
@@ -275,6 +276,7 @@ class Dynamics:
             hidden=zeros(self.denoiser.hidden_size) if extras.hidden else None,
             log_probability=zeros(self.denoiser.vocabulary) if extras.log_probability else None,
             support=zeros() if extras.support else None,
+            attention=zeros(self.width) if extras.attention else None,
         )
 
     def _empty_last(self, count: int) -> Prediction:
@@ -350,6 +352,8 @@ class Dynamics:
             state.last = Prediction(prediction.token, prediction.confidence[..., :1])
         if view.context == "block":
             prediction = prediction.map(lambda values: self._window(state, values))
+            if prediction.attention is not None:
+                prediction.attention = self._window(state, prediction.attention.mT)
         state.prediction = prediction
         state.nfe += 1
         state.stale.zero_()
@@ -376,6 +380,7 @@ class Dynamics:
             hidden=state.prediction.hidden,
             log_probability=state.prediction.log_probability,
             support=state.prediction.support,
+            attention=state.prediction.attention,
             token=state.prediction.token if self.view.extras.token else None,
             ends=_is_end(state.prediction.token, self.denoiser) & masked if self.view.extras.token else None,
             remaskable=self._window(state, self.remaskable(state)) if self.rules.allow_remask else None,

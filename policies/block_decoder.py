@@ -291,7 +291,7 @@ class BlockDecoder:
 
 
 def _check_policy(policy: Policy) -> None:
-    unseen = {"hidden": "hidden states", "support": "the support of written tokens"}
+    unseen = {"hidden": "hidden states", "support": "the support of written tokens", "attention": "attention"}
     for what in (said for name, said in unseen.items() if getattr(policy.extras, name)):
         raise UsageError(f"policy {policy.name!r} reads {what}, which engines do not give; take one that does not")
     if getattr(policy, "deadline", 0):

@@ -133,16 +133,16 @@ class Oracle:
         rules = replace(rules, deadline=0)  # to be right takes its time
         chosen, slowest = None, torch.zeros(0)
         for text in self.references:
-            rule, batch = load_heuristic(text), {"batch_size": batch_size}
+            rule = load_heuristic(text)
             if chosen is None:
-                played = attempt(denoiser, rule, rules, task, problems, seeds, **batch)
+                played = attempt(denoiser, rule, rules, task, problems, seeds, batch_size=batch_size)
                 chosen, slowest = played.rollout.responses, _cost(played)
                 continue
             left = (slowest < rules.response_length).nonzero()[:, 0]  # the others were as slow as can be
             if not len(left):
                 break
             some, numbers = [problems[i] for i in left], [seeds[i] for i in left]
-            played = attempt(denoiser, rule, rules, task, some, numbers, **batch)
+            played = attempt(denoiser, rule, rules, task, some, numbers, batch_size=batch_size)
             slower = _cost(played) > slowest[left]
             chosen[left[slower]] = played.rollout.responses[slower]
             slowest[left] = slowest[left].maximum(_cost(played))

@@ -7,6 +7,7 @@ from dllm_env.dynamics import Observation
 from dllm_env.policies import heuristics as rules
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.corrected import ASS, EOSER, Credit, PCSampler
+from dllm_env.policies.dependent import DAPD, DAWN
 from dllm_env.policies.heuristics import Heuristic
 from dllm_env.policies.remasking import JointThreshold, ReMDM, Wino
 from dllm_env.policies.steady import Less, LongestStablePrefix, MultiBlock
@@ -28,6 +29,8 @@ HEURISTICS: dict[str, type[Heuristic]] = {
             PCSampler,
             Less,
             LongestStablePrefix,
+            DAPD,
+            DAWN,
             MultiBlock,
             Wino,
             JointThreshold,

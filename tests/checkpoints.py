@@ -43,8 +43,13 @@ def _turn(x: Tensor, theta: float) -> Tensor:
     return out
 
 
-def _llama(ids: Tensor, get: Callable[[str, int], Tensor | None], eps: float, theta: float) -> Tensor:
-    """Logits (S, V) of a Llama-like network with full attention; ``get`` gives a weight by its role and layer."""
+def _llama(
+    ids: Tensor, get: Callable[[str, int], Tensor | None], eps: float, theta: float, seen: list[Tensor]
+) -> Tensor:
+    """Logits (S, V) of a Llama-like network with full attention; ``get`` gives a weight by its role and layer.
+
+    ``seen`` gets the attention weights (heads, S, S) of each layer.
+    """
 
     def must(role: str, layer: int = 0) -> Tensor:
         found = get(role, layer)
@@ -63,7 +68,8 @@ def _llama(ids: Tensor, get: Callable[[str, int], Tensor | None], eps: float, th
             y = y if role == "value" else _turn(y, theta)
             parts.append(y.repeat_interleave(HEADS // len(y), 0))
         query, key, value = parts
-        mixed = (query @ key.transpose(-1, -2) / math.sqrt(D // HEADS)).softmax(-1) @ value
+        seen.append((query @ key.transpose(-1, -2) / math.sqrt(D // HEADS)).softmax(-1))
+        mixed = seen[-1] @ value
         x = x + F.linear(mixed.transpose(0, 1).reshape(len(ids), D), must("out", layer))
         h = _norm(x, must("feed-forward norm", layer), eps)
         x = x + F.linear(
@@ -93,26 +99,26 @@ _QWEN_ROLES = {
 }
 
 
-def llada_logits(folder: Path, ids: Tensor) -> Tensor:
-    """(S, V) logits of a LLaDA."""
+def llada_logits(folder: Path, ids: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+    """(S, V) logits of a LLaDA; ``seen`` gets the attention weights of each layer."""
     weights = read(folder)
 
     def get(role: str, layer: int) -> Tensor | None:
         name = _LLADA_ROLES.get(role)
         return None if name is None else weights[f"model.transformer.{name.format(layer)}.weight"]
 
-    return _llama(ids, get, 1e-5, 500000.0)
+    return _llama(ids, get, 1e-5, 500000.0, [] if seen is None else seen)
 
 
-def qwen_logits(folder: Path, ids: Tensor) -> Tensor:
-    """(S, V) logits of a Qwen2 or Qwen3 with full attention, not shifted."""
-    weights = read(folder)
-    return _llama(ids, lambda role, layer: weights.get(_QWEN_ROLES[role].format(layer)), 1e-6, 1e6)
+def qwen_logits(folder: Path, ids: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+    """(S, V) logits of a Qwen2 or Qwen3 with full attention, not shifted; ``seen`` as above."""
+    weights, seen = read(folder), [] if seen is None else seen
+    return _llama(ids, lambda role, layer: weights.get(_QWEN_ROLES[role].format(layer)), 1e-6, 1e6, seen)
 
 
-def bert_logits(folder: Path, ids: Tensor) -> Tensor:
-    """(S, V) logits of a BERT."""
-    w = read(folder)
+def bert_logits(folder: Path, ids: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+    """(S, V) logits of a BERT; ``seen`` as above."""
+    w, seen = read(folder), [] if seen is None else seen
 
     def linear(x: Tensor, name: str) -> Tensor:
         return F.linear(x, w[name + ".weight"], w[name + ".bias"])
@@ -131,8 +137,8 @@ def bert_logits(folder: Path, ids: Tensor) -> Tensor:
             linear(x, f"{layer}attention.self.{name}").view(len(ids), HEADS, -1).transpose(0, 1)
             for name in ("query", "key", "value")
         )
-        mixed = (query @ key.transpose(-1, -2) / math.sqrt(D // HEADS)).softmax(-1) @ value
-        mixed = linear(mixed.transpose(0, 1).reshape(len(ids), D), layer + "attention.output.dense")
+        seen.append((query @ key.transpose(-1, -2) / math.sqrt(D // HEADS)).softmax(-1))
+        mixed = linear((seen[-1] @ value).transpose(0, 1).reshape(len(ids), D), layer + "attention.output.dense")
         x = norm(x + mixed, layer + "attention.output.LayerNorm")
         inner = F.gelu(linear(x, layer + "intermediate.dense"))
         x = norm(x + linear(inner, layer + "output.dense"), layer + "output.LayerNorm")

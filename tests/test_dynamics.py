@@ -265,10 +265,12 @@ def test_a_row_alone_is_the_row_in_a_batch_bit_for_bit(toy: TinyDenoiser, temper
 
         together = predict(slice(None))
         for rows in [slice(row, row + 1) for row in range(20)] + [slice(3, 5), slice(1, 4), slice(0, 11)]:
-            for alone, expected in zip(predict(rows).values(), together.values(), strict=True):
-                assert alone is not None
+            alone = predict(rows)
+            assert alone.attention is None  # it and support are of different evaluations; see test_attention
+            for value, expected in zip(alone.values()[:-1], together.values()[:-1], strict=True):
+                assert value is not None
                 assert expected is not None
-                assert torch.equal(alone, expected[rows])
+                assert torch.equal(value, expected[rows])
 
 
 def test_any_number_of_needed_positions_gives_the_same_bits(toy: TinyDenoiser) -> None:
@@ -281,7 +283,7 @@ def test_any_number_of_needed_positions_gives_the_same_bits(toy: TinyDenoiser) -
             needed = torch.zeros_like(everything)
             needed[:, first : first + count] = True
             prediction = toy.predict(tokens, needed, 2, extras=ALL, judged=needed)
-            for got, expected in zip(prediction.values(), reference.values(), strict=True):
+            for got, expected in zip(prediction.values()[:-1], reference.values()[:-1], strict=True):
                 assert got is not None
                 assert expected is not None
                 assert torch.equal(got[needed], expected[needed]), count

@@ -42,6 +42,7 @@ class Extras:
     hidden: bool = False
     log_probability: bool = False
     support: bool = False
+    attention: bool = False
     token: bool = False
     """Which token would be written; a prediction has it anyway, an observation only then."""
 
@@ -68,6 +69,8 @@ class Prediction:
         log_probability: (B, L, V) float32 in nats, −inf at the mask token, or None; large for large vocabularies.
         support: (B, L) float32, of committed positions: how probable the rest of the response makes the token that
             stands there (see ``Denoiser.shadow_features``), or None.
+        attention: (B, L, L) float32, symmetric, between any two response positions, masked or not: the mean of both
+            directions, of the heads and of the last layers (see ``Denoiser.attending_features``), or None.
     """
 
     token: Tensor
@@ -77,6 +80,7 @@ class Prediction:
     hidden: Tensor | None = None
     log_probability: Tensor | None = None
     support: Tensor | None = None
+    attention: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Prediction:
         """The chosen rows, as a copy."""
@@ -129,6 +133,11 @@ class PrefixCache:
                 tensor[rows] = value
 
 
+def attending(layers: int) -> int:
+    """Of how many of the last layers attention is told: of half of them, at most four."""
+    return max(1, min(4, layers // 2))
+
+
 class Denoiser(abc.ABC):
     """A frozen masked diffusion language model with its tokenizer.
 
@@ -178,6 +187,17 @@ class Denoiser(abc.ABC):
             UsageError: a denoiser that cannot.
         """
         raise UsageError(f"denoiser {self.name!r} cannot say how well a token is supported by the others")
+
+    def attending_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        """``features``, and how much attention the last positions pay each other: (B, last, d), (B, last, last).
+
+        Attention is that of row i to column j in float32, the mean over the heads of the last ``attending(layers)``
+        layers. Weights of all layers never exist at a time.
+
+        Raises:
+            UsageError: a denoiser that cannot.
+        """
+        raise UsageError(f"denoiser {self.name!r} cannot say which positions attend to each other")
 
     caches_prefix = False
     """Whether it has ``cached_features``."""
@@ -262,8 +282,12 @@ class Denoiser(abc.ABC):
         batch, length = needed.shape
         if tokens.shape[0] != batch or tokens.shape[1] < length:
             raise ValueError(f"tokens {tuple(tokens.shape)} do not fit needed {tuple(needed.shape)}")
+        if extras.support and extras.attention:
+            raise UsageError("support and attention are of two evaluations; a policy reads one of them")
         if extras.support:
             hidden, shadow = self.shadow_features(tokens, length)
+        elif extras.attention:
+            hidden, attention = self.attending_features(tokens, length)
         elif prefix is not None:
             hidden = self.cached_features(tokens, length, prefix)
         else:
@@ -285,6 +309,8 @@ class Denoiser(abc.ABC):
             streams.skip(length * vocabulary)
         if extras.hidden:
             prediction.hidden = hidden.float().masked_fill(~needed[..., None], 0)
+        if extras.attention:
+            prediction.attention = (attention + attention.mT) / 2
         if extras.support:
             prediction.support = self._support(
                 tokens, shadow, torch.zeros_like(needed) if judged is None else judged
@@ -426,8 +452,8 @@ def read_logits(
             ones. Of equals the token is the one of lowest id.
 
     Returns:
-        A prediction with (n, …) instead of (B, L, …), without hidden states and support; and (n,) the log-totals of
-        the logits, for ``refuse_broken``.
+        A prediction with (n, …) instead of (B, L, …), without hidden states, support and attention; and (n,) the
+        log-totals of the logits, for ``refuse_broken``.
     """
     logits = logits.float()
     logits[:, mask_id] = -torch.inf

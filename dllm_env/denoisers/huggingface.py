@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ try:
 except ImportError:
     raise UsageError("models in Hugging Face's format need transformers: pip install 'dllm-env[hf]'") from None
 
+from dllm_env.denoisers.attention import seeing
 from dllm_env.denoisers.backbones import Decoder, backbone, evaluation_mode
 
 PAD = -1
@@ -150,6 +152,25 @@ class HuggingFaceDenoiser(Denoiser):
         real = self._real(tokens)
         hidden = self.parts.features(tokens.clamp(min=0), real)
         return self._cut(hidden.to(tokens.device), last, real)  # spread over devices, it ends on another
+
+    def attending_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        with evaluation_mode(self.model):
+            if tokens.device.type != "cpu":
+                return self._attending_features(tokens, last)
+            x, attention = in_tiles(
+                lambda row: self._attending_features(tokens[row], last), len(tokens), 1, self, ("attention", last)
+            )
+        return x, attention
+
+    def _attending_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        base = getattr(self.parts, "base", None)
+        count = min(last + int(self.shift), tokens.shape[1])
+        with seeing(base, count) if base is not None else nullcontext() as seen:
+            hidden = self._features(tokens, last)
+        if seen is None or not seen.layers:
+            raise UsageError(f"denoiser {self.name!r} does not show what its positions attend to")
+        attention = (seen.total / seen.layers).to(tokens.device)
+        return hidden, self._cut(attention, last, self._real(tokens))[..., -last:]
 
     def cached_features(self, tokens: Tensor, last: int, prefix: PrefixCache) -> Tensor:
         with evaluation_mode(self.model):

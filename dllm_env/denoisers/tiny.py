@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dllm_env.denoisers.base import Denoiser
+from dllm_env.denoisers.base import Denoiser, attending
 from dllm_env.errors import UsageError
 from dllm_env.files import write_together
 from dllm_env.numerics import digest, in_tiles, rotate, rotation_angles, rows_at_once
@@ -76,6 +76,20 @@ class TinyConfig:
             raise UsageError(f"width {self.width} has to be an even multiple of heads {self.heads}")
 
 
+class _Seen:
+    """Adds up what the last n positions attend to among themselves; ``total`` (B, n, n) is the sum over layers."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.layers, self.total = last, 0, torch.zeros(())
+
+    def add(self, query: Tensor, key: Tensor, real: Tensor) -> None:
+        """Queries and keys (B, heads, m, size) of a layer, and (B, S) bool, which keys are no padding."""
+        scores = query[:, :, -self.last :] @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        weights = scores.masked_fill(~real[:, None, None], -torch.inf).softmax(-1)
+        self.total = self.total + weights[..., -self.last :].mean(1)
+        self.layers += 1
+
+
 class TinyBlock(nn.Module):
     """Convolution, attention, feed-forward, each added to the residual stream."""
 
@@ -95,8 +109,13 @@ class TinyBlock(nn.Module):
         self.feed_forward_in = nn.Linear(d, config.feed_forward, bias=False)
         self.feed_forward_out = nn.Linear(config.feed_forward, d, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], real: Tensor, last: int) -> Tensor:
-        """x (B, S, d), rotation of RoPE, real (B, S) bool: not padding; (B, last, d) of the last positions."""
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], real: Tensor, last: int, seen: _Seen | None = None
+    ) -> Tensor:
+        """x (B, S, d), rotation of RoPE, real (B, S) bool: not padding; (B, last, d) of the last positions.
+
+        ``seen`` is told what positions attend to.
+        """
         h = self.attention_norm(x) * real[..., None]
         h = h + self.convolution(h.transpose(1, 2)).transpose(1, 2)
         if last == x.shape[1]:
@@ -105,6 +124,8 @@ class TinyBlock(nn.Module):
             query = F.linear(h[:, -last:], self.query_key_value.weight[: x.shape[-1]])
             key, value = F.linear(h, self.query_key_value.weight[x.shape[-1] :]).chunk(2, -1)
         query, key, value = self._heads(query, key, value, rotation)
+        if seen is not None:
+            seen.add(query, key, real)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :])
         return self._finish(x[:, -last:], mixed)
 
@@ -166,19 +187,20 @@ class TinyTransformer(nn.Module):
                 fan_in = 1 if name.startswith("embedding") else parameter[0].numel()
                 parameter.normal_(0.0, fan_in**-0.5, generator=generator)
 
-    def forward(self, tokens: Tensor, pad_id: int, last: int = 0) -> Tensor:
+    def forward(self, tokens: Tensor, pad_id: int, last: int = 0, seen: _Seen | None = None) -> Tensor:
         """(B, S) tokens to (B, last, d) features of the last positions; 0 takes all.
 
-        Other positions give the last block keys and values only.
+        Other positions give the last block keys and values only. ``seen`` is told the attention of the last blocks.
         """
         config = self.config
         length = tokens.shape[1]
         real = tokens != pad_id
         rotation = rotation_angles(length, config.width // config.heads, tokens.device)
         x = self.embedding(tokens) * real[..., None]
-        for block in self.blocks[:-1]:
-            x = block(x, rotation, real, length)
-        x = self.blocks[-1](x, rotation, real, last or length)
+        first = len(self.blocks) - attending(len(self.blocks))
+        for i, block in enumerate(self.blocks):
+            kept = last if last and i == len(self.blocks) - 1 else length
+            x = block(x, rotation, real, kept, seen if i >= first else None)
         return self.norm(x)
 
     def shadow(self, tokens: Tensor, pad_id: int, mask_id: int, last: int) -> tuple[Tensor, Tensor]:
@@ -227,6 +249,14 @@ class TinyDenoiser(Denoiser):
 
         x, shadow = self._by_rows(both, tokens, last, "shadow")
         return x, shadow
+
+    def attending_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        def both(some: Tensor) -> tuple[Tensor, Tensor]:
+            seen = _Seen(last)
+            return self.network(some, self.pad_id, last, seen), seen.total / seen.layers
+
+        x, attention = self._by_rows(both, tokens, last, "attention")
+        return x, attention
 
     def _by_rows(
         self, function: Callable[[Tensor], Sequence[Tensor]], tokens: Tensor, last: int, what: str

@@ -34,6 +34,8 @@ RULES = (
     *("top_k:steps=8", "random:steps=8,schedule=dream", "eoser:2", "ass", "credit:0.5", "pc_sampler:2"),
     *("less:0.3,divergence=0.2", "lsp:0.3", "multi_block:0.8,block=3"),
 )
+ATTENDING = ("dapd:sink=0.05", "dawn:sink=0.05")
+"""They need a denoiser that shows its attention, without a prefix cache."""
 REMASKING = ("remdm:steps=8",)
 JUDGING = ("wino:draft=0.2,verify=0.4", "joint_threshold:0.2,edit=0.7")
 """They remask, too, and need a denoiser that says how well a written token is supported, without a prefix cache."""
@@ -84,7 +86,7 @@ def draw(rng: random.Random, denoisers: dict[str, Denoiser]) -> Combination:
     block = rng.choice([size for size in range(2, length + 1) if length % size == 0])
     remasks = rng.random() < 0.15
     policy = _policy(rng, remasks, isinstance(denoiser, TinyDenoiser))
-    caches = getattr(denoiser, "caches_prefix", False) and policy not in JUDGING
+    caches = getattr(denoiser, "caches_prefix", False) and policy not in JUDGING + ATTENDING
     rules = Rules(
         response_length=length,
         block_length=block,
@@ -104,7 +106,7 @@ def _policy(rng: random.Random, remasks: bool, shadows: bool) -> str:
     if remasks:
         return rng.choice(REMASKING + JUDGING if shadows else REMASKING)
     if rng.random() < 0.6:
-        return rng.choice(RULES)
+        return rng.choice(RULES + ATTENDING)
     return "/".join((rng.choice(("confidence", "hidden")), rng.choice(("full", "block")), rng.choice(HEADS)))
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -29,14 +30,26 @@ from dllm_env.eval.compare import (
 )
 from dllm_env.eval.evaluate import Evaluation
 from dllm_env.eval.fronts import front_columns, fronts
+from dllm_env.eval.matrix import matrix_csv, matrix_table, plot_matrix, score_matrix
 from dllm_env.eval.parallel import pieces, play_pieces
-from dllm_env.eval.results import append, check_versions, has_outcomes, read, write_tables
+from dllm_env.eval.results import (
+    PROBLEMS,
+    RESULTS_CSV,
+    RESULTS_JSON,
+    append,
+    check_versions,
+    has_outcomes,
+    read,
+    write_tables,
+)
 from dllm_env.eval.tables import comparison_table, front_table, table
 from dllm_env.files import write_atomically
 from dllm_env.locks import locked
 from dllm_env.pareto import plot_pareto
 
 PARETO_PICTURE = "front.png"
+SCORES, SCORES_PICTURE = "scores.csv", "scores.png"
+"""Of several conditions together."""
 
 
 def play(evaluations: Sequence[Evaluation], folder: Path, workers: int = 1) -> None:
@@ -103,13 +116,21 @@ def finish(folder: Path, baseline: str = "") -> list[Entry]:
         areas = fronts(entries)
         write_tables(folder, results, front_columns(areas))
         save_pareto_plot(entries, folder / PARETO_PICTURE, title(entries))
+        matrix = score_matrix(areas)
+        files = [RESULTS_JSON, RESULTS_CSV, PROBLEMS, PARETO_PICTURE]
+        if matrix is not None:
+            write_atomically(folder / SCORES, matrix_csv(matrix).encode())
+            _save(plot_matrix(matrix), folder / SCORES_PICTURE)
+            files += [SCORES, SCORES_PICTURE]
     console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(table(entries))
     if pairs:
         console.print(comparison_table(pairs))
     if len(entries) > 1:
         console.print(front_table(areas))
-    print(f"results: {folder} (results.json, results.csv, problems.jsonl, {PARETO_PICTURE})")
+    if matrix is not None:
+        console.print(matrix_table(matrix))
+    print(f"results: {folder} ({', '.join(files)})")
     return entries
 
 
@@ -125,8 +146,12 @@ def save_pareto_plot(entries: Sequence[Entry], path: Path, title: str = "") -> N
     panels = {
         name: [entry.point for entry in group] for name, group in zip(condition_titles(groups), groups, strict=True)
     }
+    _save(plot_pareto(panels, title), path)
+
+
+def _save(figure: Any, path: Path) -> None:
     drawn = io.BytesIO()
-    plot_pareto(panels, title).savefig(drawn, format="png")
+    figure.savefig(drawn, format="png")
     write_atomically(path, drawn.getvalue())
 
 

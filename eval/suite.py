@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
@@ -46,12 +46,13 @@ MOST_PLANS, MOST_POLICIES = 1000, 10_000
 _KINDS = {field.name: type(field.default) for field in fields(EvaluationConfig)}
 
 
-def load_suite(file: Path, base: EvaluationConfig | None = None) -> list[Plan]:
+def load_suite(file: Path, base: EvaluationConfig | None = None, more: Sequence[str] = ()) -> list[Plan]:
     """The evaluations that a file asks for.
 
     Args:
         file: the suite.
         base: values of everything that the file leaves open.
+        more: policies to play in each evaluation, besides the file's.
 
     Raises:
         UsageError: no such file, no YAML, or something in it that cannot be understood.
@@ -68,7 +69,7 @@ def load_suite(file: Path, base: EvaluationConfig | None = None) -> list[Plan]:
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from None
     consent.check_read([policies for _, policies in plans], file)  # as they are put together of names and values
-    return plans
+    return [(config, tuple(dict.fromkeys((*policies, *more)))) for config, policies in plans]
 
 
 def _plans(suite: Mapping[str, Any], base: EvaluationConfig) -> list[Plan]:

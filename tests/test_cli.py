@@ -153,8 +153,12 @@ def test_a_suite_and_its_report(toy, tmp_path, capsys):
     assert (out / "report.html").is_file()
     assert main(["report", str(tmp_path)]) == 2
     assert "no results in" in capsys.readouterr().err
-    assert main(["eval", "--suite", str(suite), "--policies", "random"]) == 2
-    assert "not both" in capsys.readouterr().err
+    # The suite once more, with a policy besides its own: only that is played.
+    assert main(["eval", "--suite", str(suite), "--policies", "random", "--out", str(out), "--resume"]) == 0
+    entries = json.loads((out / "results.json").read_text())
+    found = [(e["task"], e["block_length"]) for e in entries if e["policy"] == "random:1"]
+    assert sorted(found) == sorted((task, block) for task, block, _ in conditions)
+    assert len(entries) == 4 * len(conditions)
 
 
 def test_policies_are_listed(capsys):

@@ -52,6 +52,14 @@ def test_everything_is_swept(tmp_path: Path) -> None:
     ]
 
 
+def test_more_policies_are_played_in_every_evaluation(tmp_path: Path) -> None:
+    file = tmp_path / "suite.yaml"
+    file.write_text("policies: [random, top_k:2]\nevaluations: [{task: trace}, {task: sudoku, policies: [margin]}]")
+    more = ("top_k:2", "runs/x")
+    found = [policies for _, policies in load_suite(file, more=more)]
+    assert found == [("random", "top_k:2", "runs/x"), ("margin", "top_k:2", "runs/x")]
+
+
 def test_the_shortest_suite(tmp_path: Path) -> None:
     assert suite(tmp_path, "policies: [random]") == [(EvaluationConfig(block_length=(40,)), ("random",))]
 

@@ -37,7 +37,8 @@ def evaluate(arguments: list[str]) -> None:
         """Heuristics with their parameters (threshold:0.9, klass:tau=0.6; see dllm-env policies), classes in files
         (my_rules.py:MyRule(k=2)), and folders of learned policies, with settings too: runs/x:temperature=0.5."""
         suite: Path | None = None
-        """A YAML file that says what to evaluate, instead of --policies; flags below are for what it leaves out."""
+        """A YAML file that says what to evaluate; flags below are for what it leaves out, and --policies are played
+        in each of its evaluations besides its own."""
         config: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
         out: Path | None = None
         """Folder for the results; by default one named by date under runs/."""
@@ -50,14 +51,16 @@ def evaluate(arguments: list[str]) -> None:
         bundled denoisers, and one for others, of which every process would have its own."""
 
     given = parse(Arguments, arguments, "eval")
-    if given.suite and given.policies:
-        raise UsageError("give --suite or --policies, not both")
     folder = results_folder(given.out, given.resume)
     if not 0 <= given.workers <= MOST_WORKERS:
         raise UsageError(f"--workers must be from 1 to {MOST_WORKERS}, or 0 for the default, got {given.workers}")
     with locked(folder, fresh=given.out is None) as folder, going_on("eval", arguments, folder):
         refuse_results(folder, given.resume)
-        plans = load_suite(given.suite, given.config) if given.suite else [(given.config, given.policies)]
+        plans = (
+            load_suite(given.suite, given.config, given.policies)
+            if given.suite
+            else [(given.config, given.policies)]
+        )
         evaluations = prepare(plans)
         if given.baseline:
             check_baseline(evaluations, folder, given.baseline)

@@ -67,13 +67,13 @@ RECIPES: dict[str, tuple[tuple[str, ...], tuple[Part, ...]]] = {
     "many": (
         MANY_WORDS,
         (
-            Part("trace", Trace(), "left", (28, 28, 20), 1, 40),
-            Part("trace4", Trace(4), "left", (6, 6, 28), 5, 80),
-            Part("sudoku", Sudoku(), "any", (16, 16, 12), 5, 40),
-            Part("backward", Trace(order="backward"), "right", (24, 24, 20), 1, 40),
-            Part("carry", Carry(), "right", (20, 20, 16), 1, 40),
-            Part("choice", Choice(), "any", (16, 16, 12), 1, 40),
-            Part("copy", Copy(), "any", (6, 6, 6), 5, 40),
+            Part("trace", Trace(), "left", (24, 24, 20), 1, 40),
+            Part("trace4", Trace(4), "left", (10, 10, 40), 5, 80),
+            Part("sudoku", Sudoku(), "any", (12, 12, 8), 5, 40),
+            Part("backward", Trace(order="backward"), "right", (20, 20, 16), 1, 40),
+            Part("carry", Carry(), "right", (20, 20, 12), 1, 40),
+            Part("choice", Choice(), "any", (20, 20, 12), 1, 40),
+            Part("copy", Copy(), "any", (6, 6, 4), 5, 40),
         ),
     ),
 }

@@ -1,4 +1,4 @@
-"""Sums of long numbers: mostly parallel, but a carry comes from the right."""
+"""Carries in long numbers: mostly parallel, but a carry comes from the right."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from dataclasses import dataclass, field
 from dllm_env.tasks.base import Problem, Split, draw
 
 DIGITS = 16
-PLUS, EQUALS = "+", "="
+CARRY = "carry"
+SUMS = tuple(map(str, range(10, 19)))
+"""What two digits may add up to, besides the digits."""
 NINES = 0.7
 
 
 @dataclass(frozen=True)
 class Carry:
-    """Add two numbers of 16 digits, most significant digit first: ``9 9 … + 0 1 … =``, 17 digits.
+    """Add two numbers whose columns are added up already: ``carry 9 9 14 …``, 16 of them, to 17 digits.
 
-    A digit of the sum depends on its own column and on the carry into it. 70% of the columns add up to 9 and hand
-    on whatever carry comes from their right, so that a carry may come from far; where it comes from near, all
-    digits are clear at once.
+    A column is the sum of two digits, 0 to 18, the most significant first. A digit of the result is its column and
+    the carry into it, without the tens. 70% of the columns are 9, which hands on whatever carry comes from its
+    right, so that a carry may come from far; where it comes from near, all digits are clear at once.
     """
 
     name: str = field(default="carry", init=False)
-    prompt_length: int = field(default=2 * DIGITS + 2, init=False)
+    prompt_length: int = field(default=DIGITS + 1, init=False)
     response_length: int = field(default=40, init=False)
 
     def problem(self, index: int, split: Split = "train", seed: int = 0) -> Problem:
-        return draw(self.name, split, seed, index, self._sum)
+        return draw(self.name, split, seed, index, self._columns)
 
-    def _sum(self, rng: random.Random) -> tuple[str, tuple[str, ...]]:
-        first = [rng.randrange(10) for _ in range(DIGITS)]
-        second = [9 - digit if rng.random() < NINES else rng.randrange(10) for digit in first]
-        total = int("".join(map(str, first))) + int("".join(map(str, second)))
-        prompt = [*map(str, first), PLUS, *map(str, second), EQUALS]
-        return " ".join(prompt), tuple(f"{total:0{DIGITS + 1}d}")
+    def _columns(self, rng: random.Random) -> tuple[str, tuple[str, ...]]:
+        columns = [9 if rng.random() < NINES else rng.randrange(10) + rng.randrange(10) for _ in range(DIGITS)]
+        total = 0
+        for column in columns:
+            total = 10 * total + column
+        return " ".join([CARRY, *map(str, columns)]), tuple(f"{total:0{DIGITS + 1}d}")
 
     def score(self, problem: Problem, response: str) -> float:
         """Whether all digits of the sum stand there, a leading 0 included."""

@@ -11,7 +11,7 @@ from dllm_env.denoisers.tiny import MANY_WORDS, WORDS
 from dllm_env.errors import UsageError
 from dllm_env.tasks.base import SPLITS, Problem, Split, Task, split_of
 from dllm_env.tasks.carry import Carry
-from dllm_env.tasks.choice import KINDS, Choice
+from dllm_env.tasks.choice import Choice
 from dllm_env.tasks.copying import Copy
 from dllm_env.tasks.load import load_task
 from dllm_env.tasks.sudoku import Sudoku
@@ -71,28 +71,6 @@ GOLDEN = {
         "backward a 9 b -3 c +1 d -1 g 8 h *3 i -1 j +2 k +3 l -3",
         "backward a 8 b -3 c -2 d +2 e +1 g 3 h -2 i -1 j +1 k +2",
     ],
-    "carry": [
-        "3 6 3 6 9 6 3 4 7 0 2 9 2 4 6 7 + 6 7 5 3 2 3 6 5 2 5 7 0 7 5 8 2 =",
-        "0 9 7 6 3 6 6 7 3 3 1 3 6 2 1 7 + 9 0 2 3 3 3 3 2 6 6 8 2 3 7 5 2 =",
-        "1 0 9 2 3 8 2 4 5 0 2 6 7 6 9 1 + 3 9 0 7 6 1 7 2 4 9 7 3 2 9 2 8 =",
-        "6 6 6 9 0 1 3 3 2 9 0 5 0 2 6 4 + 3 5 3 3 0 8 6 6 7 0 9 4 0 4 3 5 =",
-        "2 8 3 8 1 2 5 5 4 1 7 5 9 8 4 1 + 7 1 6 1 8 1 4 4 5 7 5 4 0 1 5 8 =",
-        "9 9 5 8 4 2 6 6 5 1 3 3 5 4 2 3 + 7 5 3 4 5 7 3 3 6 8 4 6 4 5 6 6 =",
-        "8 4 6 3 9 4 1 7 9 8 6 2 8 3 5 4 + 1 5 3 6 0 5 4 2 0 1 4 7 3 6 4 9 =",
-        "1 0 5 2 6 6 1 0 3 6 0 8 8 4 9 0 + 8 7 4 7 3 6 8 2 6 1 9 1 1 5 0 9 =",
-        "7 5 3 8 0 3 1 5 0 3 5 8 1 8 1 0 + 2 3 6 8 9 1 8 4 9 6 1 0 8 1 8 1 =",
-    ],
-    "choice": [
-        "shift 0 b k x 4 e p q 7 a n q 6 a m w 1 f k r",
-        "shift 7 f p x 4 e i x 0 b o v 8 d j s 2 d j u",
-        "shift 8 a l v 9 h l w 2 c m t 7 e p s 9 e i r",
-        "shift 1 f i w 5 h p s 6 a i x 9 c l w 7 c k v",
-        "shift 1 g m s 0 c n x 2 d m q 7 b l u 8 a o q",
-        "shift 0 f j v 9 f i s 8 e n x 2 h k v 6 g n x",
-        "shift 9 e j w 5 a o r 4 c l r 2 g m u 3 d l q",
-        "shift 4 f o q 2 a m s 9 g i x 4 h j v 4 h n t",
-        "shift 1 b m w 4 f m s 9 g l t 4 a m u 9 d m w",
-    ],
     "copy": [
         "copy o d v a l b 3 v h t 3 7 d t c l b i 4 l n p o 7 6 4 m m h w d 1",
         "copy 0 2 a 1 u 8 f a a n s 0 a k k 9 k h i 2 9 w b 1 u g f a a s r k",
@@ -103,6 +81,28 @@ GOLDEN = {
         "copy e g v q b 1 o v w b 1 1 j j n 9 i v s 7 v j p 5 n n c t t s m k",
         "copy i q 6 j p 7 f r c r d 3 u w i 0 0 x q l h c 4 b q 0 a i 2 8 2 5",
         "copy g o 7 c r j h j 5 2 q w k m k w v h o f o n i i l m q 5 s c 2 7",
+    ],
+    "carry": [
+        "carry 9 9 9 9 2 9 9 16 13 9 6 9 9 9 9 5",
+        "carry 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9",
+        "carry 9 9 9 9 9 8 15 9 9 9 9 2 4 9 0 9",
+        "carry 9 9 9 9 9 10 1 17 9 15 9 9 9 9 9 9",
+        "carry 9 16 9 9 15 9 9 15 8 9 9 9 9 9 9 9",
+        "carry 9 6 12 9 12 9 6 9 9 9 9 9 9 15 9 15",
+        "carry 1 11 9 9 9 9 9 8 9 9 9 9 10 9 9 9",
+        "carry 9 9 9 9 15 9 9 12 7 9 9 9 9 9 9 6",
+        "carry 9 9 9 9 9 9 9 6 9 9 16 13 9 9 9 4",
+    ],
+    "choice": [
+        "choice 0 b k x 4 e p q 7 a n q 6 a m w 1 f k r",
+        "choice 7 a m u 2 h o r 5 g n q 4 h l u 1 d j s",
+        "choice 0 d n x 3 g k s 4 d p u 7 c m q 1 a o x",
+        "choice 1 h i v 1 c o s 3 d p v 6 h p w 6 f l u",
+        "choice 7 d l v 4 a o r 3 e o t 6 h o s 1 g n s",
+        "choice 6 c i r 3 c o s 4 b m t 1 a o v 2 f n x",
+        "choice 1 c i x 0 b n r 1 f l x 6 g m r 0 b l u",
+        "choice 0 f o x 2 e i x 0 h j w 2 h o t 3 d j x",
+        "choice 3 b m t 0 g p w 5 h l x 4 e p x 7 a l x",
     ],
 }
 
@@ -309,65 +309,72 @@ def test_a_backward_reference_has_every_step_and_no_filler() -> None:
     ],
 )
 def test_a_sum_has_all_its_digits(response: str, score: float) -> None:
-    """9…9 + 0…01."""
-    nines, one = " ".join("9" * 16), " ".join("0" * 15 + "1")
-    problem = Problem("carry", "test", 0, 0, f"{nines} + {one} =", tuple("10000000000000000"))
+    """9…9 + 0…01: fifteen columns of 9 and one of 10."""
+    prompt = "carry " + "9 " * 15 + "10"
+    problem = Problem("carry", "test", 0, 0, prompt, tuple("10000000000000000"))
     assert Carry().score(problem, response) == score
 
 
 def test_sums_are_sums_and_carries_come_from_far() -> None:
-    """70% + 30% · 10% of 16 columns add up to 9: 11.7 on average; every problem against Python's own sum."""
+    """Of 16 columns 70% are 9, and 10% of the rest: 11.7 on average; every problem against school addition."""
     nines = []
     for i in range(400):
         problem = Carry().problem(i)
-        first, second = problem.prompt.removesuffix(" =").split(" + ")
-        assert int("".join(problem.answer)) == int(first.replace(" ", "")) + int(second.replace(" ", ""))
-        assert len(problem.answer) == 17
-        nines.append(sum(int(a) + int(b) == 9 for a, b in zip(first.split(), second.split(), strict=True)))
+        columns = list(map(int, problem.prompt.removeprefix("carry ").split()))
+        assert len(columns) == 16
+        assert set(columns) <= set(range(19))
+        digits, carried = [], 0
+        for column in reversed(columns):
+            digits.append(str((column + carried) % 10))
+            carried = (column + carried) // 10
+        assert problem.answer == (str(carried), *reversed(digits))
+        nines.append(columns.count(9))
     assert sum(nines) / 400 == pytest.approx(16 * 0.73, abs=5 * (16 * 0.73 * 0.27 / 400) ** 0.5)
 
 
 # --------------------------------------------------------------------------------------------- choice
 
-
-def shifted(problem: Problem, *moves: int) -> list[str]:
-    kinds = {symbol: kind for kind in KINDS for symbol in kind}
-    made = []
-    for place, symbol in enumerate(problem.prompt.split()[1:]):
-        kind = kinds[symbol]
-        made.append(kind[(kind.index(symbol) + moves[place % 4]) % len(kind)])
-    return made
+PARTNERS = dict(zip("0123abcdijklqrst4567efghmnopuvwx", "4567efghmnopuvwx0123abcdijklqrst", strict=True))
+FIRST = set("0123abcdijklqrst")
 
 
-def test_a_kind_moves_as_one() -> None:
-    """All 16 choices are right; one symbol that moves otherwise, or any other number of symbols, is wrong."""
+def taken(problem: Problem, *halves: int) -> list[str]:
+    """What stands there if these halves of the four kinds are taken."""
+    symbols = problem.prompt.split()[1:]
+    return [s if (s in FIRST) == (halves[i % 4] == 0) else PARTNERS[s] for i, s in enumerate(symbols)]
+
+
+def test_a_kind_takes_one_half() -> None:
+    """All 16 choices are right; one symbol of the other half, or any other number of symbols, is wrong."""
     task = Choice()
     for i in range(20):
         problem = task.problem(i)
-        for moves in itertools.product((1, -1), repeat=4):
-            right = shifted(problem, *moves)
+        for halves in itertools.product((0, 1), repeat=4):
+            right = taken(problem, *halves)
             assert task.score(problem, " ".join(right)) == 1.0
-            other = shifted(problem, *(-move for move in moves))
             for place in (0, 7, 19):
-                wrong = [*right[:place], other[place], *right[place + 1 :]]
+                wrong = [*right[:place], PARTNERS[right[place]], *right[place + 1 :]]
                 assert task.score(problem, " ".join(wrong)) == 0.0
-        for moves in ((0, 1, 1, 1), (2, 1, 1, 1), (1, 1, 1, -2)):
-            assert task.score(problem, " ".join(shifted(problem, *moves))) == 0.0
-        assert task.score(problem, " ".join(shifted(problem, 1, 1, 1, 1)[:-1])) == 0.0
-        assert task.score(problem, " ".join([*shifted(problem, 1, 1, 1, 1), "a"])) == 0.0
+        right = taken(problem, 0, 1, 0, 1)
+        assert task.score(problem, " ".join(right[:-1])) == 0.0
+        assert task.score(problem, " ".join([*right, "a"])) == 0.0
+        assert task.score(problem, " ".join([*right[1:], right[0]])) == 0.0
 
 
-def test_ends_of_a_kind_meet() -> None:
-    prompt = "shift 9 h p x 0 a i q " + "5 c k s " * 3
+def test_a_choice_by_hand() -> None:
+    prompt = "choice 0 e i x 7 a p q " + "5 c k s " * 3
     problem = Problem("choice", "test", 0, 0, prompt.strip(), tuple(prompt.split()[1:]))
-    assert Choice().score(problem, "0 a i q 1 b j r " + "6 d l t " * 3) == 1.0
-    assert Choice().score(problem, "8 g o w 9 h p x " + "4 b j r " * 3) == 1.0
+    assert (
+        Choice().score(problem, "0 a m t 3 a p q " + "1 c o s " * 3) == 0.0
+    )  # x and q: t is of q's half, m of p's
+    assert Choice().score(problem, "0 a i t 3 a l q " + "1 c k s " * 3) == 1.0
+    assert Choice().score(problem, "4 e m x 7 e p u " + "5 g o w " * 3) == 1.0
 
 
 def test_references_of_a_choice_are_all_sixteen() -> None:
     task, problem = Choice(), Choice().problem(0)
     drawn = {task.reference(problem, random.Random(seed)) for seed in range(400)}
-    assert drawn == {" ".join(shifted(problem, *moves)) for moves in itertools.product((1, -1), repeat=4)}
+    assert drawn == {" ".join(taken(problem, *halves)) for halves in itertools.product((0, 1), repeat=4)}
 
 
 # ----------------------------------------------------------------------------------------------- copy

@@ -23,10 +23,10 @@ def _in_half(symbol: str, half: int) -> str:
 class Choice:
     """Write each of 20 symbols or its partner, for all of a kind out of the same half.
 
-    A prompt is ``choice`` and five turns of a symbol of each of the four kinds. The response may take either half of
-    a kind, whatever it takes of the others: both are as likely, so every position alone is a toss between two
-    symbols, and positions that are written together without looking at each other do not agree. When one symbol of
-    each kind is written, all others are certain.
+    A prompt is ``choice`` and five turns of a symbol of each of the four kinds. The response may take either half
+    of a kind, whatever it takes of the others: both are as likely, so every position alone is a toss between two
+    symbols, and positions that are written together without looking at each other do not agree. When one symbol
+    of each kind is written, all others are certain.
     """
 
     name: str = field(default="choice", init=False)

@@ -364,9 +364,9 @@ def test_a_kind_takes_one_half() -> None:
 def test_a_choice_by_hand() -> None:
     prompt = "choice 0 e i x 7 a p q " + "5 c k s " * 3
     problem = Problem("choice", "test", 0, 0, prompt.strip(), tuple(prompt.split()[1:]))
-    assert (
-        Choice().score(problem, "0 a m t 3 a p q " + "1 c o s " * 3) == 0.0
-    )  # x and q: t is of q's half, m of p's
+    assert Choice().score(problem, "0 a m t 3 a p q " + "1 c o s " * 3) == 1.0
+    # l is of another half than m and o
+    assert Choice().score(problem, "0 a m t 3 a l q " + "1 c o s " * 3) == 0.0
     assert Choice().score(problem, "0 a i t 3 a l q " + "1 c k s " * 3) == 1.0
     assert Choice().score(problem, "4 e m x 7 e p u " + "5 g o w " * 3) == 1.0
 

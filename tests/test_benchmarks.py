@@ -20,6 +20,10 @@ SMALL_TRAINING = [
 ]
 RUNS = {
     "denoiser_quality.py": ["--problems", "2"],
+    "domains.py": [
+        *("--seeds", "1", "2", "--problems", "2", "--alphas", "1", "--kinds", "all", "--training.updates", "1"),
+        *("--suite", str(ROOT / "tests" / "data" / "domains.yaml"), *SMALL_TRAINING),
+    ],
     "gumbel.py": ["--prompts", "2", "--samples", "2", "--draws", "4194304", "--steps", "10", "1000000"],
     "inputs.py": ["--seeds", "1", "--problems", "2", *SMALL_TRAINING],
     "one_front.py": ["--seeds", "1", "--problems", "3", "--training.updates", "1", *SMALL_TRAINING],

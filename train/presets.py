@@ -1,4 +1,4 @@
-"""Settings by name: for the bundled denoiser, one policy for all speeds, and those of arXiv 2512.09106."""
+"""Settings by name: for the bundled denoisers, one policy for all speeds, and those of arXiv 2512.09106."""
 
 from __future__ import annotations
 
@@ -40,16 +40,24 @@ PAPER = GRPO().changed(
 )
 """Full diffusion, BL = 256. The paper trains a policy for each α of 10, 3, 1, 0.3 and 0: choose with --alpha."""
 
+DEMO = GRPO().changed(
+    preferences=(0.003, 100.0),
+    updates=150,
+    start="dagger",
+    imitation_problems=256,
+    imitation_batch_size=512,
+    test_temperatures=(0.4,),
+    evaluate_every=50,
+)
+
 PRESETS: dict[str, GRPO] = {
     "bundled": GRPO(),
-    "demo": GRPO().changed(
-        preferences=(0.003, 100.0),
-        updates=150,
-        start="dagger",
-        imitation_problems=256,
-        imitation_batch_size=512,
-        test_temperatures=(0.4,),
-        evaluate_every=50,
+    "demo": DEMO,
+    "domains": DEMO.changed(
+        denoiser="many",
+        task="trace+trace:order=backward+carry+choice+copy+sudoku",
+        prompts=24,
+        imitation_problems=384,
     ),
     "paper": PAPER,
     "paper-32": PAPER.changed(block_length=32, test_temperatures=(0.5,)),

@@ -54,9 +54,9 @@ def train_grpo(arguments: list[str]) -> None:
     class Arguments:
         settings: tyro.conf.OmitArgPrefixes[GRPO]
         preset: str = "bundled"
-        """Where the defaults come from: bundled suits the bundled denoiser, demo is the demo's training; paper,
-        paper-32 and paper-steered have arXiv 2512.09106's values for full diffusion, for blocks of 32, and for full
-        diffusion with expert steering."""
+        """Where the defaults come from: bundled suits the bundled denoiser, demo is the demo's training, domains is
+        that of one policy for all domains of the denoiser many; paper, paper-32 and paper-steered have arXiv
+        2512.09106's values for full diffusion, for blocks of 32, and for full diffusion with expert steering."""
         config: Path | None = None
         """YAML or JSON file with settings, under the names of the flags; a run's settings.json is one. It overrides
         the preset, and flags override it."""

@@ -1,0 +1,150 @@
+"""How far a policy carries: specialists, one for all domains, and those that never saw a domain, on every domain.
+
+    python benchmarks/domains.py --seeds 101 102 103 --out runs/domains
+
+Trains, with each seed, a policy on each domain, one on all of them, and for each domain one on all others; plays
+all on all domains; and prints the matrix of normalised scores, means over the seeds with their range, beside rules
+and the oracle. What is there already is taken as it is, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+from dllm_env.eval.compare import pool
+from dllm_env.eval.evaluate import EvaluationConfig, prepare
+from dllm_env.eval.fronts import Value, fronts
+from dllm_env.eval.matrix import Matrix, average, matrix_csv, matrix_table, plot_matrix, score_matrix
+from dllm_env.eval.metrics import mean
+from dllm_env.eval.results import read
+from dllm_env.eval.runner import play
+from dllm_env.eval.suite import load_suite
+from dllm_env.files import write_atomically
+from dllm_env.train.grpo import GRPO, train_grpo
+from dllm_env.train.presets import PRESETS
+from dllm_env.train.run import CHECKPOINT
+
+SUITE = Path(__file__).parent.parent / "configs" / "suites" / "domains.yaml"
+DOMAINS = tuple(str(PRESETS["domains"].setup.task).split("+"))
+"""What is trained on; the suite's last domain is longer than any of them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the measurement."""
+
+    training: GRPO = PRESETS["domains"]
+    """How every policy is trained, but for its task and seed."""
+    seeds: tuple[int, ...] = (101, 102, 103)
+    """Training seeds; nothing may have been chosen on them."""
+    kinds: tuple[str, ...] = ("all", "only", "without")
+    """all: one policy for all domains; only: one for each; without: for each, one on all others."""
+    alphas: tuple[float, ...] = (0.003, 0.03, 0.3, 3.0, 100.0)
+    """Settings of each policy that are played."""
+    problems: int = 200
+    """Test problems of each domain."""
+    suite: Path = SUITE
+    """Domains and rules."""
+    workers: int = 2
+    """Processes, of one thread each."""
+    out: Path = Path("runs/domains")
+    """Folder of the runs and the results."""
+
+
+def trainings(settings: Settings) -> Iterator[tuple[str, str, int]]:
+    """Name, task and seed of every training."""
+    for seed in settings.seeds:
+        if "all" in settings.kinds:
+            yield "all", "+".join(DOMAINS), seed
+        for i, domain in enumerate(DOMAINS):
+            name = domain.replace("trace:order=", "")
+            if "only" in settings.kinds:
+                yield f"only {name}", domain, seed
+            if "without" in settings.kinds:
+                yield f"without {name}", "+".join(DOMAINS[:i] + DOMAINS[i + 1 :]), seed
+
+
+def folder_of(settings: Settings, name: str, seed: int) -> Path:
+    """Of a training's run."""
+    return settings.out / f"{name.replace(' ', '-')}-{seed}"
+
+
+def train(training: GRPO, folder: Path) -> None:
+    """One training, in a process of its own; what it prints is in ``printed.txt``."""
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "printed.txt").open("a") as file, redirect_stdout(file), redirect_stderr(file):
+        train_grpo(training, folder, resume=(folder / CHECKPOINT).exists())
+
+
+def train_all(settings: Settings) -> None:
+    """All trainings, some at a time."""
+    jobs = [
+        (settings.training.changed(task=task, seed=seed), folder_of(settings, name, seed))
+        for name, task, seed in trainings(settings)
+    ]
+    with multiprocessing.get_context("spawn").Pool(settings.workers, maxtasksperchild=1) as processes:
+        running = [processes.apply_async(train, job) for job in jobs]
+        for job in track(running, description="trainings", console=Console(stderr=True)):
+            job.get()
+
+
+def over_seeds(matrix: Matrix, settings: Settings) -> Matrix:
+    """The matrix with one row for the seeds of each training: their mean, and the least and the largest of them."""
+    rows = {str(folder_of(settings, name, seed)): name for name, _, seed in trainings(settings)}
+    groups: dict[str, list[int]] = {}
+    for i, who in enumerate(matrix.rows):
+        groups.setdefault(rows.get(who, who), []).append(i)
+    lines = []
+    for name, members in groups.items():
+        if name == "learned":
+            continue
+        columns = [[matrix.values[i][j] for i in members] for j in range(len(matrix.columns))]
+        values = tuple(_spread(column) if len(members) > 1 else column[0] for column in columns)
+        middle = _spread([matrix.means[i] for i in members]) if len(members) > 1 else average(values)
+        lines.append((name, values, middle, matrix.learned[members[0]]))
+    lines.sort(key=lambda line: -1.0 if line[2] is None else line[2].value, reverse=True)
+    return Matrix(matrix.columns, *(tuple(column) for column in zip(*lines, strict=True)))  # type: ignore[arg-type]
+
+
+def _spread(values: list[Value | None]) -> Value | None:
+    there = [value.value for value in values if value is not None]
+    return Value(mean(there), min(there), max(there)) if there else None
+
+
+def main(settings: Settings) -> None:
+    """Trains, plays, prints, and writes ``domains.csv`` and ``domains.png``."""
+    train_all(settings)
+    policies = [
+        f"{folder_of(settings, name, seed)}:alpha={alpha:g}"
+        for name, _, seed in trainings(settings)
+        for alpha in settings.alphas
+    ]
+    plans = load_suite(settings.suite, EvaluationConfig(), policies)
+    results = settings.out / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    play(
+        prepare([(replace(config, problems=settings.problems), who) for config, who in plans]),
+        results,
+        settings.workers,
+    )
+    scores = score_matrix(fronts(pool(read([results]))))
+    assert scores is not None
+    matrix = over_seeds(scores, settings)
+    Console(width=140).print(matrix_table(matrix))
+    write_atomically(settings.out / "domains.csv", matrix_csv(matrix).encode())
+    plot_matrix(matrix, "score on each domain: 0 is random, 1 the oracle").savefig(settings.out / "domains.png")
+    print(f"scores: {settings.out / 'domains.csv'}, {settings.out / 'domains.png'}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

@@ -18,6 +18,7 @@ import tyro
 from rich.progress import track
 
 from dllm_env.denoisers.load import load_denoiser
+from dllm_env.denoisers.tiny import MANY_WORDS
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import attempt, row_seeds
 from dllm_env.rules import Rules
@@ -27,12 +28,13 @@ from dllm_env.train.run import machine
 
 @dataclass(frozen=True)
 class Measurement:
-    """One row of the table: a task, a block length (0 is full diffusion), a rule, and the bar it should meet."""
+    """A row of the table: a task, block length (0: full diffusion), rule, bar, and response length (0: the task's)."""
 
     task: str
     block_length: int
     policy: str
     bar: str = ""
+    length: int = 0
 
 
 MEASUREMENTS = (
@@ -53,6 +55,27 @@ MEASUREMENTS = (
 )
 
 
+BEST = "≥ 95% by its best order"
+OF_MANY = (
+    Measurement("trace", 0, "leftmost:1", BEST),
+    Measurement("trace", 0, "top_k:1"),
+    Measurement("trace:order=backward", 0, "top_k:1", BEST),
+    Measurement("trace:order=backward", 0, "leftmost:1"),
+    Measurement("carry", 0, "top_k:1", BEST),
+    Measurement("carry", 0, "leftmost:1"),
+    Measurement("carry", 0, "random:40"),
+    Measurement("choice", 0, "top_k:1", BEST),
+    Measurement("choice", 0, "random:40"),
+    Measurement("copy", 0, "top_k:1", BEST),
+    Measurement("copy", 0, "random:40"),
+    Measurement("sudoku", 0, "top_k:1", BEST, 40),
+    Measurement("sudoku", 0, "leftmost:1", length=40),
+    Measurement("trace:chains=4", 0, "leftmost:1", BEST),
+    Measurement("trace:chains=4", 0, "top_k:1"),
+)
+"""Of a denoiser that knows all domains. random:40 writes a response of 40 tokens at once."""
+
+
 def main(
     denoiser: Annotated[str, tyro.conf.arg(help="bundled name or folder")] = "tiny",
     problems: Annotated[int, tyro.conf.arg(help="test problems per row")] = 1000,
@@ -62,13 +85,15 @@ def main(
     model = load_denoiser(denoiser)
     rows = []
     print("| task | block length | rule | accuracy | NFE | asked |\n|---|---|---|---|---|---|")
-    for item in track(MEASUREMENTS, description=denoiser):
+    knows_all = getattr(model, "words", ()) == MANY_WORDS
+    for item in track(OF_MANY if knows_all else MEASUREMENTS, description=denoiser):
         task = load_task(item.task)
-        length = item.block_length or task.response_length
+        response = item.length or task.response_length
+        length = item.block_length or response
         tried = attempt(
             model,
             load_policy(item.policy),
-            Rules(task.response_length, length),
+            Rules(response, length),
             task,
             [task.problem(i, "test") for i in range(problems)],
             row_seeds(problems, "quality"),

@@ -28,13 +28,16 @@ from dllm_env.train.run import machine
 
 @dataclass(frozen=True)
 class Measurement:
-    """A row of the table: a task, block length (0: full diffusion), rule, bar, and response length (0: the task's)."""
+    """A row of the table."""
 
     task: str
     block_length: int
+    """0 is full diffusion."""
     policy: str
     bar: str = ""
+    """What it should have."""
     length: int = 0
+    """Response length; 0 takes the task's."""
 
 
 MEASUREMENTS = (

@@ -9,16 +9,12 @@ and the oracle. What is there already is taken as it is, so that a stopped run g
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 import tyro
 from rich.console import Console
-from rich.progress import track
 
 from dllm_env.eval.compare import pool
 from dllm_env.eval.evaluate import EvaluationConfig, prepare
@@ -29,9 +25,9 @@ from dllm_env.eval.results import read
 from dllm_env.eval.runner import play
 from dllm_env.eval.suite import load_suite
 from dllm_env.files import write_atomically
-from dllm_env.train.grpo import GRPO, train_grpo
+from dllm_env.train.grpo import GRPO
 from dllm_env.train.presets import PRESETS
-from dllm_env.train.run import CHECKPOINT
+from dllm_env.train.several import train_several
 
 SUITE = Path(__file__).parent.parent / "configs" / "suites" / "domains.yaml"
 DOMAINS = tuple(str(PRESETS["domains"].setup.task).split("+"))
@@ -78,26 +74,6 @@ def folder_of(settings: Settings, name: str, seed: int) -> Path:
     return settings.out / f"{name.replace(' ', '-')}-{seed}"
 
 
-def train(training: GRPO, folder: Path) -> None:
-    """One training, in a process of its own; what it prints is in ``printed.txt``."""
-    torch.set_num_threads(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "printed.txt").open("a") as file, redirect_stdout(file), redirect_stderr(file):
-        train_grpo(training, folder, resume=(folder / CHECKPOINT).exists())
-
-
-def train_all(settings: Settings) -> None:
-    """All trainings, some at a time."""
-    jobs = [
-        (settings.training.changed(task=task, seed=seed), folder_of(settings, name, seed))
-        for name, task, seed in trainings(settings)
-    ]
-    with multiprocessing.get_context("spawn").Pool(settings.workers, maxtasksperchild=1) as processes:
-        running = [processes.apply_async(train, job) for job in jobs]
-        for job in track(running, description="trainings", console=Console(stderr=True)):
-            job.get()
-
-
 def over_seeds(matrix: Matrix, settings: Settings) -> Matrix:
     """The matrix with one row for the seeds of each training: their mean, and the least and the largest of them."""
     rows = {str(folder_of(settings, name, seed)): name for name, _, seed in trainings(settings)}
@@ -123,7 +99,13 @@ def _spread(values: list[Value | None]) -> Value | None:
 
 def main(settings: Settings) -> None:
     """Trains, plays, prints, and writes ``domains.csv`` and ``domains.png``."""
-    train_all(settings)
+    train_several(
+        [
+            (settings.training.changed(task=task, seed=seed), folder_of(settings, name, seed))
+            for name, task, seed in trainings(settings)
+        ],
+        settings.workers,
+    )
     policies = [
         f"{folder_of(settings, name, seed)}:alpha={alpha:g}"
         for name, _, seed in trainings(settings)

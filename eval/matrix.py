@@ -53,7 +53,7 @@ def score_matrix(found: Sequence[Front]) -> Matrix | None:
         learned = who == "learned" or all(front.learned for front in here if front is not None)
         lines.append((who, values, average(values), learned))
     lines.sort(key=lambda line: -math.inf if line[2] is None else line[2].value, reverse=True)
-    return Matrix(_short(found, titles), *(tuple(column) for column in zip(*lines, strict=True)))  # type: ignore[arg-type]
+    return Matrix(_short(found, titles), *(tuple(column) for column in zip(*lines, strict=True)))
 
 
 def average(values: Sequence[Value | None]) -> Value | None:

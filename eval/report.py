@@ -157,7 +157,7 @@ def _facts(entries: Sequence[Entry]) -> list[list[str]]:
 
     kinds = {kind: len({entry.label for entry in entries if entry.kind == kind}) for kind in FRONTS}
     samples = [entry.figures.samples // entry.figures.problems for entry in entries]
-    weights = {entry.label: entry.setting.policy_version for entry in entries if entry.setting.policy_version}
+    played = [(split(s.policy)[0], s.policy_version) for s in settings if s.policy_version]
     named = [
         ("Task", said(*(s.task for s in settings))),
         ("Denoiser", said(*(f"{s.denoiser} ({s.denoiser_version or 'no version'})" for s in settings))),
@@ -169,7 +169,7 @@ def _facts(entries: Sequence[Entry]) -> list[list[str]]:
         ("Block length", said(*(s.block_length for s in settings))),
         ("Temperature", said(*(f"{s.temperature:g}" for s in settings))),
         ("Policies", ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)),
-        ("Policy versions", ", ".join(f"{label} ({version})" for label, version in weights.items())),
+        ("Policy versions", ", ".join(f"{name} ({version})" for name, version in dict.fromkeys(played))),
         ("Played by", said(*(f"dllm-env {s.code_version or 'of unknown version'}" for s in settings))),
     ]
     return [[name, value] for name, value in named if value]

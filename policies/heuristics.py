@@ -254,6 +254,21 @@ class Leftmost(Heuristic):
 
 
 @dataclass(frozen=True)
+class Rightmost(Heuristic):
+    """The k rightmost selectable positions: a reference for what is to be written from its end."""
+
+    rule = "rightmost"
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(self.rule, 1, k=self.k)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        selectable = observation.selectable
+        return Decision(selectable & (selectable.flip(-1).cumsum(-1).flip(-1) <= self.k))
+
+
+@dataclass(frozen=True)
 class Dilated(Heuristic):
     """Positions a stride apart, then those between them, and so on (DUS, arXiv 2506.19037; published base 2).
 

@@ -19,7 +19,7 @@ from dllm_env.user_code import FilePart, load_from_file
 HEURISTICS: dict[str, type[Heuristic]] = {
     rule.rule: rule
     for rule in (
-        *(rules.Random, rules.TopK, rules.Margin, rules.Entropy, rules.Leftmost, rules.Dilated),
+        *(rules.Random, rules.TopK, rules.Margin, rules.Entropy, rules.Leftmost, rules.Rightmost, rules.Dilated),
         *(rules.FirstHitting, rules.Threshold, rules.Factor, rules.EntropyBound, rules.Klass, rules.LocalLeap),
         *(
             rules.Hierarchy,

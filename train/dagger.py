@@ -36,7 +36,7 @@ from dllm_env.train.wishes import draw_wishes
 
 ROUNDS = 5
 """The rules propose in the first, the policy in the others; each plays all problems and adds to the examples."""
-REFERENCES = ("leftmost:1", "top_k:1")
+REFERENCES = ("leftmost:1", "rightmost:1", "top_k:1")
 """What writes what is agreed to; a problem that the first writes right, one token at a time, needs no other."""
 TEACHERS = tuple(f"threshold:{threshold},fallback=leftmost" for threshold in (0.3, 0.5, 0.7, 0.9))
 """What proposes in the first round, each on its part of the problems."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from dllm_env.denoisers.tiny import END, MANY_WORDS, MASK, WORDS
 from dllm_env.random import torch_generator
 from dllm_env.tasks.base import Problem, Split, Task
-from dllm_env.tasks.carry import Carry
+from dllm_env.tasks.cascade import Cascade
 from dllm_env.tasks.choice import Choice
 from dllm_env.tasks.copying import Copy
 from dllm_env.tasks.sudoku import Sudoku
@@ -71,7 +71,7 @@ RECIPES: dict[str, tuple[tuple[str, ...], tuple[Part, ...]]] = {
             Part("trace4", Trace(4), "left", (10, 10, 40), 5, 80),
             Part("sudoku", Sudoku(), "any", (12, 12, 8), 5, 40),
             Part("backward", Trace(order="backward"), "right", (20, 20, 16), 1, 40),
-            Part("carry", Carry(), "right", (20, 20, 12), 1, 40),
+            Part("cascade", Cascade(), "right", (20, 20, 12), 1, 40),
             Part("choice", Choice(), "any", (20, 20, 12), 1, 40),
             Part("copy", Copy(), "any", (6, 6, 4), 5, 40),
         ),

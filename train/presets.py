@@ -55,7 +55,7 @@ PRESETS: dict[str, GRPO] = {
     "demo": DEMO,
     "domains": DEMO.changed(
         denoiser="many",
-        task="trace+trace:order=backward+carry+choice+copy+sudoku",
+        task="trace+trace:order=backward+cascade+choice+copy+sudoku",
         prompts=24,
         imitation_problems=384,
     ),

@@ -25,7 +25,7 @@ from dllm_env.files import write_together
 from dllm_env.numerics import digest, in_tiles, rotate, rotation_angles, rows_at_once
 from dllm_env.reading import as_table, check_fields, check_value, is_file, read_table, reason
 from dllm_env.specs import check_types
-from dllm_env.tasks.carry import CARRY, SUMS
+from dllm_env.tasks.cascade import CASCADE
 from dllm_env.tasks.choice import CHOICE
 from dllm_env.tasks.copying import COPY
 from dllm_env.tasks.sudoku import BLANK
@@ -40,7 +40,7 @@ LARGEST, DEEPEST = 2**17, 1024
 PAD, MASK, END = "<pad>", "<mask>", "<eot>"
 WORDS = (PAD, MASK, END, *"0123456789", *OPERATIONS, *FILLERS, ";", BLANK, *"abcdefghijklmnopqrstuvwx")
 """The vocabulary of ``tiny`` and ``tiny-b``: every word of ``trace`` and ``sudoku`` is one token."""
-MANY_WORDS = (*WORDS, BACKWARD, CARRY, *SUMS, CHOICE, COPY)
+MANY_WORDS = (*WORDS, BACKWARD, CASCADE, CHOICE, COPY)
 """That of ``many`` and ``many-b``: every word of every bundled task."""
 
 

@@ -10,7 +10,7 @@ from dllm_env.grading.sandbox import find_sandbox
 from dllm_env.specs import literal, load, read_settings, several, split, typed
 from dllm_env.tasks.base import Task
 from dllm_env.tasks.benchmarks import BENCHMARKS, NOT_ALLOWED
-from dllm_env.tasks.carry import Carry
+from dllm_env.tasks.cascade import Cascade
 from dllm_env.tasks.choice import Choice
 from dllm_env.tasks.copying import Copy
 from dllm_env.tasks.mixture import Mixture
@@ -22,7 +22,7 @@ from dllm_env.user_code import file_part, load_from_file, parameters
 TASKS: dict[str, Callable[..., Task]] = {
     "trace": Trace,
     "sudoku": Sudoku,
-    "carry": Carry,
+    "cascade": Cascade,
     "choice": Choice,
     "copy": Copy,
 }

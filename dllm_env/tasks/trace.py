@@ -19,7 +19,8 @@ _NAMES = "abcdefghijklmnopqrstuvwx"
 _NAMES_PER_CHAIN = 6
 
 
-def _apply(value: int, operation: str) -> int:
+def applied(value: int, operation: str) -> int:
+    """The digit after an operation modulo 10."""
     operand = int(operation[1:])
     if operation[0] == "*":
         return value * operand % 10
@@ -35,9 +36,9 @@ class Trace:
     ``now b 8 so c 6``, the chains in any order, joined by ``;``. It is right when it has one part for each chain
     and each part ends in its chain's last name and value.
 
-    With ``order="backward"`` the prompt begins with ``backward``, each chain is written from its last value to its
-    first, ``c 6 b 8``, and each part has to begin with its chain's last name and value. What stands to the right
-    has to be known first.
+    With ``order="backward"`` the prompt begins with ``backward``, and each chain is written in a mirror, from its
+    last value to its first, ``6 c 8 b``; each part has to begin with its chain's last value and name. What stands
+    to the right has to be known first.
 
     Attributes:
         chains: number of chains, 1 to 4; a program takes 12 prompt and 20 response tokens for each.
@@ -85,8 +86,8 @@ class Trace:
         return " ".join(marker + words), tuple(" ".join(chain[-1]) for chain in values)
 
     def score(self, problem: Problem, response: str) -> float:
-        last = slice(-2, None) if self.order == "forward" else slice(2)
-        parts = [part.split()[last] for part in response.split(";")]
+        written = [part.split() for part in response.split(";")]
+        parts = [words[-2:] if self.order == "forward" else words[1::-1] for words in written]
         return float(sorted(" ".join(part) for part in parts) == sorted(problem.answer))
 
     def reference(self, problem: Problem, rng: random.Random, shuffle: bool = True) -> str:
@@ -99,7 +100,7 @@ class Trace:
         """
         if self.order == "backward":
             chains = _values(problem.prompt.split()[1:])
-            written = [" ".join(" ".join(step) for step in reversed(chain)) for chain in chains]
+            written = [" ".join(f"{value} {name}" for name, value in reversed(chain)) for chain in chains]
             if shuffle:
                 rng.shuffle(written)
             return " ; ".join(written)
@@ -130,6 +131,6 @@ def _values(program: Sequence[str]) -> list[list[tuple[str, str]]]:
             chains.append([])
             value = int(word)
         else:
-            value = _apply(value, word)
+            value = applied(value, word)
             chains[-1].append((name, str(value)))
     return chains

@@ -145,8 +145,9 @@ def test_it_is_a_start_of_ppo(toy: GRPO) -> None:
 def test_it_says_beforehand_how_much_it_plays(toy: GRPO, capsys: pytest.CaptureFixture[str]) -> None:
     imitate(make_setup(toy), toy)
     said = " ".join(capsys.readouterr().out.split())
-    most = 8 * LENGTH * (dagger.ROUNDS + 2)
-    assert "start: 8 training problems, written by leftmost:1, or if wrong by top_k:1, and 5 times under" in said
+    most = 8 * LENGTH * (dagger.ROUNDS + 3)
+    assert "8 training problems, written by leftmost:1, or if wrong by rightmost:1, or if wrong by top_k:1" in said
+    assert "and 5 times under correction" in said
     assert f"at most {most} denoiser evaluations" in said
 
 

@@ -26,6 +26,7 @@ from dllm_env.policies.heuristics import (
     LocalLeap,
     Margin,
     Random,
+    Rightmost,
     Threshold,
     TopK,
 )
@@ -108,6 +109,8 @@ def test_fallback_is_for_each_row() -> None:
 )
 def test_leftmost(k: int, selectable: list[int], unmask: list[int]) -> None:
     assert decide(Leftmost(k), [[0.1, 0.9, 0.2, 0.9, 0.3, 0.99]], [selectable]) == [unmask]
+    mirrored = decide(Rightmost(k), [[0.1, 0.9, 0.2, 0.9, 0.3, 0.99]], [selectable[::-1]])
+    assert mirrored == [unmask[::-1]]
 
 
 def test_random_is_uniform_over_the_pairs() -> None:

@@ -10,7 +10,7 @@ import pytest
 from dllm_env.denoisers.tiny import MANY_WORDS, WORDS
 from dllm_env.errors import UsageError
 from dllm_env.tasks.base import SPLITS, Problem, Split, Task, split_of
-from dllm_env.tasks.carry import Carry
+from dllm_env.tasks.cascade import Cascade
 from dllm_env.tasks.choice import Choice
 from dllm_env.tasks.copying import Copy
 from dllm_env.tasks.load import load_task
@@ -18,7 +18,7 @@ from dllm_env.tasks.sudoku import Sudoku
 from dllm_env.tasks.trace import Trace
 
 BACKWARD = Trace(order="backward")
-TASKS = [Trace(), Trace(1), Trace(4), Sudoku(), BACKWARD, Carry(), Choice(), Copy()]
+TASKS = [Trace(), Trace(1), Trace(4), Sudoku(), BACKWARD, Cascade(), Choice(), Copy()]
 
 GOLDEN = {
     "trace": [
@@ -82,17 +82,6 @@ GOLDEN = {
         "copy i q 6 j p 7 f r c r d 3 u w i 0 0 x q l h c 4 b q 0 a i 2 8 2 5",
         "copy g o 7 c r j h j 5 2 q w k m k w v h o f o n i i l m q 5 s c 2 7",
     ],
-    "carry": [
-        "carry 9 9 9 9 2 9 9 16 13 9 6 9 9 9 9 5",
-        "carry 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9",
-        "carry 9 9 9 9 9 8 15 9 9 9 9 2 4 9 0 9",
-        "carry 9 9 9 9 9 10 1 17 9 15 9 9 9 9 9 9",
-        "carry 9 16 9 9 15 9 9 15 8 9 9 9 9 9 9 9",
-        "carry 9 6 12 9 12 9 6 9 9 9 9 9 9 15 9 15",
-        "carry 1 11 9 9 9 9 9 8 9 9 9 9 10 9 9 9",
-        "carry 9 9 9 9 15 9 9 12 7 9 9 9 9 9 9 6",
-        "carry 9 9 9 9 9 9 9 6 9 9 16 13 9 9 9 4",
-    ],
     "choice": [
         "choice 0 b k x 4 e p q 7 a n q 6 a m w 1 f k r",
         "choice 7 a m u 2 h o r 5 g n q 4 h l u 1 d j s",
@@ -103,6 +92,17 @@ GOLDEN = {
         "choice 1 c i x 0 b n r 1 f l x 6 g m r 0 b l u",
         "choice 0 f o x 2 e i x 0 h j w 2 h o t 3 d j x",
         "choice 3 b m t 0 g p w 5 h l x 4 e p x 7 a l x",
+    ],
+    "cascade": [
+        "cascade 8 -1 8 2 7 *3 *3 -3 *3 -2 1 -1 +3 +3 -1 *3 1 +3 -1 9",
+        "cascade *7 -1 3 0 8 *3 -3 9 *7 4 +3 *3 +2 -3 *3 +1 +3 2 *3 5",
+        "cascade +3 +3 9 +2 4 +3 +1 2 7 9 *7 3 +3 6 5 *7 *3 *3 1 5",
+        "cascade -1 -1 -3 9 +3 +2 6 *7 *3 +1 *3 -1 7 +2 -3 *7 0 +3 7 8",
+        "cascade *7 *3 -3 -3 9 *7 +1 +2 2 +2 -1 -2 -1 *3 7 0 +1 5 *3 5",
+        "cascade +2 *3 1 -1 +3 +3 *7 +2 *7 9 5 +1 *7 +1 2 -2 8 +2 2 5",
+        "cascade -1 7 4 -2 +1 *3 0 9 4 3 +2 *7 +1 1 -2 +2 -3 2 2 9",
+        "cascade *3 2 +3 -1 +1 -3 -2 +3 +2 *3 -2 -1 -2 9 -2 *3 *7 +3 +2 0",
+        "cascade *7 -3 -2 1 -2 +3 *7 +2 4 +1 -3 *7 +2 -1 4 7 -3 6 *3 8",
     ],
 }
 
@@ -143,7 +143,7 @@ def test_a_sixteenth_of_the_prompts_is_kept_for_validation_and_for_test() -> Non
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_prompts_and_references_fit_and_score_one(task: Task) -> None:
-    assert isinstance(task, Trace | Sudoku | Carry | Choice | Copy)
+    assert isinstance(task, Trace | Sudoku | Cascade | Choice | Copy)
     words = set(WORDS if task.name in ("trace", "trace:chains=1", "trace:chains=4", "sudoku") else MANY_WORDS)
     rng = random.Random(0)
     for i, split in itertools.product(range(150), SPLITS):
@@ -271,13 +271,14 @@ def test_references_are_as_varied_as_described() -> None:
 @pytest.mark.parametrize(
     ("response", "score"),
     [
-        ("d 8 c 6 b 8 ; l 6 k 2 j 1 i 7 h 1", 1.0),
-        ("l 6 k 2 j 1 i 7 h 1 ; d 8 c 6 b 8", 1.0),
-        ("d 8 ; l 6", 1.0),
+        ("8 d 6 c 8 b ; 6 l 2 k 1 j 7 i 1 h", 1.0),
+        ("6 l 2 k 1 j 7 i 1 h ; 8 d 6 c 8 b", 1.0),
+        ("8 d ; 6 l", 1.0),
         ("b 8 c 6 d 8 ; h 1 i 7 j 1 k 2 l 6", 0.0),
-        ("d 8 c 6 b 8", 0.0),
-        ("d 8 c 6 b 8 ; l 7 k 2 j 1 i 7 h 1", 0.0),
-        ("8 d 6 c 8 b ; 6 l 2 k 1 j 7 i 1 h", 0.0),
+        ("d 8 c 6 b 8 ; l 6 k 2 j 1 i 7 h 1", 0.0),
+        ("8 d 6 c 8 b", 0.0),
+        ("8 d 6 c 8 b ; 7 l 2 k 1 j 7 i 1 h", 0.0),
+        ("8 ; 6", 0.0),
         ("", 0.0),
     ],
 )
@@ -286,50 +287,43 @@ def test_traces_from_their_end(response: str, score: float) -> None:
     assert BACKWARD.score(problem, response) == score
 
 
-def test_a_backward_reference_has_every_step_and_no_filler() -> None:
+def test_a_backward_reference_is_a_mirror_with_every_step_and_no_filler() -> None:
     problem = hand_made(f"backward {PROGRAM.prompt}", *PROGRAM.answer)
-    one, other = "d 8 c 6 b 8", "l 6 k 2 j 1 i 7 h 1"
+    one, other = "8 d 6 c 8 b", "6 l 2 k 1 j 7 i 1 h"
     assert BACKWARD.reference(problem, random.Random(0), shuffle=False) == f"{one} ; {other}"
     drawn = {BACKWARD.reference(problem, random.Random(seed)) for seed in range(20)}
     assert drawn == {f"{one} ; {other}", f"{other} ; {one}"}
 
 
-# ---------------------------------------------------------------------------------------------- carry
+# -------------------------------------------------------------------------------------------- cascade
 
 
-@pytest.mark.parametrize(
-    ("response", "score"),
-    [
-        ("1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", 1.0),
-        ("0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", 0.0),
-        ("1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", 0.0),
-        ("1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", 0.0),
-        ("10000000000000000", 0.0),
-        ("", 0.0),
-    ],
-)
-def test_a_sum_has_all_its_digits(response: str, score: float) -> None:
-    """9…9 + 0…01: fifteen columns of 9 and one of 10."""
-    prompt = "carry " + "9 " * 15 + "10"
-    problem = Problem("carry", "test", 0, 0, prompt, tuple("10000000000000000"))
-    assert Carry().score(problem, response) == score
+def test_a_cascade_by_hand() -> None:
+    """From the right: 7, 7 − 2 = 5, 5 · 3 → 5, a new run with 4, 4 + 1 = 5, and fifteen nines."""
+    prompt = "cascade +1 4 *3 -2 7 " + "9 " * 15
+    values = "5 4 5 5 7 " + "9 " * 15
+    problem = Problem("cascade", "test", 0, 0, prompt.strip(), tuple(values.split()))
+    assert Cascade().score(problem, values) == 1.0
+    for wrong in ("", values[2:], values + "9", values.replace("4", "3"), values.replace(" ", "")):
+        assert Cascade().score(problem, wrong) == 0.0
 
 
-def test_sums_are_sums_and_carries_come_from_far() -> None:
-    """Of 16 columns 70% are 9, and 10% of the rest: 11.7 on average; every problem against school addition."""
-    nines = []
+def test_cascades_are_what_an_evaluation_of_our_own_says() -> None:
+    """20 columns, the last a digit, of the others 35%: 7.65 on average; the longest runs are long."""
+    digits, longest = [], 0
     for i in range(400):
-        problem = Carry().problem(i)
-        columns = list(map(int, problem.prompt.removeprefix("carry ").split()))
-        assert len(columns) == 16
-        assert set(columns) <= set(range(19))
-        digits, carried = [], 0
-        for column in reversed(columns):
-            digits.append(str((column + carried) % 10))
-            carried = (column + carried) // 10
-        assert problem.answer == (str(carried), *reversed(digits))
-        nines.append(columns.count(9))
-    assert sum(nines) / 400 == pytest.approx(16 * 0.73, abs=5 * (16 * 0.73 * 0.27 / 400) ** 0.5)
+        problem = Cascade().problem(i)
+        columns = problem.prompt.removeprefix("cascade ").split()
+        assert len(columns) == len(problem.answer) == 20
+        starts = [k for k, column in enumerate(columns) if column.isdigit()]
+        assert starts[-1] == 19
+        digits.append(len(starts))
+        for k in range(20):
+            end = next(place for place in starts if place >= k)
+            longest = max(longest, end - k)
+            assert problem.answer[k] == str(eval_chain([columns[end], *reversed(columns[k:end])]))
+    assert sum(digits) / 400 == pytest.approx(1 + 19 * 0.35, abs=5 * (19 * 0.35 * 0.65 / 400) ** 0.5)
+    assert longest > 10
 
 
 # --------------------------------------------------------------------------------------------- choice
@@ -500,7 +494,7 @@ def test_chains_of_two_is_the_plain_task() -> None:
         ("trace:chains=two", "trace: chains must be a whole number, got 'two'"),
         ("trace:links=2", "trace has no setting 'links'; it has chains, order"),
         ("trace:order=sideways", "order"),
-        ("carry:digits=3", "carry has no setting 'digits'; it has none"),
+        ("cascade:columns=3", "cascade has no setting 'columns'; it has none"),
         ("trace:chains", "trace: chains must be a whole number, got 'chains'"),
         ("trace:=2", "cannot read the setting '=2'"),
         ("sudoku:size=9", "sudoku has no setting 'size'; it has none"),

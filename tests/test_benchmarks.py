@@ -21,7 +21,8 @@ SMALL_TRAINING = [
 RUNS = {
     "denoiser_quality.py": ["--problems", "2"],
     "domains.py": [
-        *("--seeds", "1", "2", "--problems", "2", "--alphas", "1", "--kinds", "all", "--training.updates", "1"),
+        *("--seeds", "1", "--problems", "8", "--alphas", "1", "--kinds", "all", "--training.updates", "1"),
+        *("--workers", "1"),
         *("--suite", str(ROOT / "tests" / "data" / "domains.yaml"), *SMALL_TRAINING),
     ],
     "gumbel.py": ["--prompts", "2", "--samples", "2", "--draws", "4194304", "--steps", "10", "1000000"],

@@ -516,7 +516,7 @@ def test_spoiled_policies_are_refused_with_one_line(data, toy, run, tmp_path, ca
         (["--alpha", "-0.1"], "alpha must be"),
         (["--alpha=nan"], "alpha must be"),
         (["--num-generations", "1"], "num_generations must be"),
-        (["--preset", "mine"], "choose one of bundled, demo, paper, paper-32, paper-steered"),
+        (["--preset", "mine"], "choose one of bundled, demo, domains, paper, paper-32, paper-steered"),
         (["--resume"], "--out"),
         (["--resume", "--out", "nowhere"], "nothing to resume"),
         (["--out", __file__], "is a file"),

@@ -78,6 +78,8 @@ class Recorded:
 
         # Its memory is the block's already: it is what the rule itself has left there.
         seen = replace(replace(observation, memory={}).map(inside), memory=observation.memory)
+        if seen.attention is not None:  # of both positions of a pair
+            seen.attention = inside(seen.attention.mT)
         decision = self.rule.act(seen, random)
         unmask = torch.zeros_like(observation.selectable).scatter_(1, places, decision.unmask)
         return Decision(unmask, memory=decision.memory)

@@ -24,7 +24,7 @@ from dllm_env.eval.metrics import mean
 from dllm_env.eval.results import read
 from dllm_env.eval.runner import play
 from dllm_env.eval.suite import load_suite
-from dllm_env.files import write_atomically
+from dllm_env.files import write_atomically, write_figure
 from dllm_env.train.grpo import GRPO
 from dllm_env.train.presets import PRESETS
 from dllm_env.train.several import train_several
@@ -125,7 +125,9 @@ def main(settings: Settings) -> None:
     matrix = over_seeds(scores, settings)
     Console(width=140).print(matrix_table(matrix))
     write_atomically(settings.out / "domains.csv", matrix_csv(matrix).encode())
-    plot_matrix(matrix, "score on each domain: 0 is random, 1 the oracle").savefig(settings.out / "domains.png")
+    write_figure(
+        settings.out / "domains.png", plot_matrix(matrix, "score on each domain: 0 is random, 1 the oracle")
+    )
     print(f"scores: {settings.out / 'domains.csv'}, {settings.out / 'domains.png'}")
 
 

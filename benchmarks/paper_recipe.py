@@ -25,7 +25,7 @@ from dllm_env.eval.evaluate import EvaluationConfig, prepare
 from dllm_env.eval.metrics import mean
 from dllm_env.eval.results import read
 from dllm_env.eval.runner import play
-from dllm_env.files import write_atomically
+from dllm_env.files import write_atomically, write_figure
 from dllm_env.train.grpo import GRPO
 from dllm_env.train.presets import PRESETS
 from dllm_env.train.several import train_several
@@ -144,9 +144,7 @@ def draw(made: list[dict[str, Any]], rivals: list[Entry], path: Path) -> None:
         axes.set_ylabel("accuracy")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomically(path, buffer.getvalue())
+    write_figure(path, figure)
 
 
 def main(given: Settings) -> None:

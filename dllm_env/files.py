@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Disk full, quota used up, file larger than the limit of the process."""
@@ -29,6 +31,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         path.write_bytes(data)
     else:
         write_together(Path(), {os.path.realpath(path): data})  # where it is a link, the file that it leads to
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Writes a figure of matplotlib as PNG, as ``write_atomically`` does."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    write_atomically(path, drawn.getvalue())
 
 
 def write_together(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -163,7 +163,7 @@ def plot_pareto(panels: Mapping[str, Sequence[Point]], title: str = "", dpi: int
     styles = family_styles(shown)
     for axes, (name, points) in zip(grid, panels.items(), strict=False):
         _draw_panel(axes, points, styles)
-        axes.set_title(_plain(name), fontsize=11)
+        axes.set_title(plain(name), fontsize=11)
     for axes in grid[max(0, len(panels) - across) : len(panels)]:
         axes.set_xlabel("denoiser evaluations per response (NFE)")
         axes.tick_params(labelbottom=True)
@@ -172,7 +172,7 @@ def plot_pareto(panels: Mapping[str, Sequence[Point]], title: str = "", dpi: int
     _scale(grid[0], shown)
     if title:
         letters = int(10.5 * figure.get_figwidth())  # that fit into a line of this size
-        figure.suptitle(textwrap.fill(_plain(title), letters), fontsize=12)
+        figure.suptitle(textwrap.fill(plain(title), letters), fontsize=12)
     _legend(figure, grid[: len(panels)])
     figure.draw_without_rendering()  # settles the layout that the labels are fitted into
     for axes, points in zip(grid, panels.values(), strict=False):
@@ -248,7 +248,7 @@ def _draw_family(axes: Any, family: str, members: Sequence[Point], colour: str, 
         elinewidth=1.4,
         capsize=2.5,
         alpha=0.95,
-        label="learned policy" if learned else _plain(family),
+        label="learned policy" if learned else plain(family),
         zorder=4 if learned else 3,
     )
 
@@ -266,7 +266,7 @@ def _label(axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[str, s
     for point in sorted(points, key=lambda point: (not point.learned, -point.accuracy)):
         for dx, dy in _OFFSETS:
             label = axes.annotate(
-                _plain(_short(point)),
+                plain(_short(point)),
                 point.coordinates,
                 xytext=(dx, dy),
                 textcoords="offset points",
@@ -285,7 +285,7 @@ def _label(axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[str, s
             label.remove()
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text that matplotlib shows as it is: no formula between dollar signs, and nothing that no font can have."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("$", r"\$")
 

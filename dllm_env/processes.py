@@ -10,12 +10,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from multiprocessing import connection, resource_tracker
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, parent_process, resource_tracker
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+from dllm_env.errors import UsageError
 
 INTERRUPTED = 128 + signal.SIGINT
 """Exit status after Ctrl-C."""
@@ -213,3 +217,60 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+def spread(
+    function: Callable[[Item], Made],
+    items: Sequence[Item],
+    workers: int,
+    prepare: Callable[..., None],
+    arguments: tuple[Any, ...] = (),
+) -> Iterator[tuple[Item, Made]]:
+    """What a function makes of each item in processes of their own, as soon as it is there.
+
+    The processes end with this one, and at once when it is interrupted or fails.
+
+    Args:
+        function: of a module, as everything here that is sent.
+        items: what it is called with.
+        workers: processes.
+        prepare: called first in each of them.
+        arguments: of ``prepare``.
+
+    Raises:
+        UsageError: one of the processes was ended from outside.
+    """
+    started = Workers()
+    with contextlib.closing(Lifeline()) as line:
+        pool = ProcessPoolExecutor(workers, started, _begin, (line.end, prepare, arguments))
+        try:
+            with signals_held_back():
+                running = {pool.submit(function, item): item for item in items}
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool:
+            started.kill()
+            raise UsageError(
+                "a worker has ended before its time, perhaps because memory ran out; go on with --resume, and "
+                "perhaps fewer --workers"
+            ) from None
+        except BaseException:  # nobody waits for what is half done
+            started.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin(line: connection.Connection, prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """In a worker: it ends with the process that began it."""
+    parent = parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    end_with(parent.pid, line)
+    let_signals_change_nothing()
+    prepare(*arguments)

@@ -14,6 +14,7 @@ from rich.table import Table
 from dllm_env.eval.compare import short_name
 from dllm_env.eval.fronts import SIDES, Front, Value
 from dllm_env.eval.metrics import mean
+from dllm_env.pareto import plain
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def plot_matrix(matrix: Matrix, title: str = "", dpi: int = 150) -> Any:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.imshow(numbers, cmap="cividis_r", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(columns)), [_plain(name) for name in columns], rotation=30, ha="right")
-    axes.set_yticks(range(len(matrix.rows)), [_plain(name) for name in matrix.rows])
+    axes.set_xticks(range(len(columns)), [plain(name) for name in columns], rotation=30, ha="right")
+    axes.set_yticks(range(len(matrix.rows)), [plain(name) for name in matrix.rows])
     for tick, learned in zip(axes.get_yticklabels(), matrix.learned, strict=True):
         tick.set_fontweight("bold" if learned else "normal")
     for i, line in enumerate(numbers):
@@ -127,9 +128,5 @@ def plot_matrix(matrix: Matrix, title: str = "", dpi: int = 150) -> Any:
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.set_title(_plain(title or "score: 0 is random, 1 the oracle"), fontsize=11)
+    axes.set_title(plain(title or "score: 0 is random, 1 the oracle"), fontsize=11)
     return figure
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from collections.abc import Container, Generator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection
 
 import torch
 
 from dllm_env import consent
 from dllm_env.denoisers.tiny import TinyDenoiser
-from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, OnProgress, Place, earned, label, prepare
 from dllm_env.eval.results import Outcome, Setting
-from dllm_env.processes import Lifeline, Workers, end_with, let_signals_change_nothing, signals_held_back
+from dllm_env.processes import spread
 
 PIECE = 4
 """Batches of a piece: what an interruption loses at most."""
@@ -83,7 +77,8 @@ def play_pieces(
         for evaluation in evaluations
     ]
     plans = [(config, list(dict.fromkeys(names))) for config, names in plans]
-    for piece, (setting, outcomes) in _played_elsewhere(plans, todo, min(workers, len(todo))):
+    played = spread(_play_there, todo, min(workers, len(todo)), _make, (plans, consent.current()))
+    for piece, (setting, outcomes) in played:
         if on_progress is not None:
             on_progress(label(setting), len(outcomes))
         yield setting, earned(evaluations[piece.evaluation], outcomes, setting.response_length)
@@ -93,45 +88,11 @@ Plan = tuple[EvaluationConfig, list[str]]
 Played = tuple[Setting, list[Outcome]]
 
 
-def _played_elsewhere(plans: list[Plan], todo: Sequence[Piece], workers: int) -> Iterator[tuple[Piece, Played]]:
-    """Pieces as processes have played them; the processes end with this one, and at once when it is interrupted."""
-    started = Workers()
-    with closing(Lifeline()) as line:
-        pool = ProcessPoolExecutor(workers, started, _prepare, (plans, line.end, consent.current()))
-        try:
-            with signals_held_back():
-                running = {pool.submit(_play_there, piece): piece for piece in todo}
-            while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-        except BrokenProcessPool:
-            started.kill()
-            raise UsageError(
-                "a worker has ended before its time, perhaps because memory ran out; go on with --resume, and "
-                "perhaps fewer --workers"
-            ) from None
-        except BaseException:  # nobody waits for pieces that are half played
-            started.kill()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 _prepared: list[Evaluation] = []
 
 
-def _prepare(plans: list[Plan], line: Connection, said: consent.Consent) -> None:
-    """In a worker: ends with the process that began it, and makes the evaluations."""
-    parent = parent_process()
-    assert parent is not None
-    assert parent.pid is not None
-    end_with(parent.pid, line)
-    let_signals_change_nothing()
-    _make(plans, said)
-
-
 def _make(plans: list[Plan], said: consent.Consent) -> None:
-    """Makes the evaluations anew, from their texts, with the consent of who began it."""
+    """In a worker: makes the evaluations anew, from their texts, with the consent of who began it."""
     consent.install(said)
     torch.set_num_threads(2)
     _prepared[:] = prepare(plans)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -43,7 +41,7 @@ from dllm_env.eval.results import (
     write_tables,
 )
 from dllm_env.eval.tables import comparison_table, front_table, table
-from dllm_env.files import write_atomically
+from dllm_env.files import write_atomically, write_figure
 from dllm_env.locks import locked
 from dllm_env.pareto import plot_pareto
 
@@ -120,7 +118,7 @@ def finish(folder: Path, baseline: str = "") -> list[Entry]:
         files = [RESULTS_JSON, RESULTS_CSV, PROBLEMS, PARETO_PICTURE]
         if matrix is not None:
             write_atomically(folder / SCORES, matrix_csv(matrix).encode())
-            _save(plot_matrix(matrix), folder / SCORES_PICTURE)
+            write_figure(folder / SCORES_PICTURE, plot_matrix(matrix))
             files += [SCORES, SCORES_PICTURE]
     console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(table(entries))
@@ -146,13 +144,7 @@ def save_pareto_plot(entries: Sequence[Entry], path: Path, title: str = "") -> N
     panels = {
         name: [entry.point for entry in group] for name, group in zip(condition_titles(groups), groups, strict=True)
     }
-    _save(plot_pareto(panels, title), path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    write_atomically(path, drawn.getvalue())
+    write_figure(path, plot_pareto(panels, title))
 
 
 def title(entries: Sequence[Entry]) -> str:

@@ -18,7 +18,7 @@ from make_checkpoint import make_a2d, make_llada
 from safetensors.torch import save_file
 from test_huggingface import CODE as REMOTE
 
-from dllm_env import consent
+from dllm_env import consent, processes
 from dllm_env.cli import main
 from dllm_env.denoisers.load import load_denoiser
 from dllm_env.errors import UsageError
@@ -79,11 +79,11 @@ def test_workers_have_the_consent_of_who_began_them(place: Path, monkeypatch: py
 
     class Pool:
         def __init__(self, *given: object) -> None:
-            plans, _, said = given[-1]  # type: ignore[misc]
+            _, _, (plans, said) = given[-1]  # type: ignore[misc]
             begun.append(pickle.loads(pickle.dumps((plans, said))))
             raise UsageError("seen")
 
-    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Pool)
     words = [*EVAL, "rules.py:Pause(threshold=0.8)", "--workers", "2", "--batch-size", "1", "--problems", "12"]
     assert main([*words, "--allow-code-from", "heads.py"]) == 2
     ((plans, said),) = begun

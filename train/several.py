@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -11,7 +10,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from dllm_env import consent
 from dllm_env.errors import UsageError
+from dllm_env.processes import spread
 from dllm_env.reading import exists
 from dllm_env.train.grpo import GRPO, train_grpo
 from dllm_env.train.run import CHECKPOINT
@@ -28,19 +29,24 @@ def train_several(trainings: Sequence[tuple[GRPO, Path]], workers: int) -> None:
         workers: processes.
 
     Raises:
-        UsageError: no worker, a folder twice, or what a training raises.
+        UsageError: no training, no worker, a folder twice, or what a training raises.
     """
     folders = [folder for _, folder in trainings]
-    if workers < 1 or len(set(folders)) < len(folders):
+    if workers < 1 or not folders or len(set(folders)) < len(folders):
         raise UsageError("several trainings need at least one worker, and a folder for each")
-    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) as processes:
-        running = [processes.apply_async(_train, training) for training in trainings]
-        for job in track(running, description="trainings", console=Console(stderr=True)):
-            job.get()
+    done = spread(_train, trainings, min(workers, len(trainings)), _prepare, (consent.current(),))
+    for _ in track(done, "trainings", len(trainings), console=Console(stderr=True)):
+        pass
 
 
-def _train(settings: GRPO, folder: Path) -> None:
+def _prepare(said: consent.Consent) -> None:
+    """In a worker."""
+    consent.install(said)
     torch.set_num_threads(1)
+
+
+def _train(training: tuple[GRPO, Path]) -> None:
+    settings, folder = training
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / PRINTED).open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         train_grpo(settings, folder, resume=exists(folder / CHECKPOINT))

@@ -17,7 +17,7 @@ from dllm_env.eval.compare import Entry
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.eval.metrics import mean
 from dllm_env.eval.runner import finish, play
-from dllm_env.files import write_atomically
+from dllm_env.files import write_atomically, write_figure
 from dllm_env.locks import locked
 from dllm_env.policies.heads import load_head
 from dllm_env.reading import exists
@@ -205,6 +205,4 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         handles, labels = panel.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    write_atomically(path, drawn.getvalue())
+    write_figure(path, figure)

@@ -384,6 +384,10 @@ for (const name of ["pairs", "areas"]) {
   if (!empty) table(find(`${name}-table`), data.tables[name]);
 }
 
+const scored = data.tables.scores.lines.length > 0;
+find("scores-part").hidden = !scored;
+if (scored) table(find("scores-table"), data.tables.scores);
+
 // --------------------------------------------------------------------------------------------------- viewer
 
 /** Numbers from the text that pack() of report.py made of them. */

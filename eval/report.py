@@ -31,7 +31,8 @@ from dllm_env.eval.compare import (
     condition_titles,
 )
 from dllm_env.eval.fronts import fronts
-from dllm_env.eval.report_tables import figures_table, fronts_table, pairs_table, percentages
+from dllm_env.eval.matrix import score_matrix
+from dllm_env.eval.report_tables import figures_table, fronts_table, pairs_table, percentages, scores_table
 from dllm_env.eval.results import Outcome
 from dllm_env.files import write_atomically
 from dllm_env.pareto import FRONTS, family_styles, pareto_front
@@ -116,10 +117,10 @@ def page_data(entries: Sequence[Entry], pairs: Sequence[Comparison], viewer_prob
         ``fronts``: colour, dash and name of each kind's front.
         ``nfe``: the least and the greatest mean of all entries.
         ``conditions``: of each what ``_condition`` returns.
-        ``tables``: figures, pairs and areas, from ``report_tables``.
+        ``tables``: figures, pairs, areas and scores, from ``report_tables``.
         ``texts``: prompts, responses and tokens, to which the problems of the conditions point.
     """
-    groups, texts = by_condition(entries), Texts()
+    groups, texts, areas = by_condition(entries), Texts(), fronts(entries)
     titles = condition_titles(groups)
     found = [_condition(*condition, viewer_problems, texts) for condition in zip(groups, titles, strict=True)]
     known, styles = family_styles([entry.point for entry in entries]), {}
@@ -138,7 +139,8 @@ def page_data(entries: Sequence[Entry], pairs: Sequence[Comparison], viewer_prob
         "tables": {
             "figures": figures_table(groups, titles),
             "pairs": pairs_table(pairs, titles),
-            "areas": fronts_table(fronts(entries), titles),
+            "areas": fronts_table(areas, titles),
+            "scores": scores_table(score_matrix(areas)),
         },
         "texts": texts.all,
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from dllm_env.eval.compare import Comparison, Entry, pass_at, samples_of
 from dllm_env.eval.fronts import Front, Value
+from dllm_env.eval.matrix import Matrix
 
 Table = dict[str, Any]
 Cell = tuple[str, float | str | None]
@@ -171,6 +172,25 @@ def fronts_table(found: Sequence[Front], titles: Sequence[str]) -> Table:
             ],
         )
         for front in found
+    ]
+    return _table(about, lines)
+
+
+def scores_table(matrix: Matrix | None) -> Table:
+    """The scores in several conditions, best on average first; no line without a matrix."""
+    if matrix is None:
+        return _table({"front of": "", "mean": ""}, [])
+    about = {
+        "front of": "whose front: all policies of a kind, or a rule or learned policy with all values of its knob",
+        **dict.fromkeys(matrix.columns, "score in this condition: 0 is random, 1 the oracle"),
+        "mean": "over the conditions",
+        "95% interval": "of the mean (bootstrap over problems)",
+    }
+    lines: list[tuple[bool, list[Cell]]] = [
+        (learned, [(who, who), *(_with_interval(value)[0] for value in values), *_with_interval(middle)])
+        for who, values, middle, learned in zip(
+            matrix.rows, matrix.values, matrix.means, matrix.learned, strict=True
+        )
     ]
     return _table(about, lines)
 

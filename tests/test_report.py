@@ -230,6 +230,31 @@ def test_tables_of_samples_and_remasks():
 # ------------------------------------------------------------------------------------------------ page
 
 
+def of_two_tasks(learned=(1, 1, 0, 1)):
+    """Random, a rule, a policy and the oracle on two tasks."""
+    played = {"random:1": ([0, 0, 0, 1], 4), "top_k:1": ([0, 1, 0, 1], 3), "runs/x:alpha=1": (learned, 2)}
+    played["oracle"] = ([1, 1, 1, 1], 1)
+    return [
+        result(who, right, {"nfe": nfe}, task=task)
+        for task in ("trace", "sudoku")
+        for who, (right, nfe) in played.items()
+    ]
+
+
+def test_scores_over_conditions():
+    table = page_data(pool(of_two_tasks()), [])["tables"]["scores"]
+    assert [column["name"] for column in table["columns"]][1:4] == ["trace", "sudoku", "mean"]
+    mean = dict(zip((who for who, _ in cells(table, "front of")), cells(table, "mean"), strict=True))
+    assert mean["oracle"] == ("1.000", 1.0)
+    assert mean["random"] == ("0.000", 0.0)
+    assert 0 < mean["top_k"][1] < mean["runs/x"][1] < 1
+    assert {line["cells"][0][0] for line in table["lines"] if line["bold"]} == {"learned", "runs/x"}
+
+
+def test_of_one_condition_there_are_no_scores_over_several(entries):
+    assert page_data(entries, [])["tables"]["scores"]["lines"] == []
+
+
 def test_of_a_long_response_the_page_has_the_beginning():
     played = setting("threshold:0.9")
     long = outcome(played, response="x" * 20_000_000, words=["y" * 5_000_000] * 4, prompt="z" * 1_000_000)
@@ -603,6 +628,14 @@ def test_a_page_of_one_row(visit, tmp_path):
     assert shown.locator("#viewer-remask").is_visible()
     assert shown.locator("#pairs-none").is_visible()
     assert shown.locator("#pairs-table").is_hidden()
+
+
+def test_a_page_of_several_tasks_has_their_scores(visit, tmp_path, page):
+    write_report(pool(of_two_tasks()), [], tmp_path / "two.html", "two")
+    shown = visit(tmp_path / "two.html", width=400)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 400
+    assert shown.locator("#scores-table tbody tr").count() == 6
+    assert visit(page).locator("#scores-part").is_hidden()
 
 
 def test_a_page_of_many_entries(visit, tmp_path):

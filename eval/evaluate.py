@@ -110,7 +110,8 @@ class Evaluation:
 
     Args:
         config: task, denoiser, settings.
-        policies: texts for ``load_policy`` or ``load_oracle``, or policies.
+        policies: texts for ``load_policy`` or ``load_oracle``, or policies. One for a range of α without an α is
+            played at some from all of it.
         denoiser: the config's, where it is loaded already.
 
     Raises:
@@ -129,7 +130,8 @@ class Evaluation:
         _check_rows(config, count, len(policies))
         rules = [each.resolve(self.task.response_length) for each in config.rules]
         self.denoiser = denoiser or load_denoiser(config.denoiser)
-        loaded = [_load(policy, self.denoiser.device) for policy in policies]
+        loaded = [each for policy in policies for each in _load(policy, self.denoiser.device)]
+        _check_rows(config, count, len(loaded))
         _refuse_repeated([_one_name(policy.name) for policy in loaded], "policy")
         for policy in loaded:
             if getattr(policy, "remasks", False) and not config.allow_remask:
@@ -294,10 +296,13 @@ def label(setting: Setting) -> str:
     return f"{setting.policy}, BL {setting.block_length}, seed {setting.seed}"
 
 
-def _load(policy: str | Player, device: torch.device) -> Player:
+def _load(policy: str | Player, device: torch.device) -> Sequence[Player]:
     if isinstance(policy, Oracle):
-        return policy
-    return load_oracle(policy) if isinstance(policy, str) and is_oracle(policy) else load_policy(policy, device)
+        return [policy]
+    if isinstance(policy, str) and is_oracle(policy):
+        return [load_oracle(policy)]
+    loaded = load_policy(policy, device)
+    return loaded.line() if isinstance(loaded, LearnedPolicy) else [loaded]
 
 
 def _check(config: EvaluationConfig, policies: Sequence[str | Player]) -> None:

@@ -36,6 +36,8 @@ from dllm_env.weights import DIGESTS, check_weights, digest_of_bytes, fits, not_
 
 WEIGHTS, CONFIG, CARD = "policy.safetensors", "policy.json", "README.md"
 UPLOADED = (CARD, CONFIG, WEIGHTS)
+LINE = 5
+"""At how many α a policy for all of them is compared, where none is asked for."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class LearnedPolicy(ModelHubMixin):
         name: how results call it.
         greedy: take the head's mode instead of a sample.
         training: settings it was trained with, kept in its file.
-        alpha: how much speed counts for it, where its network reads that; None leaves it to the observation.
+        alpha: how much speed counts for it, where its network reads that; None leaves it to the observation, and
+            where that says nothing it is the middle one of the curve.
         deadline: denoiser evaluations that a row may take; 0 for no limit.
         curve: what it did on the validation problems at some alphas; ``with_settings`` chooses by it.
     """
@@ -127,9 +130,11 @@ class LearnedPolicy(ModelHubMixin):
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         """Decides for B rows, with the log-probability and entropy of the head."""
-        if self.alpha is not None:
-            asked = torch.full_like(observation.progress, self.alpha)
-            observation = replace(observation, preference=asked)
+        alpha = self.alpha
+        if alpha is None and observation.preference is None and self.is_open:
+            alpha = self.curve[len(self.curve) // 2].alpha if self.curve else None
+        if alpha is not None:
+            observation = replace(observation, preference=torch.full_like(observation.progress, alpha))
         with torch.no_grad():
             scores = self.network(observation)
             if self.greedy:
@@ -273,6 +278,26 @@ class LearnedPolicy(ModelHubMixin):
     def at(self, alpha: float) -> LearnedPolicy:
         """The same policy at an α."""
         return self._changed(alpha=alpha)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it reads how much speed counts, and has not been told."""
+        return "preference" in self.network.config.conditions and self.alpha is None
+
+    def line(self) -> list[LearnedPolicy]:
+        """What stands for the policy in a comparison: itself, or if it is open, it at some α from all of its curve.
+
+        Raises:
+            UsageError: it is open and has no curve.
+        """
+        if not self.is_open:
+            return [self]
+        if not self.curve:
+            raise UsageError(f"{self.name} was trained for a range of alpha; give one, as in {self.name}:alpha=0.3")
+        mark = "," if split(self.name)[1] else ":"
+        points = self.curve[:: max(1, (len(self.curve) - 1) // (LINE - 1))]
+        asked = [f"{point.alpha:.3g}" for point in points]
+        return [self.with_settings(f"{self.name}{mark}alpha={alpha}", {"alpha": alpha}) for alpha in asked]
 
     def _changed(self, **values: Any) -> LearnedPolicy:
         """The same network with other attributes."""

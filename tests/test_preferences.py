@@ -17,6 +17,7 @@ from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation, Wishes
 from dllm_env.env import UnmaskEnv
 from dllm_env.errors import UsageError
+from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.pareto import log_area
 from dllm_env.policies.heads import DynamicPlackettLuce
 from dllm_env.policies.learned import CurvePoint, LearnedPolicy, alpha_for, load_policy
@@ -104,6 +105,33 @@ def test_a_policy_s_own_alpha_comes_first() -> None:
     own = policy(alpha=0.01).act(observation, streams)
     asked = policy().act(replace(observation, preference=torch.full((3,), 0.01)), RowRandom(torch.arange(3)))
     assert torch.equal(own.log_prob, asked.log_prob)  # type: ignore[arg-type]
+
+
+def test_where_nobody_says_alpha_it_is_the_middle_of_the_curve() -> None:
+    streams = RowRandom(torch.arange(3))
+    left, said = policy(curve=CURVE).act(seen(), streams), policy(alpha=0.1).act(seen(), RowRandom(torch.arange(3)))
+    assert torch.equal(left.log_prob, said.log_prob)  # type: ignore[arg-type]
+    asked = replace(seen(), preference=torch.full((3,), 5.0))
+    both = [one.act(asked, RowRandom(torch.arange(3))).log_prob for one in (policy(curve=CURVE), policy())]
+    assert torch.equal(*both)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="alpha=0"):
+        policy().act(seen(), RowRandom(torch.arange(3)))
+
+
+def test_an_open_policy_is_compared_as_a_line(tmp_path: Path) -> None:
+    fine = tuple(CurvePoint(alpha, 0.9, 9.0 - i) for i, alpha in enumerate(alphas(0.003, 100.0, 9)))
+    policy(curve=fine).save_pretrained(tmp_path)
+    settings = EvaluationConfig(task="trace", denoiser=toy_denoiser(), problems=1, max_steps=2)
+    played = Evaluation(settings, [str(tmp_path), f"{tmp_path}:greedy=true", f"{tmp_path}:alpha=2", "top_k:1"])
+    asked = [f"alpha={a}" for a in ("0.003", "0.0405", "0.548", "7.4", "100")]
+    names = [job.setting.policy.removeprefix(f"{tmp_path}:") for job in played.jobs]
+    assert names == [*asked, *(f"greedy=true,{a}" for a in asked), "alpha=2", "top_k:1"]
+    assert [job.policy.alpha for job in played.jobs[:5]] == [0.003, 0.0405, 0.548, 7.4, 100.0]  # type: ignore[union-attr]
+    same = load_policy(f"{tmp_path}:alpha=0.548")
+    assert played.jobs[2].setting.policy_version == same.fingerprint()  # type: ignore[union-attr]
+    policy().save_pretrained(tmp_path / "bare")
+    with pytest.raises(UsageError, match="was trained for a range of alpha; give one"):
+        Evaluation(settings, [str(tmp_path / "bare")])
 
 
 @pytest.mark.parametrize(("nfe", "alpha"), [(8.0, 0.01), (7.0, 10**-1.5), (6.0, 0.1), (5.0, 10**-0.5), (4.0, 1.0)])

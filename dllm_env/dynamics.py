@@ -382,7 +382,7 @@ class Dynamics:
             support=state.prediction.support,
             attention=state.prediction.attention,
             token=state.prediction.token if self.view.extras.token else None,
-            ends=_is_end(state.prediction.token, self.denoiser) & masked if self.view.extras.token else None,
+            ends=is_end(state.prediction.token, self.denoiser.end_ids) & masked if self.view.extras.token else None,
             remaskable=self._window(state, self.remaskable(state)) if self.rules.allow_remask else None,
             preference=state.preference,
             remaining=None if state.last is None else self.remaining(state),
@@ -481,7 +481,7 @@ class Dynamics:
     def _stop_at_eot(self, state: State) -> None:
         """Fills what follows a committed end-of-text, once nothing before it is masked."""
         response = state.tokens[:, self.prompt_length :]
-        found = _is_end(response, self.denoiser) & ~state.masked
+        found = is_end(response, self.denoiser.end_ids) & ~state.masked
         gap = self.open(state).int().cumsum(-1) > 0
         over = (found & ~gap).any(-1, keepdim=True) & self.open(state)
         response[over] = self.denoiser.eot_id
@@ -519,6 +519,6 @@ def padded_length(denoiser: Denoiser, prompt: int, response: int, least: int = 0
     return max(min(wide, denoiser.max_length - response), prompt, least)
 
 
-def _is_end(tokens: Tensor, denoiser: Denoiser) -> Tensor:
+def is_end(tokens: Tensor, end_ids: Sequence[int]) -> Tensor:
     """Where an end-of-text of any kind stands."""
-    return torch.isin(tokens, torch.tensor(denoiser.end_ids, device=tokens.device))
+    return torch.isin(tokens, torch.tensor(end_ids, device=tokens.device))

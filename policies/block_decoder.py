@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dllm_env.denoisers.base import Prediction, read_positions
-from dllm_env.dynamics import Observation
+from dllm_env.dynamics import Observation, is_end
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.base import Policy
 from dllm_env.policies.heuristics import best_k
@@ -203,9 +203,6 @@ class BlockDecoder:
         token = torch.zeros(masked.shape, dtype=torch.int64, device=device).scatter(1, place, choice.token)
         return Choice(token, torch.zeros_like(masked).scatter(1, place, choice.unmask))
 
-    def _ends(self, token: Tensor) -> Tensor:
-        return torch.isin(token, torch.tensor(self.end_ids, device=token.device))
-
     def _row(self, name: Hashable, device: torch.device) -> _Row:
         """The row of this name, now the one asked about last."""
         row = self._rows.pop(name, None)
@@ -285,7 +282,7 @@ class BlockDecoder:
             margin=prediction.margin,
             log_probability=prediction.log_probability,
             token=prediction.token if self.policy.extras.token else None,
-            ends=self._ends(prediction.token) & masked if self.policy.extras.token else None,
+            ends=is_end(prediction.token, self.end_ids) & masked if self.policy.extras.token else None,
             memory=_join_memory(rows),
         )
 

@@ -4,12 +4,13 @@
 
 Trains, with each seed, a policy on each domain, one on all of them, and for each domain one on all others; plays
 all on all domains; and prints the matrix of normalised scores, means over the seeds with their range, beside rules
-and the oracle. What is there already is taken as it is, so that a stopped run goes on.
+and the oracle. Updates and start have the preset's number of prompts a domain, those of a policy of one domain three
+times as many. What is there already is taken as it is, so that a stopped run goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,14 +40,16 @@ class Settings:
     """Settings of the measurement."""
 
     training: GRPO = PRESETS["domains"]
-    """How every policy is trained, but for its task and seed."""
+    """How the policy for all domains is trained, but for its seed; the others with fewer prompts."""
+    updates: int = 100
+    """Updates of the others."""
     seeds: tuple[int, ...] = (101, 102, 103)
     """Training seeds; nothing may have been chosen on them."""
     kinds: tuple[str, ...] = ("all", "only", "without")
     """all: one policy for all domains; only: one for each; without: for each, one on all others."""
     alphas: tuple[float, ...] = (0.003, 0.03, 0.3, 3.0, 100.0)
     """Settings of each policy that are played."""
-    problems: int = 200
+    problems: int = 100
     """Test problems of each domain."""
     suite: Path = SUITE
     """Domains and rules."""
@@ -56,17 +59,30 @@ class Settings:
     """Folder of the runs and the results."""
 
 
-def trainings(settings: Settings) -> Iterator[tuple[str, str, int]]:
-    """Name, task and seed of every training."""
+def trainings(settings: Settings) -> Iterator[tuple[str, tuple[str, ...], int]]:
+    """Name, domains and seed of every training."""
     for seed in settings.seeds:
         if "all" in settings.kinds:
-            yield "all", "+".join(DOMAINS), seed
+            yield "all", DOMAINS, seed
         for i, domain in enumerate(DOMAINS):
             name = domain.replace("trace:order=", "")
             if "only" in settings.kinds:
-                yield f"only {name}", domain, seed
+                yield f"only {name}", (domain,), seed
             if "without" in settings.kinds:
-                yield f"without {name}", "+".join(DOMAINS[:i] + DOMAINS[i + 1 :]), seed
+                yield f"without {name}", DOMAINS[:i] + DOMAINS[i + 1 :], seed
+
+
+def recipe(settings: Settings, domains: Sequence[str], seed: int) -> GRPO:
+    """How a policy for these domains is trained."""
+    training = settings.training.changed(task="+".join(domains), seed=seed)
+    if len(domains) == len(DOMAINS):
+        return training
+    shares = 3 if len(domains) == 1 else len(domains)
+    return training.changed(
+        updates=settings.updates,
+        prompts=max(1, shares * training.prompts // len(DOMAINS)),
+        imitation_problems=max(1, shares * training.imitation.imitation_problems // len(DOMAINS)),
+    )
 
 
 def folder_of(settings: Settings, name: str, seed: int) -> Path:
@@ -101,8 +117,8 @@ def main(settings: Settings) -> None:
     """Trains, plays, prints, and writes ``domains.csv`` and ``domains.png``."""
     train_several(
         [
-            (settings.training.changed(task=task, seed=seed), folder_of(settings, name, seed))
-            for name, task, seed in trainings(settings)
+            (recipe(settings, domains, seed), folder_of(settings, name, seed))
+            for name, domains, seed in trainings(settings)
         ],
         settings.workers,
     )

@@ -4,8 +4,8 @@
 
 Trains, with each seed, a policy on each domain, one on all of them, and for each domain one on all others; plays
 all on all domains; and prints the matrix of normalised scores, means over the seeds with their range, beside rules
-and the oracle. Updates and start have the preset's number of prompts a domain, those of a policy of one domain three
-times as many. What is there already is taken as it is, so that a stopped run goes on.
+and the oracle. Updates and start have the preset's number of prompts a domain; those of a policy of one domain have
+three times as many. What is there already is taken as it is, so that a stopped run goes on.
 """
 
 from __future__ import annotations

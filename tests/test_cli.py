@@ -1,6 +1,7 @@
 """The command line end to end, on a denoiser of random weights."""
 
 import json
+import math
 import os
 import pickle
 import shlex
@@ -8,11 +9,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from test_compare import entries, result, scored
 
 from dllm_env.cli import main
+from dllm_env.commands.ablate import summarise
 from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.random import torch_generator
 
@@ -419,12 +423,13 @@ def test_ablation_trains_all_and_compares_them(toy, tmp_path, capsys):
     arguments += ["--denoiser", str(toy), *SMALL, "--out", str(out)]
     assert main(arguments) == 0
     lines = (out / "ablation.csv").read_text().splitlines()
-    assert lines[0] == "network,head,seed,accuracy,nfe"
-    assert [line.rpartition(",")[0].rpartition(",")[0] for line in lines[1:]] == [
-        f"{network},{head},{seed}"
+    assert lines[0] == "network,head,seed,setting,accuracy,nfe,area"
+    assert [line.rsplit(",", 3)[0] for line in lines[1:]] == [
+        f"{network},{head},{seed},{setting}"
         for network in ("confidence", "hidden")
         for head in ("bernoulli", "plackett_luce:k=2")
         for seed in (1, 2)
+        for setting in (1, 2, 3, 4, 5)
     ]
     assert (out / "ablation.png").is_file()
     assert "ablation: " in capsys.readouterr().out
@@ -434,6 +439,27 @@ def test_ablation_trains_all_and_compares_them(toy, tmp_path, capsys):
     shutil.rmtree(out / "hidden-bernoulli-2")
     assert main([*arguments, "--resume"]) == 0
     assert (out / "ablation.csv").read_text().splitlines() == lines
+    one = [*arguments[:-1], str(tmp_path / "one"), "--preferences", "--alpha", "1", "--seeds", "1"]
+    assert main(one) == 0  # of a training for one α there is one point
+    assert len((tmp_path / "one" / "ablation.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_an_ablation_has_means_and_areas_by_hand():
+    """Two seeds at two α: 90% at 10 evaluations and 50% at 4, 70% at 20 and 30% at 2, of 40."""
+    paths = [Path("runs/confidence-bernoulli-1"), Path("runs/confidence-bernoulli-2")]
+    right = [[(90, 10), (50, 4)], [(70, 20), (30, 2)]]
+    rows = [
+        result(f"{path}:alpha={alpha}", scored(share), nfe)
+        for path, points in zip(paths, right, strict=True)
+        for alpha, (share, nfe) in zip((0.1, 10), points, strict=True)
+    ]
+    trainings = [("bernoulli", "confidence", seed, path) for seed, path in enumerate(paths, 1)]
+    (line,) = summarise(trainings, entries(*rows))
+    assert [value for point in line.means for value in point] == pytest.approx([15, 0.8, 3, 0.4])
+    log = math.log
+    first = (0.5 * log(10 / 4) + 0.9 * log(40 / 10)) / log(40)
+    second = (0.3 * log(20 / 2) + 0.7 * log(40 / 20)) / log(40)
+    assert line.areas == pytest.approx((first, second))
 
 
 def spoiled(toy, folder, data):

@@ -19,11 +19,14 @@ from dllm_env.eval.metrics import mean
 from dllm_env.eval.runner import finish, play
 from dllm_env.files import write_atomically, write_figure
 from dllm_env.locks import locked
+from dllm_env.pareto import log_area
 from dllm_env.policies.heads import load_head
 from dllm_env.reading import exists
+from dllm_env.specs import split
 from dllm_env.tasks.base import count_problems
 from dllm_env.tasks.load import load_task
 from dllm_env.train.grpo import GRPO, train_grpo
+from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT
 
 TABLE, PICTURE = "ablation.csv", "ablation.png"
@@ -33,11 +36,8 @@ Training = tuple[str, Network, int, Path]
 """Head, network, seed and folder."""
 
 
-SHORT = GRPO().changed(
-    alpha=0.3, updates=40, start="expert", imitation_problems=1024, imitation_target=1.1, validation_rules=()
-)
-"""A short training for one α, because there are 30 of them, from a long imitation of a rule that every head can
-follow: a head of k positions a step follows ``top_k:k``."""
+SHORT = PRESETS["demo"].changed(updates=60, imitation_problems=128, validation_rules=())
+"""A short training of one policy for all speeds, because there are 30 of them; its start suits every head."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,22 @@ class Line:
     """A combination: figures of its seeds.
 
     Attributes:
-        accuracy, nfe: one for each seed, in order.
+        points: of each seed, (NFE, accuracy) at each α, slowest first; only one where the training has one α.
+        areas: of each seed, under its front over log n; see ``pareto.log_area``.
     """
 
     head: str
     network: str
-    accuracy: tuple[float, ...]
-    nfe: tuple[float, ...]
+    points: tuple[tuple[tuple[float, float], ...], ...]
+    areas: tuple[float, ...]
+
+    @property
+    def means(self) -> list[tuple[float, float]]:
+        """Mean NFE and accuracy over the seeds at each α."""
+        return [
+            (mean([nfe for nfe, _ in some]), mean([accuracy for _, accuracy in some]))
+            for some in zip(*self.points, strict=True)
+        ]
 
 
 def combinations(config: Ablation, folder: Path) -> list[Training]:
@@ -140,46 +149,51 @@ def _run(config: Ablation, folder: Path, resume: bool) -> Path:
 
 def summarise(trainings: Sequence[Training], rows: Sequence[Entry]) -> list[Line]:
     """One line for each combination."""
-    found = {row.policy: row for row in rows}
-    groups: dict[tuple[str, str], list[Entry]] = {}
+    found: dict[str, list[Entry]] = {}
+    for row in rows:
+        found.setdefault(split(row.policy)[0], []).append(row)
+    groups: dict[tuple[str, Network], list[list[Entry]]] = {}
     for head, network, _, path in trainings:
         groups.setdefault((head, network), []).append(found[str(path)])
-    return [
-        Line(head, network, tuple(row.accuracy for row in group), tuple(row.nfe for row in group))
-        for (head, network), group in groups.items()
-    ]
+    made = []
+    for (head, network), group in groups.items():
+        points = tuple(tuple(row.coordinates for row in line) for line in group)
+        length = group[0][0].setting.response_length
+        made.append(Line(head, network, points, tuple(log_area(line, length) for line in points)))
+    return made
 
 
 def table(lines: Sequence[Line]) -> Table:
-    """The lines for the terminal: means over seeds, and every seed."""
-    shown = Table()
-    for name in ("network", "head", "accuracy", "of each seed", "NFE", "of each seed"):
+    """The lines for the terminal: means over seeds at the slowest, the middle and the fastest α, and the areas."""
+    shown = Table(title="accuracy @ NFE, and area under the front over log NFE")
+    for name in ("network", "head", "slowest α", "middle", "fastest", "area", "of each seed"):
         shown.add_column(name, justify="left" if name in ("network", "head") else "right")
     for line in lines:
+        means = line.means
         shown.add_row(
             line.network,
             line.head,
-            f"{mean(line.accuracy):.1%}",
-            " ".join(f"{value:.1%}" for value in line.accuracy),
-            f"{mean(line.nfe):.1f}",
-            " ".join(f"{value:.1f}" for value in line.nfe),
+            *(f"{means[i][1]:.1%} @ {means[i][0]:.1f}" for i in (0, len(means) // 2, -1)),
+            f"{mean(line.areas):.3f}",
+            " ".join(f"{value:.3f}" for value in line.areas),
         )
     return shown
 
 
 def write_table(lines: Sequence[Line], path: Path) -> None:
-    """A row for each training."""
+    """A row for each training and α."""
     written = io.StringIO(newline="")
     writer = csv.writer(written)
-    writer.writerow(["network", "head", "seed", "accuracy", "nfe"])
+    writer.writerow(["network", "head", "seed", "setting", "accuracy", "nfe", "area"])
     for line in lines:
-        for seed, figures in enumerate(zip(line.accuracy, line.nfe, strict=True), 1):
-            writer.writerow([line.network, line.head, seed, *figures])
+        for seed, (points, area) in enumerate(zip(line.points, line.areas, strict=True), 1):
+            for setting, (nfe, accuracy) in enumerate(points, 1):
+                writer.writerow([line.network, line.head, seed, setting, accuracy, nfe, area])
     write_atomically(path, written.getvalue().encode())
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
-    """Accuracy against NFE: a point for each training, a larger one for the mean, a panel for each network."""
+    """Accuracy against NFE: a point for each training and α, a line for the means, a panel for each network."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -192,8 +206,9 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     for panel, network in zip(panels, networks, strict=True):
         for line in (line for line in lines if line.network == network):
             colour = colours[heads.index(line.head) % len(colours)]
-            panel.scatter(line.nfe, line.accuracy, color=colour, s=18, alpha=0.5)
-            panel.scatter([mean(line.nfe)], [mean(line.accuracy)], color=colour, s=90, marker="*", label=line.head)
+            every = [point for points in line.points for point in points]
+            panel.scatter(*zip(*every, strict=True), color=colour, s=14, alpha=0.4)
+            panel.plot(*zip(*line.means, strict=True), color=colour, marker="*", markersize=9, label=line.head)
         panel.set_title(f"network: {network}", fontsize=11)
         panel.set_xlabel("denoiser evaluations per response (NFE)")
         panel.grid(alpha=0.3)

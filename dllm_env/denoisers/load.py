@@ -31,7 +31,9 @@ else:
 
 
 def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None = None) -> Denoiser:
-    """A denoiser by bundled name (``tiny``, ``tiny-b``), folder, name on the Hugging Face Hub, or class in a file.
+    """A denoiser by name or class in a file.
+
+    A name is that of a bundled one (``tiny``, ``tiny-b``, ``many``, ``many-b``), a folder, or one on the Hub.
 
     Settings stand behind a colon, by the grammar of ``specs``: ``tiny:device=cuda:1``, for a checkpoint in Hugging
     Face's format ``path:dtype=bfloat16,chat=true``; see ``dllm_env.denoisers.huggingface.Options``.

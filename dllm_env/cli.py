@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": "training.demo",
     "train grpo": "training.train_grpo",
     "train ppo": "training.train_ppo",
+    "train dcolt": "training.train_dcolt",
     "train denoiser": "training.train_denoiser",
     "ablate heads": "training.ablate_heads",
     "eval": "evaluation.evaluate",

@@ -238,9 +238,9 @@ class BlockDecoder:
             return to_gumbel(streams.peek(row, first, vocabulary)) * temperature
 
         draws = noise_at if temperature > 0 else None
-        top, extras = policy.top, policy.extras
+        known = (vocabulary, self.mask_id, policy.top, policy.extras, draws, self, temperature)
         try:
-            found = read_positions(masked, logits_at, vocabulary, self.mask_id, top, extras, draws, self)
+            found = read_positions(masked, logits_at, *known)
         except LogitsError as error:
             raise error.at([names[i] for i in error.rows], [rows[i].step for i in error.rows]) from None
         if temperature > 0:
@@ -281,6 +281,7 @@ class BlockDecoder:
             entropy=prediction.entropy,
             margin=prediction.margin,
             log_probability=prediction.log_probability,
+            token_log_prob=prediction.token_log_prob,
             token=prediction.token if self.policy.extras.token else None,
             ends=is_end(prediction.token, self.end_ids) & masked if self.policy.extras.token else None,
             memory=_join_memory(rows),

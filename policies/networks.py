@@ -95,6 +95,8 @@ USUAL_SIGHT = ("place", "left", "nines", "doubt", "ends", "repeats")
 """What policies are told unless their settings say otherwise."""
 READ_TOKENS = frozenset({"ends", "repeats"})
 """Those that follow from predicted tokens."""
+READ_CONFIDENCE = frozenset({"nines", "doubt"})
+"""Those that follow from probabilities."""
 
 
 def _preference(observation: Observation) -> Tensor:
@@ -255,6 +257,11 @@ class PolicyNetwork(nn.Module, abc.ABC):
         """Optional features of the observation that it reads, besides those of its ``sight``."""
         return NO_EXTRAS
 
+    @property
+    def reads_confidence(self) -> bool:
+        """Whether probabilities are among what it reads."""
+        return True
+
     @abc.abstractmethod
     def embed(self, observation: Observation) -> Tensor:
         """(B, W, inputs) what a position's input is made of."""
@@ -351,6 +358,10 @@ class HiddenTransformer(PolicyNetwork):
     @property
     def extras(self) -> Extras:
         return Extras(hidden=True)
+
+    @property
+    def reads_confidence(self) -> bool:
+        return bool(READ_CONFIDENCE & set(self.config.sight))
 
     def embed(self, observation: Observation) -> Tensor:
         if observation.hidden is None:

@@ -140,11 +140,12 @@ def rollout(
     """
     _check(prompts, seeds, batch_size)
     began = time.perf_counter()
-    rules, view = rules.resolve(), View(policy.context, policy.top, policy.extras)
+    recording = record if isinstance(record, Recording) else Recording(policy.top, policy.extras)
+    extras = policy.extras | recording.extras if record else policy.extras
+    rules, view = rules.resolve(), View(policy.context, policy.top, extras)
     if limit := getattr(policy, "deadline", 0):
         rules = replace(rules, deadline=min(limit, rules.deadline or limit))
     result = _empty_result(len(prompts), rules, denoiser)
-    recording = record if isinstance(record, Recording) else Recording(policy.top, policy.extras)
     steps: list[_Step] = []
 
     def keep(rows: Tensor, observation: Observation, decision: Decision) -> None:

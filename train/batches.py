@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,18 +16,22 @@ from dllm_env.policies.rollout import Attempt
 from dllm_env.train.imitation import expert_draws
 from dllm_env.train.losses import step_weights
 
+AnyBatch = TypeVar("AnyBatch", bound="Batch")
+
 
 @dataclass
 class Batch:
     """The steps of one update that carry signal, flat.
 
     Attributes:
+        row: (M,) int64, the trajectory that a step belongs to.
         observation: M rows.
         draw: (M, W), as in ``Trajectories``.
         old_log_prob, advantage, weight: (M,).
         expert: (M,) bool, steps of an expert, which are scored under the mixture (see ``Mixture``).
     """
 
+    row: Tensor
     observation: Observation
     draw: Tensor
     old_log_prob: Tensor
@@ -37,10 +42,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.weight)
 
-    def pieces(self, size: int) -> Iterator[Batch]:
+    def pieces(self: AnyBatch, size: int) -> Iterator[AnyBatch]:
         """The batch in pieces of so many steps."""
         for rows in torch.arange(len(self), device=self.weight.device).split(size):
-            yield Batch(**{field.name: getattr(self, field.name)[rows] for field in fields(Batch)})
+            yield type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def useful_steps(tried: Attempt, advantages: Tensor, total: int) -> Batch:
@@ -57,6 +62,7 @@ def useful_steps(tried: Attempt, advantages: Tensor, total: int) -> Batch:
     weight = step_weights(tried.rollout.steps, steps.row, total)
     useful = advantage != 0
     return Batch(
+        row=steps.row[useful],
         observation=steps.observation[useful],
         draw=steps.draw[useful],
         old_log_prob=steps.log_prob[useful],
@@ -73,7 +79,7 @@ def join(first: Batch, second: Batch) -> Batch:
         for field in fields(Batch)
         if field.name != "observation"
     }
-    return Batch(Observation.concatenate((first.observation, second.observation)), **columns)
+    return Batch(observation=Observation.concatenate((first.observation, second.observation)), **columns)
 
 
 @dataclass(frozen=True)

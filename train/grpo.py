@@ -12,9 +12,10 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from stable_baselines3.common.logger import Logger
@@ -24,7 +25,7 @@ from torch import Tensor
 from dllm_env.dynamics import Wishes
 from dllm_env.errors import UsageError
 from dllm_env.locks import locked
-from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.policies.rollout import Attempt, Recording, attempt, row_seeds
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Earned, Rewards
 from dllm_env.tasks.base import Problem
@@ -84,6 +85,8 @@ class GRPO(PolicyTraining):
     """Divide advantages by the group's standard deviation + deviation_floor times its largest reward."""
     deviation_floor: float = 0.1
     """Keeps small differences in speed among right answers from weighing as much as right against wrong."""
+    unbiased_deviation: bool = False
+    """The standard deviation is that of a sample of G, divided by G − 1 instead of G."""
     ema_decay: float = 0.9
     """Decay of the running average of the weights that is evaluated and saved; 0 takes the weights themselves."""
     experts: int = 0
@@ -130,13 +133,16 @@ class Collected:
     expert: Attempt | None = None
 
 
-def collect(setup: Setup, settings: GRPO, update: int, log: Logger) -> Collected:
-    """Draws the update's trajectories, G of the policy and E of the expert a prompt, and compares each group."""
+def collect(setup: Setup, settings: GRPO, update: int, log: Logger, record: bool | Recording = True) -> Collected:
+    """Draws the update's trajectories, G of the policy and E of the expert a prompt, and compares each group.
+
+    ``record`` is what is kept of each step of the policy's, as for ``rollout``.
+    """
     problems = setup.problems(update * settings.prompts, settings.prompts)
     repeated = _repeated(problems, settings.num_generations)
     setup.policy.network.eval()
     wishes = wishes_of(settings, update)
-    own, expert = _play(setup, settings, update, repeated, wishes), None
+    own, expert = _play(setup, settings, update, repeated, wishes, record), None
     rewards = setup.rewards.at(alpha_at(settings, update))
     earned = rewards(own.outcomes(repeated, wishes.preference))
     _log_rollout(own, earned, log)
@@ -145,12 +151,20 @@ def collect(setup: Setup, settings: GRPO, update: int, log: Logger) -> Collected
         expert, theirs = _play_expert(setup, settings, update, problems, rewards, wishes)
         groups = torch.cat((groups, theirs), 1)
         log.record("rollout/expert_accuracy", expert.correct.mean().item())
-    advantages = group_advantages(groups, settings.scale_rewards, settings.deviation_floor)
+    floor, unbiased = settings.deviation_floor, settings.unbiased_deviation
+    advantages = group_advantages(groups, settings.scale_rewards, floor, unbiased)
     log.record("rollout/groups_without_signal", (advantages == 0).all(-1).float().mean().item())
     return Collected(repeated, own, groups, advantages, expert)
 
 
-def _play(setup: Setup, settings: GRPO, update: int, problems: Sequence[Problem], wishes: Wishes) -> Attempt:
+def _play(
+    setup: Setup,
+    settings: GRPO,
+    update: int,
+    problems: Sequence[Problem],
+    wishes: Wishes,
+    record: bool | Recording,
+) -> Attempt:
     """The policy's own trajectories."""
     return attempt(
         setup.denoiser,
@@ -161,7 +175,7 @@ def _play(setup: Setup, settings: GRPO, update: int, problems: Sequence[Problem]
         row_seeds(len(problems), "grpo", setup.policy.name, settings.seed, update),
         batch_size=settings.batch_size,
         wishes=wishes,
-        record=True,
+        record=record,
     )
 
 
@@ -291,6 +305,23 @@ def make_learner(setup: Setup, settings: GRPO) -> Learner:
     return Learner(setup.policy, copy.deepcopy(network), optimizer)
 
 
+@dataclass(frozen=True)
+class Algorithm:
+    """What tells a training that goes on as GRPO's does from it.
+
+    Attributes:
+        name: in the progress bar.
+        learner: made of setup and settings.
+        once: one update; returns the figures for the progress bar.
+        validator: made of setup, settings and folder.
+    """
+
+    name: str
+    learner: Callable[[Setup, Any], Learner]
+    once: Callable[[Setup, Learner, Any, Callbacks], str]
+    validator: Callable[[Setup, Any, Path], Validator] = Validator
+
+
 def train_grpo(
     settings: GRPO,
     folder: Path,
@@ -313,16 +344,35 @@ def train_grpo(
     Raises:
         UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
+    return train(Algorithm("grpo", make_learner, train_once), settings, folder, resume, stop_after, callback)
+
+
+def train(
+    algorithm: Algorithm,
+    settings: GRPO,
+    folder: Path,
+    resume: bool = False,
+    stop_after: int | None = None,
+    callback: MaybeCallback = None,
+) -> Path:
+    """The training that an algorithm is; see ``train_grpo``."""
     with locked(folder):
-        return _train(settings, folder, resume, stop_after, callback)
+        return _train(algorithm, settings, folder, resume, stop_after, callback)
 
 
-def _train(settings: GRPO, folder: Path, resume: bool, stop_after: int | None, callback: MaybeCallback) -> Path:
+def _train(
+    algorithm: Algorithm,
+    settings: GRPO,
+    folder: Path,
+    resume: bool,
+    stop_after: int | None,
+    callback: MaybeCallback,
+) -> Path:
     setup = make_setup(settings)
     check_start(setup, settings)
     if settings.experts:
         check_expert(setup, settings)
-    learner, validator = make_learner(setup, settings), Validator(setup, settings, folder)
+    learner, validator = algorithm.learner(setup, settings), algorithm.validator(setup, settings, folder)
     run = Run(folder, settings, resume)
     if resume:
         info = run.load(learner.parts(), settings.gradient_steps, settings.updates)
@@ -334,13 +384,15 @@ def _train(settings: GRPO, folder: Path, resume: bool, stop_after: int | None, c
         save(run, learner, validator)
     learner.logger = run.logger(learner.update)
     try:
-        _loop(setup, settings, learner, validator, run, Callbacks(callback, learner), stop_after)
+        callbacks = Callbacks(callback, learner)
+        _loop(algorithm, setup, settings, learner, validator, run, callbacks, stop_after)
     finally:
         learner.logger.close()
     return folder
 
 
 def _loop(
+    algorithm: Algorithm,
     setup: Setup,
     settings: GRPO,
     learner: Learner,
@@ -352,10 +404,10 @@ def _loop(
     """Updates until the last one, ``stop_after``, or a callback that says so."""
     log, last = learner.logger, settings.updates
     with progress_bar() as bar:
-        shown = bar.add_task("grpo", total=last, completed=learner.update, figures="")
+        shown = bar.add_task(algorithm.name, total=last, completed=learner.update, figures="")
         callbacks.start({"setup": setup, "settings": settings, "folder": run.folder})
         while learner.update < last and learner.update != stop_after:
-            figures = train_once(setup, learner, settings, callbacks)
+            figures = algorithm.once(setup, learner, settings, callbacks)
             if callbacks.stopped:
                 last = learner.update
             if is_due(learner.update, settings.validation.evaluate_every, last):
@@ -376,6 +428,23 @@ def save(run: Run, learner: Learner, validator: Validator) -> None:
 
 def train_once(setup: Setup, learner: Learner, settings: GRPO, callbacks: Callbacks) -> str:
     """One update: rollouts, then gradient steps. Returns the figures for the progress bar."""
+    return update_once(setup, learner, settings, callbacks, collect, improve)
+
+
+def improve(setup: Setup, learner: Learner, settings: GRPO, drawn: Collected) -> None:
+    """The gradient steps of an update."""
+    learn(learner, make_batch(setup, settings, drawn), settings, learner.logger)
+
+
+def update_once(
+    setup: Setup,
+    learner: Learner,
+    settings: GRPO,
+    callbacks: Callbacks,
+    collect: Callable[[Setup, Any, int, Logger], Collected],
+    improve: Callable[[Setup, Any, Any, Collected], None],
+) -> str:
+    """An update that draws by the one function and learns by the other."""
     began, log = time.perf_counter(), learner.logger
     rate = learning_rate(settings, learner.update)
     for group in learner.optimizer.param_groups:
@@ -384,7 +453,7 @@ def train_once(setup: Setup, learner: Learner, settings: GRPO, callbacks: Callba
     drawn = collect(setup, settings, learner.update, log)
     learner.num_timesteps += int(drawn.attempt.rollout.steps.sum())
     callbacks.rollout_end(vars(drawn))
-    learn(learner, make_batch(setup, settings, drawn), settings, log)
+    improve(setup, learner, settings, drawn)
     learner.update += 1
     learner.follow(settings.ema_decay)
     callbacks.step()

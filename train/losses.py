@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 
-def group_advantages(rewards: Tensor, divide: bool, floor: float = 1e-4) -> Tensor:
+def group_advantages(rewards: Tensor, divide: bool, floor: float = 1e-4, unbiased: bool = False) -> Tensor:
     """A_i = r_i − mean(r), per group; optionally over the group's standard deviation + floor · max |r|.
 
     Args:
         rewards: (N, G), a row for each group of trajectories that share a prompt.
-        divide: divide by the standard deviation (of the population), as in DCoLT, arXiv 2505.10446; without it
-            as in arXiv 2512.09106.
+        divide: divide by the standard deviation, as in DCoLT, arXiv 2505.10446; without it as in arXiv 2512.09106.
         floor: added to the deviation, as a share of the group's largest reward. With a tiny one a group of right
             answers, whose rewards differ a little by speed, pulls as hard as a group of right and wrong ones.
+        unbiased: the deviation is that of a sample, divided by G − 1.
 
     Returns:
         (N, G) advantages; 0 in groups whose rewards are all equal.
@@ -30,7 +30,7 @@ def group_advantages(rewards: Tensor, divide: bool, floor: float = 1e-4) -> Tens
     advantages = rewards - rewards.mean(-1, keepdim=True)
     if divide:
         largest = rewards.abs().amax(-1, keepdim=True)
-        advantages = advantages / (rewards.std(-1, correction=0, keepdim=True) + floor * largest)
+        advantages = advantages / (rewards.std(-1, correction=int(unbiased), keepdim=True) + floor * largest)
     equal = (rewards == rewards[:, :1]).all(-1, keepdim=True)
     return advantages.masked_fill(equal, 0.0)
 

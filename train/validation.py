@@ -149,11 +149,15 @@ class Validator:
         log.record("validation/temperature", policy.head.temperature)
         self.show(score, played, update, log)
         policy.training = {**flat(settings), "update": update, "validation": asdict(score), **machine()}
-        policy.save_pretrained(self.folder / "last")
+        self.keep(policy, "last")
         if (now := rank(score, setup, settings)) > self.best:
             self.best = now
-            policy.save_pretrained(self.folder / "best")
+            self.keep(policy, "best")
         return f"accuracy {score.accuracy:.0%} NFE {score.nfe:.1f}"
+
+    def keep(self, policy: LearnedPolicy, name: str) -> None:
+        """Writes what was evaluated into the run's folder of that name."""
+        policy.save_pretrained(self.folder / name)
 
     def _judge(self, policy: LearnedPolicy, count: int) -> tuple[Score, Attempt, tuple[CurvePoint, ...]]:
         if self.settings.rewards.preferences:

@@ -28,6 +28,7 @@ SUMMARIES = {
     "demo": "Train a policy and compare it with the heuristics, in about eight minutes.",
     "train grpo": "Train an unmasking policy with GRPO.",
     "train ppo": "Train an unmasking policy with PPO, by Stable-Baselines3.",
+    "train dcolt": "Train an unmasking policy and the denoiser together, as DCoLT does.",
     "train denoiser": "Train the bundled denoiser.",
     "ablate heads": "Train every head on every network, and compare them.",
     "eval": "Compare policies: tables, files, and accuracy against speed as a picture.",
@@ -43,7 +44,10 @@ SUMMARIES = {
 """One line about each command, and about those that have several beneath them."""
 
 
-CONSENTING = ("train grpo", "train ppo", "train denoiser", "ablate heads", "demo", "eval", "generate", "push")
+CONSENTING = (
+    *("train grpo", "train ppo", "train dcolt", "train denoiser", "ablate heads", "demo", "eval", "generate"),
+    "push",
+)
 """Commands that may load what only a file names."""
 PLACES = ("--out", "--suite", "--config", "--dry-run")
 """Flags that name a file or folder; tyro takes nothing for the working folder."""

@@ -1,4 +1,4 @@
-"""The commands that train: ``train grpo``, ``train ppo``, ``train denoiser``, ``demo``, ``ablate heads``."""
+"""The commands that train: ``train grpo``, ``train ppo``, ``train dcolt``, ``train denoiser``, ``demo``, ``ablate heads``."""
 
 # No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
 
@@ -77,6 +77,32 @@ def train_grpo(arguments: list[str]) -> None:
     _what_next(made, given.settings)
 
 
+def train_dcolt(arguments: list[str]) -> None:
+    """``dllm-env train dcolt``."""
+    import tyro
+
+    from dllm_env.train.dcolt import DCoLT, train_dcolt
+    from dllm_env.train.run import default_folder
+
+    @dataclass(frozen=True)
+    class Arguments:
+        settings: tyro.conf.OmitArgPrefixes[DCoLT] = field(default_factory=DCoLT)
+        config: Path | None = None
+        """YAML or JSON file with settings, under the names of the flags; a run's settings.json is one. Flags
+        override it."""
+        out: Path | None = None
+        """Folder of the run; by default one named by date under runs/."""
+        resume: bool = False
+        """Continue the run in --out, with the settings that it was started with."""
+
+    name, arguments = "train dcolt", renamed(arguments, DCoLT)
+    default = Arguments(started_with(DCoLT(), arguments))
+    given = parse(Arguments, arguments, name, default=default)
+    folder = run_folder(given.out, given.resume, default_folder("dcolt"))
+    made = resumable(name, arguments, folder, lambda place: train_dcolt(given.settings, place, given.resume))
+    _what_next(made, given.settings, denoiser=given.settings.joint.train_denoiser != "none")
+
+
 def train_ppo(arguments: list[str]) -> None:
     """``dllm-env train ppo``."""
     import tyro
@@ -115,8 +141,8 @@ def _check_alpha(arguments: list[str], settings: "PolicyTraining") -> None:
         )
 
 
-def _what_next(made: Path, settings: "PolicyTraining") -> None:
-    """Where a trained policy is, and how to compare it."""
+def _what_next(made: Path, settings: "PolicyTraining", denoiser: bool = False) -> None:
+    """Where a trained policy is, and the denoiser if it was trained, too; and how to compare them."""
     more = f" --block-length {settings.block_length}" if settings.block_length else ""
     more += f" --response-length {settings.response_length}" if settings.response_length else ""
     more += " --limit-block-steps" if settings.limit_block_steps else ""
@@ -125,10 +151,11 @@ def _what_next(made: Path, settings: "PolicyTraining") -> None:
     own = (file_part(str(part)) for part in (settings.policy.head, settings.policy.network))
     more += "".join(f" {ALLOW_FILE} {shlex.quote(str(part.file))}" for part in own if part)
     folder = shlex.quote(str(made))
+    writes = folder if denoiser else shlex.quote(str(settings.denoiser))
     print(f"policy:   {folder}\nlogs:     tensorboard --logdir {folder}")
     print(
         f"compare:  dllm-env eval --policies threshold:0.9 top_k:1 {folder} "
-        f"--task {shlex.quote(str(settings.task))} --denoiser {shlex.quote(str(settings.denoiser))}{more}"
+        f"--task {shlex.quote(str(settings.task))} --denoiser {writes}{more}"
     )
 
 

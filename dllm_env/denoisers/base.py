@@ -10,10 +10,11 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.numerics import in_tiles, lowest_argmax
@@ -45,6 +46,7 @@ class Extras:
     attention: bool = False
     token: bool = False
     """Which token would be written; a prediction has it anyway, an observation only then."""
+    token_log_prob: bool = False
 
     def __or__(self, other: Extras) -> Extras:
         """What either of two has."""
@@ -71,6 +73,8 @@ class Prediction:
             stands there (see ``Denoiser.shadow_features``), or None.
         attention: (B, L, L) float32, symmetric, between any two response positions, masked or not: the mean of both
             directions, of the heads and of the last layers (see ``Denoiser.attending_features``), or None.
+        token_log_prob: (B, L) float32, the log-probability in nats with which ``token`` was drawn: of
+            softmax(logits / temperature), 0 where the temperature is; or None.
     """
 
     token: Tensor
@@ -81,6 +85,7 @@ class Prediction:
     log_probability: Tensor | None = None
     support: Tensor | None = None
     attention: Tensor | None = None
+    token_log_prob: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Prediction:
         """The chosen rows, as a copy."""
@@ -139,7 +144,7 @@ def attending(layers: int) -> int:
 
 
 class Denoiser(abc.ABC):
-    """A frozen masked diffusion language model with its tokenizer.
+    """A masked diffusion language model with its tokenizer, frozen unless it is trained by ``module``.
 
     Subclasses give ``features``, ``head`` and the tokenizer; everything else follows from these.
 
@@ -215,6 +220,23 @@ class Denoiser(abc.ABC):
     @abc.abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
         """(n, d) hidden states to (n, V) logits."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What learns where the denoiser itself is trained: ``features`` and ``head`` are made of its parameters.
+
+        Raises:
+            UsageError: a denoiser that cannot be trained.
+        """
+        raise UsageError(f"denoiser {self.name!r} cannot be trained; train the policy alone: --train-denoiser none")
+
+    def save(self, folder: Path) -> None:
+        """Writes its weights and all that ``load_denoiser`` needs to read them again.
+
+        Raises:
+            UsageError: a denoiser that cannot be saved.
+        """
+        raise UsageError(f"denoiser {self.name!r} cannot be saved as a whole; train an adapter: lora")
 
     def fingerprint(self) -> str:
         """A digest of what its predictions follow from, so that results of different weights are told apart.
@@ -304,7 +326,8 @@ class Denoiser(abc.ABC):
             return to_gumbel(streams.peek(row, position * vocabulary, vocabulary), noise) * temperature
 
         draws = noise_at if temperature > 0 else None
-        prediction = read_positions(needed, logits_at, vocabulary, self.mask_id, top, extras, draws, self)
+        known = (vocabulary, self.mask_id, top, extras, draws, self, temperature)
+        prediction = read_positions(needed, logits_at, *known)
         if streams is not None and temperature > 0:
             streams.skip(length * vocabulary)
         if extras.hidden:
@@ -379,6 +402,7 @@ def read_positions(
     extras: Extras = NO_EXTRAS,
     noise_at: At | None = None,
     owner: object = None,
+    temperature: float = 1.0,
 ) -> Prediction:
     """``read_logits`` of the needed positions, a piece at a time.
 
@@ -389,6 +413,7 @@ def read_positions(
         mask_id, top, extras: as in ``read_logits``.
         noise_at: gives (n, V), what is added to the logits to draw tokens; without it they are the most probable.
         owner: whose logits these are, see ``in_tiles``.
+        temperature: what the noise was multiplied by.
 
     Returns:
         A prediction (B, L, …), zeros elsewhere.
@@ -399,16 +424,16 @@ def read_positions(
     row, position = needed.nonzero(as_tuple=True)
     device = needed.device
 
-    optional = {name: getattr(extras, name) for name in ("entropy", "margin", "log_probability")}
+    optional = {name: getattr(extras, name) for name in ("entropy", "margin", "log_probability", "token_log_prob")}
     shown = ["token", "confidence", *(name for name, asked in optional.items() if asked)]
 
     def read(piece: Tensor) -> list[Tensor]:
         at = row[piece], position[piece]
         drawn = None if noise_at is None else noise_at(*at)
-        found, log_total = read_logits(logits_at(*at), mask_id, top, extras, drawn)
+        found, log_total = read_logits(logits_at(*at), mask_id, top, extras, drawn, temperature)
         return [log_total, *(getattr(found, name) for name in shown)]
 
-    key = ("read", top, extras, noise_at is not None)
+    key = ("read", top, extras, noise_at is not None, temperature)
     log_total, *values = in_pieces(read, len(row), vocabulary, read if owner is None else owner, key, device)
     refuse_broken(log_total, row)
 
@@ -439,7 +464,12 @@ def refuse_broken(log_total: Tensor, row: Tensor) -> None:
 
 
 def read_logits(
-    logits: Tensor, mask_id: int, top: int = 1, extras: Extras = NO_EXTRAS, drawn: Tensor | None = None
+    logits: Tensor,
+    mask_id: int,
+    top: int = 1,
+    extras: Extras = NO_EXTRAS,
+    drawn: Tensor | None = None,
+    temperature: float = 1.0,
 ) -> tuple[Prediction, Tensor]:
     """What is known of n positions from their logits.
 
@@ -447,9 +477,10 @@ def read_logits(
         logits: (n, V), at temperature 1; the mask token's are overwritten.
         mask_id: the token that is never written.
         top: p, how many of the largest probabilities to return.
-        extras: of these entropy, margin and log_probability.
+        extras: of these entropy, margin, log_probability and token_log_prob.
         drawn: (n, V), noise that is added to the logits to draw the tokens; without it, they are the most probable
             ones. Of equals the token is the one of lowest id.
+        temperature: what the noise was multiplied by.
 
     Returns:
         A prediction with (n, …) instead of (B, L, …), without hidden states, support and attention; and (n,) the
@@ -471,7 +502,17 @@ def read_logits(
         margin=probability[:, 0] - probability[:, 1] if extras.margin else None,
         log_probability=log_probability if extras.log_probability else None,
     )
+    if extras.token_log_prob:
+        found.token_log_prob = (
+            torch.zeros_like(log_total[:, 0]) if drawn is None else token_log_prob(logits, token, temperature)
+        )
     return found, log_total[:, 0]
+
+
+def token_log_prob(logits: Tensor, token: Tensor, temperature: float) -> Tensor:
+    """(n,) log-probabilities in nats of the tokens (n,) under softmax(logits / temperature), logits (n, V)."""
+    scaled = logits / temperature
+    return scaled.gather(1, token[:, None])[:, 0] - scaled.logsumexp(-1)
 
 
 def _entropy(log_probability: Tensor) -> Tensor:

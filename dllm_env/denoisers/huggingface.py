@@ -256,6 +256,11 @@ class HuggingFaceDenoiser(Denoiser):
         scale = first.float().abs().max()
         self.pads = bool((padded - first).float().abs().max() <= 0.05 * scale)
 
+    @property
+    def module(self) -> torch.nn.Module:
+        found: torch.nn.Module = self.model
+        return found
+
     def fingerprint(self) -> str:
         """A digest of a sample of each weight, and of how the model is used."""
         sample = {}

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, NewType
 
 import torch
 
+from dllm_env.denoisers import adapters
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.denoisers.tiny import CONFIG, TinyDenoiser
 from dllm_env.errors import UsageError
-from dllm_env.reading import exists, read_json
+from dllm_env.reading import exists, is_file, read_json
 from dllm_env.specs import read_settings, split, typed
 from dllm_env.user_code import FilePart, file_part, load_from_file, parameters
 
@@ -52,7 +53,11 @@ def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None
         return _from_file(code)
     place, written = split(text, bundled_denoisers())
     settings = read_settings(written)
-    folder = ASSETS / place if place in bundled_denoisers() else Path(place)
+    folder = ASSETS / place if place in bundled_denoisers() else _of_run(Path(place))
+    if is_file(folder / adapters.CONFIG):
+        if written:
+            raise UsageError(f"an adapter has the settings of what it is of; leave {written!r} away")
+        return _adapted(folder, text, device)
     if _is_tiny(folder):
         chosen = typed(settings, {"device": str}, f"denoiser {place!r}").get("device") or device or "cpu"
         return TinyDenoiser.load(folder, name=text, device=check_device(chosen))
@@ -71,6 +76,28 @@ def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None
     if options.device != "auto":
         check_device(options.device)
     return load_huggingface(place, options, text)
+
+
+TRAINED = ("best/denoiser", "last/denoiser", "denoiser")
+"""Where the folder of a training has the denoiser that it trained."""
+
+
+def _of_run(folder: Path) -> Path:
+    """The folder itself, or where it is that of a training, what was trained."""
+    names = (CONFIG, adapters.CONFIG)
+    if any(exists(folder / name) for name in names):
+        return folder
+    inner = (folder / place for place in TRAINED if any(is_file(folder / place / name) for name in names))
+    return next(inner, folder)
+
+
+def _adapted(folder: Path, text: str, device: str | torch.device | None) -> Denoiser:
+    """What an adapter is of, with it."""
+    about = adapters.read_adapter(folder)
+    made = load_denoiser(str(about["base_model_name_or_path"]), device)
+    adapters.apply_adapter(made, folder, about)
+    made.name = text
+    return made
 
 
 def check_device(device: str | torch.device) -> torch.device:

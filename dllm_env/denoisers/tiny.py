@@ -118,12 +118,7 @@ class TinyBlock(nn.Module):
         """
         h = self.attention_norm(x) * real[..., None]
         h = h + self.convolution(h.transpose(1, 2)).transpose(1, 2)
-        if last == x.shape[1]:
-            query, key, value = self.query_key_value(h).chunk(3, -1)
-        else:
-            query = F.linear(h[:, -last:], self.query_key_value.weight[: x.shape[-1]])
-            key, value = F.linear(h, self.query_key_value.weight[x.shape[-1] :]).chunk(2, -1)
-        query, key, value = self._heads(query, key, value, rotation)
+        query, key, value = self._heads(*self._project(h, last), rotation)
         if seen is not None:
             seen.add(query, key, real)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :])
@@ -134,13 +129,13 @@ class TinyBlock(nn.Module):
 
         A shadow looks at itself in its own place, and at the first stream everywhere else.
         """
-        n, width = shadow.shape[1:]
+        n = shadow.shape[1]
         h = self.attention_norm(x) * real[..., None]
         own = self.attention_norm(shadow) * real[:, -n:, None]
         near = self.convolution(h.transpose(1, 2)).transpose(1, 2)
         center = self.convolution.weight[:, 0, self.convolution.kernel_size[0] // 2]
         own = own + near[:, -n:] + center * (own - h[:, -n:])
-        key, value = F.linear(h + near, self.query_key_value.weight[width:]).chunk(2, -1)
+        _, key, value = self._project(h + near, 0)
         query, own_key, own_value = self.query_key_value(own).chunk(3, -1)
         query, key, value = self._heads(query, key, value, rotation)
         _, own_key, own_value = self._heads(own_key, own_key, own_value, rotation)
@@ -150,6 +145,15 @@ class TinyBlock(nn.Module):
         hidden = ~real[:, None, None, :] | (places[-n:, None] == places)
         weights = torch.cat([scores.masked_fill(hidden, -torch.inf), own_scores], -1).softmax(-1)
         return self._finish(shadow, weights[..., :-1] @ value + weights[..., -1:] * own_value)
+
+    def _project(self, h: Tensor, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the last positions, keys and values of all, (B, …, d) each, from h (B, S, d)."""
+        if last == h.shape[1] or type(self.query_key_value) is not nn.Linear:  # an adapter is no mere product
+            query, key, value = self.query_key_value(h).chunk(3, -1)
+            return query[:, h.shape[1] - last :], key, value
+        query = F.linear(h[:, h.shape[1] - last :], self.query_key_value.weight[: h.shape[-1]])
+        key, value = F.linear(h, self.query_key_value.weight[h.shape[-1] :]).chunk(2, -1)
+        return query, key, value
 
     def _heads(
         self, query: Tensor, key: Tensor, value: Tensor, rotation: tuple[Tensor, Tensor]
@@ -261,8 +265,9 @@ class TinyDenoiser(Denoiser):
     def _by_rows(
         self, function: Callable[[Tensor], Sequence[Tensor]], tokens: Tensor, last: int, what: str
     ) -> Sequence[Tensor]:
-        """A function of tokens (B, S); on the processor in tiles."""
-        if tokens.device.type != "cpu":
+        """A function of tokens (B, S); on the processor in tiles, but for training."""
+        learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.network.parameters())
+        if learns or tokens.device.type != "cpu":
             return function(tokens)
         count, length = tokens.shape
         size = rows_at_once(length, self.hidden_size)
@@ -270,6 +275,10 @@ class TinyDenoiser(Denoiser):
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.network.head(hidden)
+
+    @property
+    def module(self) -> TinyTransformer:
+        return self.network
 
     def fingerprint(self) -> str:
         about = json.dumps([asdict(self.network.config), self.words])

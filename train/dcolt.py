@@ -1,0 +1,368 @@
+"""DCoLT (arXiv 2505.10446): the outcome teaches the unmasking policy and the denoiser together.
+
+An update draws trajectories as GRPO does, with tokens that are sampled. A step's probability is that of its set and
+of its tokens (``joint``), and its clipped ratio moves both: the policy network, and the denoiser's weights or an
+adapter of them. With a frozen denoiser this is GRPO.
+
+Reads from top to bottom: settings, one update, the loop.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import MaybeCallback
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dllm_env.denoisers.adapters import add_adapter, save_adapter
+from dllm_env.denoisers.base import Denoiser, Extras
+from dllm_env.errors import UsageError
+from dllm_env.policies.heads import PlackettLuce
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.networks import READ_TOKENS, PolicyNetwork
+from dllm_env.policies.rollout import Recording
+from dllm_env.random import torch_generator
+from dllm_env.specs import check_types
+from dllm_env.train import grpo
+from dllm_env.train.batches import Batch
+from dllm_env.train.callbacks import Callbacks, Learner
+from dllm_env.train.config import (
+    RATE,
+    ROWS,
+    ImitationConfig,
+    PolicyConfig,
+    RewardConfig,
+    above_zero,
+    at_least,
+    learning_rate,
+)
+from dllm_env.train.grpo import GRPO, Algorithm, Collected
+from dllm_env.train.joint import States, as_drawn, evaluate
+from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, finite_step
+from dllm_env.train.setup import Setup
+from dllm_env.train.validation import Validator
+
+DENOISER = "denoiser"
+"""In the folder of a saved policy: the denoiser that was trained with it."""
+
+
+Trained = Literal["none", "lora", "full"]
+"""What of a denoiser learns."""
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """How the denoiser learns."""
+
+    train_denoiser: Trained = "lora"
+    """What of it: nothing, low-rank adapters (by peft), or all weights."""
+    denoiser_learning_rate: float = 1e-4
+    """Its peak learning rate; warm-up and decay are those of the policy."""
+    lora_rank: int = 16
+    """Rank of the adapters."""
+    lora_alpha: float = 32.0
+    """Adapters are multiplied by lora_alpha / lora_rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Linear layers that get one, by the last part of their names; without any, all of the blocks."""
+    kl_weight: float = 0.0
+    """Weight of the divergence of its tokens from the denoiser at the start, in nats a step."""
+    activation_checkpointing: bool = False
+    """Keep the inputs of its blocks only, and compute the rest again for the gradient."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.train_denoiser not in get_args(Trained):
+            raise UsageError(f"train_denoiser is one of {', '.join(get_args(Trained))}, got {self.train_denoiser!r}")
+        above_zero(self, "denoiser_learning_rate", "lora_alpha", most=RATE)
+        at_least(1, self, "lora_rank", most=ROWS)
+        at_least(0, self, "kl_weight", most=RATE)
+
+
+@dataclass(frozen=True)
+class DCoLT(GRPO):
+    """Settings of ``dllm-env train dcolt``; the defaults suit the bundled denoiser."""
+
+    temperature: float = 1.0
+    """Of the tokens while trajectories are drawn; validation takes the most probable ones."""
+    num_generations: int = 16
+    """G, trajectories per prompt."""
+    deviation_floor: float = 1e-4
+    """Added to the standard deviation that divides advantages, as a share of the group's largest reward."""
+    unbiased_deviation: bool = True
+    """The standard deviation is that of a sample of G, divided by G − 1 instead of G."""
+    target_kl: float = 0.0
+    """For a frozen denoiser only: largest KL divergence of an update, in nats a step; 0 for no limit."""
+    ema_decay: float = 0.0
+    """For a frozen denoiser only: decay of the running average of the policy's weights; 0 takes the weights."""
+    microbatch_size: int = 32
+    """Steps whose activations exist at a time."""
+    rewards: RewardConfig = field(default_factory=lambda: RewardConfig(alpha=0.0))
+    policy: PolicyConfig = field(
+        default_factory=lambda: PolicyConfig(head="plackett_luce:k=4", network="hidden", width=128, sight=())
+    )
+    imitation: ImitationConfig = field(default_factory=lambda: ImitationConfig(start="none"))
+    joint: JointConfig = field(default_factory=JointConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.joint.train_denoiser == "none":
+            return
+        frozen = "with a denoiser that learns, too; set it to 0, or train the policy alone: --train-denoiser none"
+        for name in ("target_kl", "ema_decay", "experts"):
+            if getattr(self, name):
+                raise UsageError(f"{name} does not work {frozen}")
+        if self.temperature == 0:
+            raise UsageError(
+                "tokens have to be drawn for their probabilities to be learned: set temperature above 0"
+            )
+        if self.rewards.deadlines:
+            raise UsageError("deadlines write tokens that the policy did not choose; train without them")
+        if self.rewards.preferences:
+            raise UsageError("a denoiser learns for one alpha; train without preferences")
+        if self.context != "full" or self.prefix_cache:
+            raise UsageError("a denoiser is trained on whole responses: context full, without prefix_cache")
+
+
+def check(setup: Setup, settings: DCoLT) -> None:
+    """Before any work.
+
+    Raises:
+        UsageError: a head or network that does not fit.
+    """
+    head, length = setup.policy.head, setup.rules.response_length
+    if isinstance(head, PlackettLuce) and setup.rules.block_length % head.k:
+        raise UsageError(
+            f"plackett_luce:k={head.k} does not divide blocks of {setup.rules.block_length} of {length} tokens"
+        )
+    if settings.joint.train_denoiser == "none":
+        return
+    network = setup.policy.network
+    if read := READ_TOKENS & set(network.config.sight):
+        raise UsageError(
+            f"sight {' '.join(sorted(read))} reads the tokens drawn, which are part of what learns; leave it away"
+        )
+    known = Extras(hidden=True)
+    if (network.extras | known) != known:
+        raise UsageError(
+            "a network that reads more than probabilities and hidden states trains with a frozen denoiser"
+        )
+
+
+# ------------------------------------------------------------------------------------------ what learns
+
+
+class JointLearner(Learner):
+    """The policy's weights and the denoiser's, each with an optimizer.
+
+    Attributes:
+        trained: the denoiser's parameters that learn, by name.
+        denoiser_optimizer: of these.
+        reference: the denoiser at the start, where its divergence is counted.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        average: PolicyNetwork,
+        optimizer: torch.optim.Optimizer,
+        setup: Setup,
+        settings: DCoLT,
+    ) -> None:
+        super().__init__(policy, average, optimizer)
+        config, joint, denoiser = settings.optimizer, settings.joint, setup.denoiser
+        self.reference = copy.deepcopy(denoiser) if joint.kl_weight else None
+        if joint.train_denoiser == "lora":
+            generator = torch_generator("adapter", settings.seed)
+            add_adapter(denoiser, joint.lora_rank, joint.lora_alpha, joint.lora_targets, generator)
+        else:
+            denoiser.module.requires_grad_(True)
+        learning = {name: weight for name, weight in denoiser.module.named_parameters() if weight.requires_grad}
+        self.trained = nn.ParameterDict({name.replace(".", "/"): weight for name, weight in learning.items()})
+        self.denoiser_optimizer = torch.optim.AdamW(
+            learning.values(), lr=joint.denoiser_learning_rate, betas=config.betas, weight_decay=0.0
+        )
+
+    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        return {
+            **super().parts(),
+            "denoiser": self.trained,
+            "denoiser_optimizer": self.denoiser_optimizer,
+        }
+
+
+def make_learner(setup: Setup, settings: DCoLT) -> Learner:
+    """Fresh weights of the policy, and of an adapter of the denoiser if that is what learns."""
+    plain = grpo.make_learner(setup, settings)
+    if settings.joint.train_denoiser == "none":
+        return plain
+    return JointLearner(plain.policy, plain.average, plain.optimizer, setup, settings)
+
+
+@contextmanager
+def checkpointed(network: nn.Module, wanted: bool) -> Iterator[None]:
+    """While this lasts, blocks of the network keep their inputs only and compute again what a gradient needs."""
+    blocks = [part for found in network.modules() if isinstance(found, nn.ModuleList) for part in found]
+    if not wanted:
+        blocks = []
+    for block in blocks:
+        block.forward = _again(block.forward)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def _again(forward: Any) -> Any:
+    def run(*args: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **named)
+        return checkpoint(forward, *args, use_reentrant=False, **named)
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------ one update
+
+
+@dataclass
+class JointBatch(Batch):
+    """Steps, with (M,) log-probability of their tokens under the denoiser at the start (0 where nobody asks)."""
+
+    reference: Tensor
+
+
+def collect(setup: Setup, settings: DCoLT, update: int, log: Logger) -> Collected:
+    """As GRPO; what is kept of a step is the probability of its tokens, and no hidden state."""
+    policy = setup.policy
+    extras = Extras(token_log_prob=True)
+    return grpo.collect(setup, settings, update, log, Recording(policy.top, extras))
+
+
+def make_batch(setup: Setup, learner: JointLearner, settings: DCoLT, drawn: Collected) -> tuple[States, JointBatch]:
+    """The steps to learn from, and the states that they were taken in."""
+    prompts = [setup.denoiser.encode(problem.prompt) for problem in drawn.problems]
+    states = States.of(setup.denoiser, prompts, drawn.attempt.rollout)
+    plain = grpo.make_batch(setup, settings, drawn)
+    plain.old_log_prob = plain.old_log_prob + as_drawn(plain)
+    values = {column.name: getattr(plain, column.name) for column in fields(Batch)}
+    reference = torch.zeros_like(plain.weight)
+    if learner.reference is not None and len(plain):
+        with torch.no_grad():
+            pieces = plain.pieces(settings.microbatch_size)
+            found = [
+                evaluate(learner.reference, setup.policy, states, piece, settings.temperature).of_tokens
+                for piece in pieces
+            ]
+        reference = torch.cat(found)
+    return states, JointBatch(**values, reference=reference)
+
+
+def loss_of(
+    learner: JointLearner, denoiser: Denoiser, states: States, batch: JointBatch, settings: DCoLT
+) -> ClippedLoss:
+    """The clipped loss of these steps under policy and denoiser as they are now, and the divergence's share."""
+    now = evaluate(denoiser, learner.policy, states, batch, settings.temperature)
+    found = clipped_loss(now.total, batch.old_log_prob, batch.advantage, batch.weight, settings.clip_range)
+    if settings.joint.kl_weight:
+        away = batch.reference - now.of_tokens
+        found.loss = found.loss + settings.joint.kl_weight * (batch.weight * (away.exp() - 1 - away)).sum()
+    return found
+
+
+def learn(
+    learner: JointLearner, denoiser: Denoiser, states: States, batch: JointBatch, settings: DCoLT, log: Logger
+) -> None:
+    """Takes the update's gradient steps, each over the whole batch.
+
+    ``train/ratio_*`` are those before the last one. Gradients that are infinite or undefined change nothing;
+    ``train/skipped`` counts such steps.
+    """
+    if not len(batch):
+        return
+    learner.network.train()
+    skipped = 0
+    for _ in range(settings.gradient_steps):
+        learner.optimizer.zero_grad(set_to_none=True)
+        learner.denoiser_optimizer.zero_grad(set_to_none=True)
+        parts = []
+        with checkpointed(denoiser.module, settings.joint.activation_checkpointing):
+            for piece in batch.pieces(settings.microbatch_size):
+                part = loss_of(learner, denoiser, states, piece, settings)
+                part.loss.backward()
+                parts.append(part)
+        norm = finite_step(learner.network, learner.optimizer, settings.optimizer.max_grad_norm)
+        own = finite_step(learner.trained, learner.denoiser_optimizer, settings.optimizer.max_grad_norm)
+        skipped += not (math.isfinite(norm) and math.isfinite(own))
+    ratio = torch.cat([part.ratio for part in parts])
+    log.record("train/gradient_norm", norm)
+    log.record("train/denoiser_gradient_norm", own)
+    log.record("train/ratio_mean", ratio.mean().item())
+    log.record("train/ratio_max", ratio.max().item())
+    log.record("train/clip_share", torch.cat([part.clipped for part in parts]).float().mean().item())
+    log.record("train/approximate_kl", approximate_kl(ratio))
+    log.record("train/skipped", skipped)
+
+
+# -------------------------------------------------------------------------------------------- the loop
+
+
+class JointValidator(Validator):
+    """Judges by the most probable tokens, and keeps the denoiser, too: ``best/denoiser`` and ``last/denoiser``."""
+
+    settings: DCoLT
+
+    def __init__(self, setup: Setup, settings: DCoLT, folder: Path) -> None:
+        check(setup, settings)
+        super().__init__(replace(setup, rules=replace(setup.rules, temperature=0.0)), settings, folder)
+
+    def keep(self, policy: LearnedPolicy, name: str) -> None:
+        joint, denoiser, folder = self.settings.joint, self.setup.denoiser, self.folder / name / DENOISER
+        if joint.train_denoiser == "full":
+            denoiser.save(folder)
+        elif joint.train_denoiser == "lora":
+            save_adapter(denoiser, str(self.settings.denoiser), joint.lora_rank, joint.lora_alpha, folder)
+        super().keep(policy, name)
+
+
+def train_once(setup: Setup, learner: Learner, settings: DCoLT, callbacks: Callbacks) -> str:
+    """One update: rollouts, then gradient steps. Returns the figures for the progress bar."""
+    if not isinstance(learner, JointLearner):
+        return grpo.train_once(setup, learner, settings, callbacks)
+    share = learning_rate(settings, learner.update) / settings.optimizer.learning_rate
+    for group in learner.denoiser_optimizer.param_groups:
+        group["lr"] = settings.joint.denoiser_learning_rate * share
+    return grpo.update_once(setup, learner, settings, callbacks, collect, improve)
+
+
+def improve(setup: Setup, learner: JointLearner, settings: DCoLT, drawn: Collected) -> None:
+    """The gradient steps of an update."""
+    states, batch = make_batch(setup, learner, settings, drawn)
+    learn(learner, setup.denoiser, states, batch, settings, learner.logger)
+
+
+DCOLT = Algorithm("dcolt", make_learner, train_once, JointValidator)
+
+
+def train_dcolt(
+    settings: DCoLT,
+    folder: Path,
+    resume: bool = False,
+    stop_after: int | None = None,
+    callback: MaybeCallback = None,
+) -> Path:
+    """Trains policy and denoiser; arguments, files and errors are those of ``train_grpo``.
+
+    ``load_policy`` takes the folder, and so does ``load_denoiser``. A denoiser that is given as an object learns
+    itself: give a copy to keep it.
+    """
+    return grpo.train(DCOLT, settings, folder, resume, stop_after, callback)

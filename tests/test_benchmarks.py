@@ -19,6 +19,12 @@ SMALL_TRAINING = [
     *("--training.validation.validation-problems", "2", "--training.validation.validation-rules"),
 ]
 RUNS = {
+    "dcolt.py": [
+        *("--seeds", "1", "--kinds", "full", "--minutes", "0", "--problems", "2", "--sampled-problems", "1"),
+        *("--samples", "2", "--weak.first-updates", "1", "--weak.examples", "50", "--weak.width", "16"),
+        *("--training.prompts", "1", "--training.num-generations", "2", "--training.policy.width", "8"),
+        *("--training.validation.validation-problems", "2", "--training.validation.validation-rules"),
+    ],
     "denoiser_quality.py": ["--problems", "2"],
     "domains.py": [
         *("--seeds", "1", "--problems", "8", "--alphas", "1", "--kinds", "all", "--training.updates", "1"),

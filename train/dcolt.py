@@ -81,7 +81,9 @@ class JointConfig:
     def __post_init__(self) -> None:
         check_types(self)
         if self.train_denoiser not in get_args(Trained):
-            raise UsageError(f"train_denoiser is one of {', '.join(get_args(Trained))}, got {self.train_denoiser!r}")
+            raise UsageError(
+                f"train_denoiser is one of {', '.join(get_args(Trained))}, got {self.train_denoiser!r}"
+            )
         above_zero(self, "denoiser_learning_rate", "lora_alpha", most=RATE)
         at_least(1, self, "lora_rank", most=ROWS)
         at_least(0, self, "kl_weight", most=RATE)

@@ -1,4 +1,4 @@
-"""The commands that train: ``train grpo``, ``train ppo``, ``train dcolt``, ``train denoiser``, ``demo``, ``ablate heads``."""
+"""The commands that train: ``train grpo``, ``ppo``, ``dcolt`` and ``denoiser``, ``demo``, ``ablate heads``."""
 
 # No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
 

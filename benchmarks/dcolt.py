@@ -1,0 +1,129 @@
+"""What a denoiser that learns, too, adds to a policy: frozen, adapters, all weights, from one weak denoiser.
+
+    python benchmarks/dcolt.py --seeds 1 2 3 --minutes 6 --out runs/dcolt
+
+Trains a denoiser for a fraction of the updates of ``tiny``, so that its best order is right about half of the time,
+and from it, with each seed and each ``--train-denoiser``, DCoLT for the same time. Then all play the same test
+problems: with the most probable tokens, and several samples at temperature 1, whose entropy and pass@k say how
+diverse they are. A head of k positions a step makes all equally fast. What is there already is taken as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from dllm_env.eval.evaluate import EvaluationConfig, evaluate
+from dllm_env.eval.metrics import mean, pass_at_k
+from dllm_env.eval.results import Outcome, summarise
+from dllm_env.train.dcolt import DCoLT, train_dcolt
+from dllm_env.train.denoiser import DenoiserTraining, train_denoiser
+from dllm_env.train.run import CHECKPOINT
+
+KINDS = ("none", "lora", "full")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the measurement."""
+
+    training: DCoLT = field(default_factory=lambda: DCoLT().changed(updates=10_000, evaluate_every=0))
+    """Every training, but for its denoiser, kind and seed; it ends by time."""
+    weak: DenoiserTraining = field(
+        default_factory=lambda: DenoiserTraining(seed=5, first_updates=900, second_updates=0, third_updates=0)
+    )
+    """The denoiser that all begin with."""
+    kinds: tuple[str, ...] = KINDS
+    """What of it learns."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Training seeds."""
+    minutes: float = 6.0
+    """Of each training."""
+    problems: int = 500
+    """Test problems."""
+    samples: int = 8
+    """Samples of each of them, for diversity."""
+    sampled_problems: int = 100
+    """Test problems that are sampled."""
+    out: Path = Path("runs/dcolt")
+    """Folder of the runs and the results."""
+
+
+def until(minutes: float) -> Callable[..., bool]:
+    """A callback that ends a training after so many minutes."""
+    end = time.monotonic() + 60 * minutes
+
+    def go_on(*_: object) -> bool:
+        return time.monotonic() < end
+
+    return go_on
+
+
+def entropy(outcomes: list[Outcome]) -> float:
+    """Mean over problems of the entropy, in nats, of what a position says over the samples, and over positions."""
+    problems: dict[int, list[list[str]]] = {}
+    for outcome in outcomes:
+        problems.setdefault(outcome.index, []).append(list(outcome.words))
+    values = []
+    for words in problems.values():
+        for place in zip(*words, strict=True):
+            shares = np.unique(np.array(place), return_counts=True)[1] / len(place)
+            values.append(float(-(shares * np.log(shares)).sum()))
+    return mean(values)
+
+
+def measure(settings: Settings, policy: str, denoiser: str) -> list[float]:
+    """Accuracy and NFE of the most probable tokens, then mean accuracy, pass@samples and entropy of the samples."""
+    plain = EvaluationConfig(denoiser=denoiser, problems=settings.problems)
+    found = summarise(evaluate(plain, [policy])[0].outcomes)
+    several = EvaluationConfig(
+        denoiser=denoiser, problems=settings.sampled_problems, samples=settings.samples, temperature=1.0
+    )
+    outcomes = evaluate(several, [policy])[0].outcomes
+    right: dict[int, list[float]] = {}
+    for outcome in outcomes:
+        right.setdefault(outcome.index, []).append(outcome.correct)
+    counts = [(len(scores), int(sum(scores))) for scores in right.values()]
+    at_once = mean([pass_at_k(n, c, settings.samples) for n, c in counts])
+    return [found.accuracy, found.nfe, mean([c / n for n, c in counts]), at_once, entropy(outcomes)]
+
+
+def main(settings: Settings) -> None:
+    """Trains what is missing, measures, prints, and writes ``dcolt.csv``."""
+    weak = settings.out / "weak"
+    train_denoiser(settings.weak, weak, (weak / CHECKPOINT).exists())
+    base = str(weak / "denoiser")
+    rows: list[tuple[str, object, list[float]]] = [
+        ("the denoiser, leftmost:1", "", measure(settings, "leftmost:1", base))
+    ]
+    rows.append(("the denoiser, top_k:4", "", measure(settings, "top_k:4", base)))
+    for kind in settings.kinds:
+        for seed in settings.seeds:
+            folder = settings.out / f"{kind}-{seed}"
+            training = settings.training.changed(denoiser=base, train_denoiser=kind, seed=seed)
+            if not (folder / "best").exists():
+                train_dcolt(training, folder, (folder / CHECKPOINT).exists(), callback=until(settings.minutes))
+            played = measure(settings, str(folder), base if kind == "none" else str(folder))
+            rows.append((f"train_denoiser {kind}", seed, played))
+    names = ("accuracy", "NFE", "of samples", f"pass@{settings.samples}", "entropy, nats")
+    table = Table("", "seed", *names, title=f"{settings.problems} test problems, {settings.minutes:g} minutes each")
+    for who, seed, values in rows:
+        accuracy, nfe, sampled, at_once, nats = values
+        table.add_row(
+            who, str(seed), f"{accuracy:.1%}", f"{nfe:.1f}", f"{sampled:.1%}", f"{at_once:.1%}", f"{nats:.3f}"
+        )
+    Console(width=120).print(table)
+    with (settings.out / "dcolt.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("who", "seed", *names), *((who, seed, *values) for who, seed, values in rows)])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

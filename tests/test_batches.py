@@ -69,7 +69,7 @@ def test_an_expert_s_sets_become_draws_under_the_mixture() -> None:
     seen.confidence = torch.tensor([[0.3, 0.9], [0.5, 0.6], [0.0, 0.4]])[..., None]
     sets = torch.tensor([[1, 1], [1, 1], [0, 1]])
     numbers = torch.arange(3.0)
-    steps = Batch(seen, sets, numbers, numbers, numbers, torch.zeros(3, dtype=torch.bool))
+    steps = Batch(torch.arange(3), seen, sets, numbers, numbers, numbers, torch.zeros(3, dtype=torch.bool))
     sizes = []
 
     def evaluate(observation: Observation, draw: torch.Tensor) -> tuple[torch.Tensor, None]:

@@ -207,7 +207,15 @@ def test_a_wrong_action_is_refused() -> None:
 
 # ------------------------------------------------------------------------------------------- predictions
 
-ALL = Extras(entropy=True, margin=True, hidden=True, log_probability=True, support=True)
+ALL = Extras(entropy=True, margin=True, hidden=True, log_probability=True, support=True, token_log_prob=True)
+
+
+def told(prediction: Prediction) -> list[Tensor]:
+    """All that there is but attention; it and support are of different evaluations, see test_attention."""
+    assert prediction.attention is None
+    values = [value for value in prediction.values() if value is not None]
+    assert len(values) == len(prediction.values()) - 1
+    return values
 
 
 def example(toy: TinyDenoiser, rows: int = 24, prompt: int = 6, length: int = 10) -> tuple[Tensor, Tensor]:
@@ -266,10 +274,7 @@ def test_a_row_alone_is_the_row_in_a_batch_bit_for_bit(toy: TinyDenoiser, temper
         together = predict(slice(None))
         for rows in [slice(row, row + 1) for row in range(20)] + [slice(3, 5), slice(1, 4), slice(0, 11)]:
             alone = predict(rows)
-            assert alone.attention is None  # it and support are of different evaluations; see test_attention
-            for value, expected in zip(alone.values()[:-1], together.values()[:-1], strict=True):
-                assert value is not None
-                assert expected is not None
+            for value, expected in zip(told(alone), told(together), strict=True):
                 assert torch.equal(value, expected[rows])
 
 
@@ -283,9 +288,7 @@ def test_any_number_of_needed_positions_gives_the_same_bits(toy: TinyDenoiser) -
             needed = torch.zeros_like(everything)
             needed[:, first : first + count] = True
             prediction = toy.predict(tokens, needed, 2, extras=ALL, judged=needed)
-            for got, expected in zip(prediction.values()[:-1], reference.values()[:-1], strict=True):
-                assert got is not None
-                assert expected is not None
+            for got, expected in zip(told(prediction), told(reference), strict=True):
                 assert torch.equal(got[needed], expected[needed]), count
 
 

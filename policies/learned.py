@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from dllm_env import consent
 from dllm_env.denoisers.base import Extras
+from dllm_env.denoisers.load import DENOISER, copy_denoiser, holds_denoiser
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.files import UNFINISHED, write_together
@@ -91,6 +92,8 @@ class LearnedPolicy(ModelHubMixin):
             where that says nothing it is the middle one of the curve.
         deadline: denoiser evaluations that a row may take; 0 for no limit.
         curve: what it did on the validation problems at some alphas; ``with_settings`` chooses by it.
+        denoiser: folder of the denoiser that was trained with it, which is saved and uploaded beside it; None for
+            none.
     """
 
     def __init__(
@@ -104,12 +107,13 @@ class LearnedPolicy(ModelHubMixin):
         alpha: float | None = None,
         deadline: int = 0,
         curve: Sequence[CurvePoint] = (),
+        denoiser: Path | None = None,
     ) -> None:
         if alpha is not None and not 0 <= alpha < math.inf:
             raise UsageError(f"alpha must be a finite number of at least 0, got {alpha}")
         if deadline < 0:
             raise UsageError(f"deadline must be at least 1 evaluation, or 0 for no limit, got {deadline}")
-        self.alpha, self.deadline, self.curve = alpha, deadline, tuple(curve)
+        self.alpha, self.deadline, self.curve, self.denoiser = alpha, deadline, tuple(curve), denoiser
         self.network = network
         self.head = head
         self.context: Context = context
@@ -202,6 +206,8 @@ class LearnedPolicy(ModelHubMixin):
         about[DIGESTS] = {WEIGHTS: digest_of_bytes(weights)}
         text = json.dumps(about, indent=1) + "\n"
         # The weights go to their place first; see ``_read_config``.
+        if self.denoiser is not None and self.denoiser != folder / DENOISER:
+            copy_denoiser(self.denoiser, folder / DENOISER, base_names if self._public else None)
         write_together(folder, {WEIGHTS: weights, CONFIG: text.encode(), CARD: str(card).encode()})
         if push_to_hub:
             self.push_to_hub(repo_id or folder.name, model_card_kwargs=dict(model_card_kwargs or {}), **pushing)
@@ -271,6 +277,7 @@ class LearnedPolicy(ModelHubMixin):
                 alpha=config.get("alpha"),
                 deadline=config.get("deadline", 0),
                 curve=[CurvePoint(**point) for point in config.get("curve", ())],
+                denoiser=found / DENOISER if holds_denoiser(found / DENOISER) else None,
             )
         except (RuntimeError, UsageError) as error:
             raise UsageError(f"cannot load the policy in {found}: {reason(error)}") from None
@@ -303,6 +310,7 @@ class LearnedPolicy(ModelHubMixin):
         """The same network with other attributes."""
         given = {"name": self.name, "greedy": self.greedy, "training": self.training, "alpha": self.alpha}
         given |= {"deadline": self.deadline, "curve": self.curve, "head": self.head, "context": self.context}
+        given["denoiser"] = self.denoiser
         return LearnedPolicy(self.network, **{**given, **values})
 
     def with_settings(self, name: str, settings: Settings) -> LearnedPolicy:
@@ -402,7 +410,7 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG]))
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, f"{DENOISER}/*"]))
     except Exception as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UsageError(f"no folder {name!r}, and the Hub answers: {reason}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
+from dllm_env.cli import main
 from dllm_env.denoisers.adapters import add_adapter
 from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.denoisers.load import load_denoiser
@@ -363,6 +365,24 @@ def test_policy_and_denoiser_of_a_run_work_together(trace: DCoLT, tmp_path: Path
     assert not torch.allclose(features[0], features[1], atol=1e-3)
     assert torch.allclose(features[1], features[2], atol=1e-4)
     assert load_policy(str(run)).name == str(run)
+
+
+def test_what_is_pushed_is_both_and_names_no_place(
+    trace: DCoLT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, dry = tmp_path / "run", tmp_path / "dry"
+    train_dcolt(trace.changed(train_denoiser="lora"), run)
+    assert main(["push", str(run), "someone/fast", "--dry-run", str(dry)]) == 0
+    assert "denoiser/adapter_model.safetensors (" in capsys.readouterr().out
+    about = json.loads((dry / "denoiser" / "adapter_config.json").read_text())
+    assert about["base_model_name_or_path"] == Path(str(trace.denoiser)).name
+    assert str(tmp_path) not in "".join(file.read_text() for file in dry.rglob("*.json"))
+    weights_of = [folder / "denoiser" / "adapter_model.safetensors" for folder in (run / "best", dry)]
+    assert weights_of[0].read_bytes() == weights_of[1].read_bytes()
+    about["base_model_name_or_path"] = str(trace.denoiser)
+    (dry / "denoiser" / "adapter_config.json").write_text(json.dumps(about))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(dry))
+    assert load_denoiser("someone/fast").fingerprint() == load_denoiser(run).fingerprint()
 
 
 def test_an_adapter_changes_nothing_at_its_start() -> None:

@@ -186,7 +186,7 @@ def test_hub_names(policy: LearnedPolicy, folder: Path, monkeypatch: pytest.Monk
     loaded = LearnedPolicy.from_pretrained("someone/policy")
     assert_acts_as(policy, loaded)
     assert loaded.name == "someone/policy"
-    assert asked == [("someone/policy", sorted([CONFIG, WEIGHTS]))]
+    assert asked == [("someone/policy", ["denoiser/*", CONFIG, WEIGHTS])]
 
 
 def test_hub_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dllm_env.denoisers.adapters import add_adapter, save_adapter
 from dllm_env.denoisers.base import Denoiser, Extras
+from dllm_env.denoisers.load import DENOISER
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import PlackettLuce
 from dllm_env.policies.learned import LearnedPolicy
@@ -50,10 +51,6 @@ from dllm_env.train.joint import States, as_drawn, evaluate
 from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, finite_step
 from dllm_env.train.setup import Setup
 from dllm_env.train.validation import Validator
-
-DENOISER = "denoiser"
-"""In the folder of a saved policy: the denoiser that was trained with it."""
-
 
 Trained = Literal["none", "lora", "full"]
 """What of a denoiser learns."""

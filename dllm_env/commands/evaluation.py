@@ -150,6 +150,7 @@ def push(arguments: list[str]) -> None:
 
     import tyro
 
+    from dllm_env.denoisers.load import DENOISER
     from dllm_env.eval.results import RESULTS_JSON, read_records
     from dllm_env.policies.learned import UPLOADED, LearnedPolicy
 
@@ -181,7 +182,8 @@ def push(arguments: list[str]) -> None:
     if given.dry_run:
         with locked(check_folder(given.dry_run)) as folder:
             policy.published().save_pretrained(folder, model_card_kwargs=card)
-            files = ", ".join(f"{name} ({(folder / name).stat().st_size:,} bytes)" for name in UPLOADED)
+            more = (f"{DENOISER}/{file.name}" for file in sorted((folder / DENOISER).glob("*")))
+            files = ", ".join(f"{name} ({(folder / name).stat().st_size:,} bytes)" for name in (*UPLOADED, *more))
         print(f"written, not uploaded: {given.dry_run}; {given.to} would get {files}, exactly as they are there")
         return
     try:

@@ -8,7 +8,7 @@ takes any other.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.errors import UsageError
-from dllm_env.files import write_together
+from dllm_env.files import write_atomically, write_together
 from dllm_env.reading import is_file, read_table
 from dllm_env.weights import check_weights, read_safetensors
 
@@ -130,6 +130,13 @@ def read_adapter(folder: Path) -> Mapping[str, Any]:
     if not isinstance(about.get("target_modules"), list) or not is_file(folder / WEIGHTS):
         raise UsageError(f"{folder}: target_modules or {WEIGHTS} is missing")
     return about
+
+
+def rename_base(folder: Path, rename: Callable[[str], str]) -> None:
+    """Changes what the adapter in a folder says that it is of."""
+    about = dict(read_adapter(folder))
+    about["base_model_name_or_path"] = rename(about["base_model_name_or_path"])
+    write_atomically(folder / CONFIG, (json.dumps(about, indent=1) + "\n").encode())
 
 
 def apply_adapter(denoiser: Denoiser, folder: Path, about: Mapping[str, Any]) -> None:

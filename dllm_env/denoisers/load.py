@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NewType
@@ -54,6 +56,8 @@ def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None
     place, written = split(text, bundled_denoisers())
     settings = read_settings(written)
     folder = ASSETS / place if place in bundled_denoisers() else _of_run(Path(place))
+    if not exists(folder) and place.count("/") == 1:
+        folder = _of_hub(place) or folder
     if is_file(folder / adapters.CONFIG):
         if written:
             raise UsageError(f"an adapter has the settings of what it is of; leave {written!r} away")
@@ -78,17 +82,42 @@ def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None
     return load_huggingface(place, options, text)
 
 
-TRAINED = ("best/denoiser", "last/denoiser", "denoiser")
-"""Where the folder of a training has the denoiser that it trained."""
+DENOISER = "denoiser"
+"""In the folder of a training, or of a policy: the denoiser that was trained."""
+
+
+def holds_denoiser(folder: Path) -> bool:
+    """Whether a folder has a denoiser of a bundled kind, a checkpoint, or an adapter."""
+    return is_file(folder / CONFIG) or is_file(folder / adapters.CONFIG)
 
 
 def _of_run(folder: Path) -> Path:
-    """The folder itself, or where it is that of a training, what was trained."""
-    names = (CONFIG, adapters.CONFIG)
-    if any(exists(folder / name) for name in names):
+    """The folder itself, or where it is that of a training or a policy, what was trained."""
+    if exists(folder / CONFIG) or exists(folder / adapters.CONFIG):
         return folder
-    inner = (folder / place for place in TRAINED if any(is_file(folder / place / name) for name in names))
-    return next(inner, folder)
+    inner = (folder / "best" / DENOISER, folder / "last" / DENOISER, folder / DENOISER)
+    return next((place for place in inner if holds_denoiser(place)), folder)
+
+
+def copy_denoiser(source: Path, to: Path, rename: Callable[[str], str] | None = None) -> None:
+    """Copies a denoiser's files; ``rename`` says how to call what an adapter is of."""
+    to.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        if is_file(file):
+            shutil.copyfile(file, to / file.name)
+    if rename is not None and is_file(to / adapters.CONFIG):
+        adapters.rename_base(to, rename)
+
+
+def _of_hub(name: str) -> Path | None:
+    """What a repository on the Hub has of a denoiser that was trained with a policy; None where there is none."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[f"{DENOISER}/*"])) / DENOISER
+    except Exception:  # whatever it is, reading a checkpoint of this name says it better
+        return None
+    return folder if holds_denoiser(folder) else None
 
 
 def _adapted(folder: Path, text: str, device: str | torch.device | None) -> Denoiser:

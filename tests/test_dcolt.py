@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import peft
 import pytest
 import torch
 from conftest import toy_denoiser
+from make_checkpoint import make_dream, make_llada
 from pairs import LENGTH, AllA, assert_same_run, weights
 from safetensors.torch import save_file
 from stable_baselines3.common.logger import Logger
@@ -36,7 +37,17 @@ from dllm_env.rules import Rules
 from dllm_env.tasks.load import TASKS
 from dllm_env.train import joint
 from dllm_env.train.batches import Batch
-from dllm_env.train.dcolt import DCoLT, JointLearner, collect, learn, loss_of, make_batch, make_learner, train_dcolt
+from dllm_env.train.dcolt import (
+    DCoLT,
+    JointLearner,
+    checkpointed,
+    collect,
+    learn,
+    loss_of,
+    make_batch,
+    make_learner,
+    train_dcolt,
+)
 from dllm_env.train.grpo import GRPO, train_grpo
 from dllm_env.train.joint import States
 from dllm_env.train.setup import Setup, make_setup
@@ -459,3 +470,44 @@ def test_attempts_without_recording_have_no_probabilities() -> None:
         [1],
     )
     assert played.rollout.trajectories is None
+
+
+# --------------------------------------------------------------------------------- real models, made tiny
+
+
+@pytest.mark.parametrize("make", [make_llada, make_dream])
+def test_adapters_of_published_architectures_get_exact_gradients(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """Blocks that are computed again, later, look everywhere then, too."""
+    found = []
+    for wanted in (False, True):
+        denoiser = load_denoiser(str(make(tmp_path / f"model-{wanted}")))
+        add_adapter(denoiser, 2, 4.0, ("q_proj", "v_proj"), torch_generator("a"))
+        learning = {n: w for n, w in denoiser.module.named_parameters() if w.requires_grad}
+        with torch.no_grad():
+            for name, weight in learning.items():
+                weight.normal_(0.0, 0.1, generator=torch_generator(name))
+        tokens = torch.full((2, 12), denoiser.mask_id)
+        tokens[:, :4] = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]])
+        with denoiser.learning(), checkpointed(denoiser.module, wanted):
+            hidden = denoiser.features(tokens, 8)
+            denoiser.head(hidden[:, 0]).square().mean().backward()
+        found.append({name: weight.grad for name, weight in learning.items()})
+    assert any(grad is not None and grad.abs().max() > 0 for grad in found[0].values())
+    for name, grad in found[0].items():
+        assert grad is not None
+        assert torch.allclose(grad, found[1][name], rtol=1e-4, atol=1e-7), name  # type: ignore[arg-type]
+
+
+def test_a_tiny_llada_is_trained_and_read_again(trace: DCoLT, tmp_path: Path) -> None:
+    base = str(make_llada(tmp_path / "llada"))
+    settings = trace.changed(denoiser=f"{base}:chat=0", response_length=8, train_denoiser="lora", updates=1)
+    train_dcolt(settings.changed(lora_targets=("q_proj",), denoiser_learning_rate=0.1), tmp_path / "run")
+    plain, tuned = load_denoiser(f"{base}:chat=0"), load_denoiser(tmp_path / "run")
+    tokens = torch.arange(3, 15)[None]  # of masks alone attention would mix the same values, however it looks
+    with torch.no_grad():
+        one, two = plain.features(tokens, 8), tuned.features(tokens, 8)
+    assert not torch.allclose(one, two, atol=1e-5)
+    with pytest.raises(UsageError, match="cannot be saved as a whole; train an adapter: lora"):
+        train_dcolt(settings.changed(train_denoiser="full"), tmp_path / "full")

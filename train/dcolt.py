@@ -294,7 +294,7 @@ def learn(
         learner.optimizer.zero_grad(set_to_none=True)
         learner.denoiser_optimizer.zero_grad(set_to_none=True)
         parts = []
-        with checkpointed(denoiser.module, settings.joint.activation_checkpointing):
+        with denoiser.learning(), checkpointed(denoiser.module, settings.joint.activation_checkpointing):
             for piece in batch.pieces(settings.microbatch_size):
                 part = loss_of(learner, denoiser, states, piece, settings)
                 part.loss.backward()

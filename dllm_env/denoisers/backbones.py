@@ -9,7 +9,7 @@ import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -51,6 +51,10 @@ class Backbone(ABC):
     def head(self, hidden: Tensor) -> Tensor:
         """(n, d) to (n, V) logits."""
 
+    def full_attention(self) -> AbstractContextManager[None]:
+        """While this lasts, every position looks everywhere; of what does so anyway, nothing."""
+        return nullcontext()
+
 
 class Decoder(Backbone):
     """A causal language model of transformers, with full attention as long as it is asked.
@@ -72,20 +76,22 @@ class Decoder(Backbone):
 
     def run(self, ids: Tensor, **inputs: Any) -> Tensor:
         """The base model's last hidden states."""
-        with self._full_attention():
+        with self.full_attention():
             return self.base(input_ids=ids, use_cache=False, **inputs).last_hidden_state
 
     @contextmanager
-    def _full_attention(self) -> Iterator[None]:
+    def full_attention(self) -> Iterator[None]:
+        """Every position looks everywhere as long as this lasts."""
         before = getattr(self.config, "is_causal", None)
+        were = [module.is_causal for module in self._causal]  # not causal within a longer while of that
         self.config.is_causal = False
         for module in self._causal:
             module.is_causal = False
         try:
             yield
         finally:
-            for module in self._causal:
-                module.is_causal = True
+            for module, was in zip(self._causal, were, strict=True):
+                module.is_causal = was
             if before is None:
                 del self.config.is_causal
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
@@ -229,6 +230,10 @@ class Denoiser(abc.ABC):
             UsageError: a denoiser that cannot be trained.
         """
         raise UsageError(f"denoiser {self.name!r} cannot be trained; train the policy alone: --train-denoiser none")
+
+    def learning(self) -> AbstractContextManager[None]:
+        """Has to be open while gradients are computed, which may compute ``features`` again."""
+        return nullcontext()
 
     def save(self, folder: Path) -> None:
         """Writes its weights and all that ``load_denoiser`` needs to read them again.

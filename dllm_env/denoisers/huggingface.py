@@ -15,8 +15,8 @@ claims is tried out when it is loaded: a token must see what stands to its right
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -260,6 +260,11 @@ class HuggingFaceDenoiser(Denoiser):
     def module(self) -> torch.nn.Module:
         found: torch.nn.Module = self.model
         return found
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        with evaluation_mode(self.model), self.parts.full_attention():
+            yield
 
     def fingerprint(self) -> str:
         """A digest of a sample of each weight, and of how the model is used."""

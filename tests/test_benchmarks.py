@@ -33,6 +33,10 @@ RUNS = {
     ],
     "gumbel.py": ["--prompts", "2", "--samples", "2", "--draws", "4194304", "--steps", "10", "1000000"],
     "inputs.py": ["--seeds", "1", "--problems", "2", *SMALL_TRAINING],
+    "joint_memory.py": [
+        *("--vocabulary", "50", "--width", "12", "--feed-forward", "16", "--layers", "2", "--heads", "3"),
+        *("--prompt", "4", "--length", "8", "--microbatches", "1", "2"),
+    ],
     "one_front.py": ["--seeds", "1", "--problems", "3", "--training.updates", "1", *SMALL_TRAINING],
     "paper_recipe.py": [
         *("--seeds", "1", "--alphas", "0", "--block-length", "8", "--steered", "1"),

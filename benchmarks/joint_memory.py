@@ -1,0 +1,155 @@
+"""Memory of DCoLT's gradient against the microbatch, with and without checkpointing of activations.
+
+    python benchmarks/joint_memory.py --json FILE
+
+A Llama of 135 million random weights with full attention gets adapters. For each microbatch the gradient of so many
+steps is computed as ``train dcolt`` computes it, and the peak memory on top of what was there is taken: of the
+process on a processor (Linux), of torch's allocator on a GPU. The first pass, which allocates what stays, does not
+count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from prediction_memory import peak
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from dllm_env.denoisers.adapters import add_adapter
+from dllm_env.denoisers.backbones import Decoder
+from dllm_env.denoisers.base import Denoiser
+from dllm_env.dynamics import Observation
+from dllm_env.policies.heads import PlackettLuce
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.networks import NetworkConfig, make_network
+from dllm_env.random import torch_generator
+from dllm_env.train.batches import Batch
+from dllm_env.train.dcolt import checkpointed
+from dllm_env.train.joint import States, evaluate
+from dllm_env.train.run import machine
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the benchmark; the defaults are the shape of SmolLM-135M."""
+
+    json: Path | None = None
+    """Write the figures to this file."""
+    vocabulary: int = 49_152
+    """V."""
+    width: int = 576
+    """d."""
+    feed_forward: int = 1536
+    """Width of the feed-forward layers."""
+    layers: int = 30
+    """Blocks."""
+    heads: int = 9
+    """Attention heads."""
+    prompt: int = 64
+    """Tokens of each prompt."""
+    length: int = 64
+    """L."""
+    drawn: int = 4
+    """Positions of a step."""
+    microbatches: tuple[int, ...] = (1, 2, 4, 8)
+    """Steps of a backward pass."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where."""
+
+
+class Llama(Denoiser):
+    """Random weights; every position looks everywhere."""
+
+    def __init__(self, settings: Settings) -> None:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        config = LlamaConfig(
+            vocab_size=settings.vocabulary,
+            hidden_size=settings.width,
+            intermediate_size=settings.feed_forward,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            num_key_value_heads=settings.heads // 3 or 1,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            attn_implementation="sdpa",
+        )
+        torch.manual_seed(0)
+        with torch.device(settings.device):
+            self.model = LlamaForCausalLM(config).eval().requires_grad_(False)
+        self.parts, self.device = Decoder(self.model), torch.device(settings.device)
+        self.vocabulary, self.hidden_size = settings.vocabulary, settings.width
+        self.name, self.mask_id, self.eot_id, self.pad_id, self.max_length = "random", 0, 1, -1, 4096
+
+    @property
+    def module(self) -> nn.Module:
+        found: nn.Module = self.model
+        return found
+
+    def features(self, tokens: Tensor, last: int) -> Tensor:
+        return self.parts.features(tokens, None)[:, -last:]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.parts.head(hidden)
+
+    def encode(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError
+
+
+def main(settings: Settings) -> None:
+    """Measures and prints."""
+    denoiser = Llama(settings)
+    weights = sum(weight.numel() for weight in denoiser.module.parameters())
+    add_adapter(denoiser, 16, 32.0, (), torch_generator("adapter"))
+    shape = NetworkConfig(width=settings.width, heads=settings.heads)
+    network = make_network("hidden", shape, torch_generator("policy"), settings.width).to(denoiser.device)
+    policy = LearnedPolicy(network, PlackettLuce(settings.drawn))
+    most, length = max(settings.microbatches), settings.length
+
+    def whole(*values: int) -> Tensor:
+        return torch.full((most, *values[:-1]), values[-1], device=denoiser.device)
+
+    masked = torch.ones(most, length, dtype=torch.bool, device=denoiser.device)
+    draw = whole(length, 0)
+    draw[:, : settings.drawn] = torch.arange(1, settings.drawn + 1, device=denoiser.device)
+    response = torch.randint(2, settings.vocabulary, (most, length), generator=torch_generator("text"))
+    prompts = [list(range(2, 2 + settings.prompt))] * most
+    states = States(prompts, response.to(denoiser.device), whole(length, 0), denoiser.mask_id, denoiser.pad_id)
+    numbers = torch.zeros(most, device=denoiser.device)
+    seen = Observation(numbers[:, None, None].expand(-1, length, 1), masked, masked, numbers, whole(0), whole(0))
+    row = torch.arange(most, device=denoiser.device)
+    batch = Batch(row, seen, draw, numbers, numbers, numbers, numbers.bool())
+
+    def gradient(count: int, wanted: bool) -> None:
+        with denoiser.parts.full_attention(), checkpointed(denoiser.module, wanted):
+            piece = next(iter(batch.pieces(count)))
+            evaluate(denoiser, policy, states, piece, 1.0).total.sum().backward()
+
+    gradient(min(settings.microbatches), False)
+    table = Table("microbatch", "peak memory, GiB", "with checkpointing", "seconds", "with checkpointing")
+    lines = {}
+    for count in settings.microbatches:
+        plain, again = (peak(lambda w=w, n=count: gradient(n, w), denoiser.device) for w in (False, True))  # type: ignore[misc]
+        lines[count] = [*plain, *again]
+        table.add_row(str(count), f"{plain[0]:.2f}", f"{again[0]:.2f}", f"{plain[1]:.1f}", f"{again[1]:.1f}")
+    table.title = f"{weights:,} weights, prompt {settings.prompt}, L = {length}"
+    Console(width=120).print(table)
+    about = machine()
+    print(", ".join(f"{key}: {value}" for key, value in about.items()))
+    if settings.json:
+        settings.json.parent.mkdir(parents=True, exist_ok=True)
+        settings.json.write_text(json.dumps({"machine": about, "figures": lines}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

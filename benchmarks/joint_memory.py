@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -106,43 +107,48 @@ class Llama(Denoiser):
         raise NotImplementedError
 
 
-def main(settings: Settings) -> None:
-    """Measures and prints."""
+def measure(settings: Settings, count: int, again: bool) -> tuple[float, float]:
+    """GiB and seconds of the gradient of so many steps, in a process of its own: memory that was freed may stay."""
     denoiser = Llama(settings)
-    weights = sum(weight.numel() for weight in denoiser.module.parameters())
     add_adapter(denoiser, 16, 32.0, (), torch_generator("adapter"))
     shape = NetworkConfig(width=settings.width, heads=settings.heads)
     network = make_network("hidden", shape, torch_generator("policy"), settings.width).to(denoiser.device)
-    policy = LearnedPolicy(network, PlackettLuce(settings.drawn))
-    most, length = max(settings.microbatches), settings.length
+    policy, length = LearnedPolicy(network, PlackettLuce(settings.drawn)), settings.length
 
     def whole(*values: int) -> Tensor:
-        return torch.full((most, *values[:-1]), values[-1], device=denoiser.device)
+        return torch.full((count, *values[:-1]), values[-1], device=denoiser.device)
 
-    masked = torch.ones(most, length, dtype=torch.bool, device=denoiser.device)
+    masked = torch.ones(count, length, dtype=torch.bool, device=denoiser.device)
     draw = whole(length, 0)
     draw[:, : settings.drawn] = torch.arange(1, settings.drawn + 1, device=denoiser.device)
-    response = torch.randint(2, settings.vocabulary, (most, length), generator=torch_generator("text"))
-    prompts = [list(range(2, 2 + settings.prompt))] * most
+    response = torch.randint(2, settings.vocabulary, (count, length), generator=torch_generator("text"))
+    prompts = [list(range(2, 2 + settings.prompt))] * count
     states = States(prompts, response.to(denoiser.device), whole(length, 0), denoiser.mask_id, denoiser.pad_id)
-    numbers = torch.zeros(most, device=denoiser.device)
+    numbers = torch.zeros(count, device=denoiser.device)
     seen = Observation(numbers[:, None, None].expand(-1, length, 1), masked, masked, numbers, whole(0), whole(0))
-    row = torch.arange(most, device=denoiser.device)
+    row = torch.arange(count, device=denoiser.device)
     batch = Batch(row, seen, draw, numbers, numbers, numbers, numbers.bool())
 
-    def gradient(count: int, wanted: bool) -> None:
-        with denoiser.parts.full_attention(), checkpointed(denoiser.module, wanted):
-            piece = next(iter(batch.pieces(count)))
+    def gradient(size: int, again: bool) -> None:
+        with denoiser.parts.full_attention(), checkpointed(denoiser.module, again):
+            piece = next(iter(batch.pieces(size)))
             evaluate(denoiser, policy, states, piece, 1.0).total.sum().backward()
 
-    gradient(min(settings.microbatches), False)
+    gradient(1, True)
+    return peak(lambda: gradient(count, again), denoiser.device)
+
+
+def main(settings: Settings) -> None:
+    """Measures and prints."""
+    weights = sum(weight.numel() for weight in Llama(settings).module.parameters())
     table = Table("microbatch", "peak memory, GiB", "with checkpointing", "seconds", "with checkpointing")
     lines = {}
-    for count in settings.microbatches:
-        plain, again = (peak(lambda w=w, n=count: gradient(n, w), denoiser.device) for w in (False, True))  # type: ignore[misc]
-        lines[count] = [*plain, *again]
-        table.add_row(str(count), f"{plain[0]:.2f}", f"{again[0]:.2f}", f"{plain[1]:.1f}", f"{again[1]:.1f}")
-    table.title = f"{weights:,} weights, prompt {settings.prompt}, L = {length}"
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for count in settings.microbatches:
+            plain, again = (pool.apply(measure, (settings, count, wanted)) for wanted in (False, True))
+            lines[count] = [*plain, *again]
+            table.add_row(str(count), f"{plain[0]:.2f}", f"{again[0]:.2f}", f"{plain[1]:.1f}", f"{again[1]:.1f}")
+    table.title = f"{weights:,} weights, prompt {settings.prompt}, L = {settings.length}"
     Console(width=120).print(table)
     about = machine()
     print(", ".join(f"{key}: {value}" for key, value in about.items()))

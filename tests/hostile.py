@@ -30,6 +30,7 @@ from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import NetworkConfig, make_network
 from dllm_env.random import torch_generator
+from dllm_env.train.dcolt import DCoLT
 from dllm_env.train.grpo import GRPO
 from dllm_env.train.ppo import PPO
 from dllm_env.train.run import CHECKPOINT
@@ -189,7 +190,7 @@ def resume_case(kind: str, name: str) -> Case:
         if "trust" in name:
             remote_checkpoint(folder)
         (folder / "run").mkdir()
-        settings = flat(GRPO() if kind == "grpo" else PPO())
+        settings = flat({"grpo": GRPO, "ppo": PPO, "dcolt": DCoLT}[kind]())
         write(folder, "run/settings.json", settings | {setting: value, "allow_code_execution": True})
         (folder / "run" / CHECKPOINT).write_bytes(pickled(folder))
         return ["train", kind, "--resume", "--out", "run"]
@@ -291,6 +292,28 @@ def policy_case(name: str, command: str) -> Case:
         return [*COMMANDS[command], place, *(["owner/name", "--dry-run", "dry"] if command == "push" else [])]
 
     return Case(f"{command} with policy.json: {name}", make)
+
+
+ADAPTERS: dict[str, Callable[[Path], str]] = {
+    "a class in a file": lambda folder: CODE,
+    "a class in a file of an absolute path": lambda folder: f"{folder}/{CODE}",
+    "a checkpoint with trust": lambda folder: f"{remote_checkpoint(folder)}:trust_remote_code=1",
+    "itself": lambda folder: str(folder / "run"),
+}
+
+
+def adapter_case(name: str) -> Case:
+    """An adapter says what it is of."""
+
+    def make(folder: Path) -> Words:
+        evil(folder)
+        (folder / "run").mkdir()
+        about = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}
+        write(folder, "run/adapter_config.json", about | {"base_model_name_or_path": ADAPTERS[name](folder)})
+        (folder / "run" / "adapter_model.safetensors").write_bytes(pickled(folder))
+        return [*EVAL, "--denoiser", str(folder / "run"), "--policies", "top_k:4"]
+
+    return Case(f"adapter of {name}", make)
 
 
 def _worker_case() -> Case:
@@ -508,7 +531,9 @@ def quick_cases() -> list[Case]:
     """Cases in which no checkpoint is loaded."""
     cases = [config_case("grpo", "config.yaml", name) for name in NAMED]
     cases += [config_case("ppo", "config.json", name) for name in NAMED]
-    cases += [resume_case(kind, name) for kind in ("grpo", "ppo") for name in NAMED]
+    cases += [config_case("dcolt", "config.yaml", name) for name in NAMED]
+    cases += [resume_case(kind, name) for kind in ("grpo", "ppo", "dcolt") for name in NAMED]
+    cases += [adapter_case(name) for name in ADAPTERS]
     cases += [suite_case(name, suite) for name, suite in SUITES.items()]
     cases += [policy_case(name, command) for name in POLICIES for command in COMMANDS]
     cases += [_worker_case(), _trained_on_case()]

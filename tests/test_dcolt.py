@@ -21,7 +21,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
 from dllm_env.cli import main
-from dllm_env.denoisers.adapters import add_adapter
+from dllm_env.denoisers.adapters import add_adapter, save_adapter
 from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.denoisers.load import load_denoiser
 from dllm_env.denoisers.tiny import TinyDenoiser
@@ -456,6 +456,32 @@ def test_a_denoiser_without_weights_is_refused(
     monkeypatch.setattr(LetterDenoiser, "module", Denoiser.module)
     with pytest.raises(UsageError, match="cannot be trained; train the policy alone"):
         train_dcolt(letters, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, "only adapters of the type LORA"),
+        ({"r": "two"}, "r is missing or of another kind"),
+        ({"r": 10**9}, "r has to be from 1 to 4,096"),
+        ({"lora_alpha": 0}, "lora_alpha above 0"),
+        ({"base_model_name_or_path": None}, "base_model_name_or_path is missing"),
+        ({"target_modules": None}, "target_modules"),
+        ({"target_modules": ["q_proj"]}, "no linear layers named 'q_proj'"),
+        ({"r": 3}, "the weight"),
+    ],
+)
+def test_adapters_that_are_damaged(
+    toy_folder: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    denoiser = toy_denoiser()
+    add_adapter(denoiser, 2, 4.0, (), torch_generator("a"))
+    save_adapter(denoiser, str(toy_folder), 2, 4.0, tmp_path / "a")
+    assert load_denoiser(tmp_path / "a").fingerprint() == load_denoiser(toy_folder).fingerprint()
+    file = tmp_path / "a" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UsageError, match=message):
+        load_denoiser(tmp_path / "a")
 
 
 def test_attempts_without_recording_have_no_probabilities() -> None:

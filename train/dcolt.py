@@ -23,7 +23,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dllm_env.denoisers.adapters import add_adapter, save_adapter
+from dllm_env.denoisers.adapters import MOST, add_adapter, save_adapter
 from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.denoisers.load import DENOISER
 from dllm_env.errors import UsageError
@@ -38,7 +38,6 @@ from dllm_env.train.batches import Batch
 from dllm_env.train.callbacks import Callbacks, Learner
 from dllm_env.train.config import (
     RATE,
-    ROWS,
     ImitationConfig,
     PolicyConfig,
     RewardConfig,
@@ -82,7 +81,7 @@ class JointConfig:
                 f"train_denoiser is one of {', '.join(get_args(Trained))}, got {self.train_denoiser!r}"
             )
         above_zero(self, "denoiser_learning_rate", "lora_alpha", most=RATE)
-        at_least(1, self, "lora_rank", most=ROWS)
+        at_least(1, self, "lora_rank", most=MOST)
         at_least(0, self, "kl_weight", most=RATE)
 
 

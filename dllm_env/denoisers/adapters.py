@@ -8,6 +8,7 @@ takes any other.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from dllm_env.reading import is_file, read_table
 from dllm_env.weights import check_weights, read_safetensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MOST = 4096
+"""The largest rank."""
 PREFIX = "base_model.model."
 """What peft puts before the names of a network's parts."""
 
@@ -127,6 +130,8 @@ def read_adapter(folder: Path) -> Mapping[str, Any]:
     for name, kind in (("base_model_name_or_path", str), ("r", int), ("lora_alpha", (int, float))):
         if isinstance(about.get(name), bool) or not isinstance(about.get(name), kind):
             raise UsageError(f"{folder / CONFIG}: {name} is missing or of another kind")
+    if not 1 <= about["r"] <= MOST or not 0 < about["lora_alpha"] < math.inf:
+        raise UsageError(f"{folder / CONFIG}: r has to be from 1 to {MOST:,}, and lora_alpha above 0")
     if not isinstance(about.get("target_modules"), list) or not is_file(folder / WEIGHTS):
         raise UsageError(f"{folder}: target_modules or {WEIGHTS} is missing")
     return about

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NewType
 
 import torch
 
+from dllm_env import consent
 from dllm_env.denoisers import adapters
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.denoisers.tiny import CONFIG, TinyDenoiser
@@ -123,7 +124,11 @@ def _of_hub(name: str) -> Path | None:
 def _adapted(folder: Path, text: str, device: str | torch.device | None) -> Denoiser:
     """What an adapter is of, with it."""
     about = adapters.read_adapter(folder)
-    made = load_denoiser(str(about["base_model_name_or_path"]), device)
+    base = str(about["base_model_name_or_path"])
+    consent.check_read(base, folder / adapters.CONFIG)
+    if file_part(base) is None and is_file(_of_run(Path(split(base)[0])) / adapters.CONFIG):
+        raise UsageError(f"{folder} holds an adapter of an adapter, {base!r}, which cannot be read")
+    made = load_denoiser(base, device)
     adapters.apply_adapter(made, folder, about)
     made.name = text
     return made

@@ -484,6 +484,26 @@ def test_adapters_that_are_damaged(
         load_denoiser(tmp_path / "a")
 
 
+def test_adapters_of_adapters_add_up_and_none_is_of_itself(toy_folder: Path, tmp_path: Path) -> None:
+    places = [str(toy_folder), str(tmp_path / "one"), str(tmp_path / "two")]
+    for base, place in itertools.pairwise(places):
+        denoiser = load_denoiser(base)
+        add_adapter(denoiser, 2, 4.0, (), torch_generator("a"))
+        with torch.no_grad():
+            for name, weight in denoiser.module.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(0.0, 0.1, generator=torch_generator(name))
+        save_adapter(denoiser, base, 2, 4.0, Path(place))
+    weights = [load_denoiser(place).module.state_dict()["blocks.0.attention_out.weight"] for place in places]
+    assert torch.allclose(weights[2] - weights[1], weights[1] - weights[0], atol=1e-5)
+    assert (weights[1] - weights[0]).abs().max() > 1e-3
+    file = tmp_path / "one" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": places[2]}))
+    for place in places[1:]:
+        with pytest.raises(UsageError, match="an adapter of itself"):
+            load_denoiser(place)
+
+
 def test_attempts_without_recording_have_no_probabilities() -> None:
     denoiser = toy_denoiser()
     problems = [AllA().problem(0)]

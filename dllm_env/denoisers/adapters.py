@@ -171,3 +171,5 @@ def _merge(network: nn.Module) -> None:
             if isinstance(child, LoraLayer):
                 child.merge()
                 setattr(part, name, child.base_layer)
+    if hasattr(network, "peft_config"):  # where peft remembers what it has added
+        del network.peft_config

@@ -49,9 +49,11 @@ def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None
     Raises:
         UsageError: no such name or folder, its files cannot be read, or settings that it does not have.
     """
-    if isinstance(name, Denoiser):
-        return name
-    text = str(name)
+    return name if isinstance(name, Denoiser) else _load(str(name), device, ())
+
+
+def _load(text: str, device: str | torch.device | None, above: tuple[Path, ...]) -> Denoiser:
+    """The same by text; ``above`` are the folders of the adapters that it is to be loaded for."""
     if (code := file_part(text)) is not None:
         return _from_file(code)
     place, written = split(text, bundled_denoisers())
@@ -62,7 +64,7 @@ def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None
     if is_file(folder / adapters.CONFIG):
         if written:
             raise UsageError(f"an adapter has the settings of what it is of; leave {written!r} away")
-        return _adapted(folder, text, device)
+        return _adapted(folder, text, device, above)
     if _is_tiny(folder):
         chosen = typed(settings, {"device": str}, f"denoiser {place!r}").get("device") or device or "cpu"
         return TinyDenoiser.load(folder, name=text, device=check_device(chosen))
@@ -121,14 +123,14 @@ def _of_hub(name: str) -> Path | None:
     return folder if holds_denoiser(folder) else None
 
 
-def _adapted(folder: Path, text: str, device: str | torch.device | None) -> Denoiser:
+def _adapted(folder: Path, text: str, device: str | torch.device | None, above: tuple[Path, ...]) -> Denoiser:
     """What an adapter is of, with it."""
+    if folder.resolve() in above:
+        raise UsageError(f"{folder} holds an adapter of itself")
     about = adapters.read_adapter(folder)
     base = str(about["base_model_name_or_path"])
     consent.check_read(base, folder / adapters.CONFIG)
-    if file_part(base) is None and is_file(_of_run(Path(split(base)[0])) / adapters.CONFIG):
-        raise UsageError(f"{folder} holds an adapter of an adapter, {base!r}, which cannot be read")
-    made = load_denoiser(base, device)
+    made = _load(base, device, (*above, folder.resolve()))
     adapters.apply_adapter(made, folder, about)
     made.name = text
     return made

@@ -5,7 +5,8 @@
 Trains, with each seed, a policy on each domain, one on all of them, and for each domain one on all others; plays
 all on all domains; and prints the matrix of normalised scores, means over the seeds with their range, beside rules
 and the oracle. Updates and start have the preset's number of prompts a domain; those of a policy of one domain have
-three times as many. What is there already is taken as it is, so that a stopped run goes on.
+three times as many. What is there already is taken as it is, so that a stopped run goes on; what other kinds and
+seeds have left in the folder is shown, too.
 """
 
 from __future__ import annotations
@@ -92,20 +93,29 @@ def folder_of(settings: Settings, name: str, seed: int) -> Path:
 
 def over_seeds(matrix: Matrix, settings: Settings) -> Matrix:
     """The matrix with one row for the seeds of each training: their mean, and the least and the largest of them."""
-    rows = {str(folder_of(settings, name, seed)): name for name, _, seed in trainings(settings)}
     groups: dict[str, list[int]] = {}
     for i, who in enumerate(matrix.rows):
-        groups.setdefault(rows.get(who, who), []).append(i)
+        groups.setdefault(_training_of(who, settings), []).append(i)
     lines = []
     for name, members in groups.items():
         if name == "learned":
             continue
         columns = [[matrix.values[i][j] for i in members] for j in range(len(matrix.columns))]
-        values = tuple(_spread(column) if len(members) > 1 else column[0] for column in columns)
-        middle = _spread([matrix.means[i] for i in members]) if len(members) > 1 else average(values)
-        lines.append((name, values, middle, matrix.learned[members[0]]))
+        trained = matrix.learned[members[0]]
+        values = tuple(_spread(column) if trained else column[0] for column in columns)
+        middle = _spread([matrix.means[i] for i in members]) if trained else average(values)
+        lines.append((name, values, middle, trained))
     lines.sort(key=lambda line: -1.0 if line[2] is None else line[2].value, reverse=True)
     return Matrix(matrix.columns, *(tuple(column) for column in zip(*lines, strict=True)))  # type: ignore[arg-type]
+
+
+def _training_of(who: str, settings: Settings) -> str:
+    """What a policy was trained on, in words; a rule's own name."""
+    folder = Path(who)
+    if folder.parent != settings.out:
+        return who
+    name = folder.name.rpartition("-")[0]
+    return "all domains" if name == "all" else name.replace("-", " ")
 
 
 def _spread(values: list[Value | None]) -> Value | None:
@@ -139,7 +149,7 @@ def main(settings: Settings) -> None:
     if scores is None:
         raise SystemExit("these are too few problems, or rules, to tell random from the oracle")
     matrix = over_seeds(scores, settings)
-    Console(width=140).print(matrix_table(matrix))
+    Console(width=140).print(matrix_table(matrix, "least – largest"))
     write_atomically(settings.out / "domains.csv", matrix_csv(matrix).encode())
     write_figure(
         settings.out / "domains.png", plot_matrix(matrix, "score on each domain: 0 is random, 1 the oracle")

@@ -75,16 +75,16 @@ def _short(found: Sequence[Front], titles: Sequence[str]) -> tuple[str, ...]:
     return short if len(set(short)) == len(short) else tuple(titles)
 
 
-def matrix_table(matrix: Matrix) -> Table:
-    """The matrix for the terminal; intervals are those of the means."""
+def matrix_table(matrix: Matrix, interval: str = "95% interval") -> Table:
+    """The matrix for the terminal; ``interval`` is what that of a mean is."""
     shown = Table(title="scores: 0 is random, 1 the oracle")
     shown.add_column("front of")
-    for name in (*matrix.columns, "mean", "95% interval"):
+    for name in (*matrix.columns, "mean", interval):
         shown.add_column(name, justify="right", overflow="fold")
     for who, values, middle, learned in zip(matrix.rows, matrix.values, matrix.means, matrix.learned, strict=True):
         cells = ["" if value is None else f"{value.value:.3f}" for value in (*values, middle)]
-        interval = "" if middle is None else f"{middle.low:.3f} – {middle.high:.3f}"
-        shown.add_row(who, *cells, interval, style="bold" if learned and who not in SIDES else None)
+        around = "" if middle is None else f"{middle.low:.3f} – {middle.high:.3f}"
+        shown.add_row(who, *cells, around, style="bold" if learned and who not in SIDES else None)
     return shown
 
 

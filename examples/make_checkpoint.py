@@ -229,7 +229,43 @@ def make_bert(folder: Path) -> Path:
     return folder
 
 
-MAKERS = {"llada": make_llada, "dream": make_dream, "a2d": make_a2d, "bert": make_bert}
+def make_sedd(folder: Path, **changes: Any) -> Path:
+    """As louaaron/sedd-small: a configuration in parts, no model_type; the mask is the id after the last token."""
+    folder.mkdir(parents=True)
+    tokenizer = byte_tokenizer(["<|endoftext|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    said = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said), encoding="utf-8")
+    tokens, condition = tokenizer.get_vocab_size(), 16
+    config = {
+        **{"ngpus": 1, "tokens": tokens, "graph": {"type": "absorb", "file": "data", "report_all": False}},
+        "noise": {"type": "loglinear", "sigma_min": 1e-4, "sigma_max": 20},
+        "sampling": {"predictor": "euler", "steps": 128, "noise_removal": True},
+        "model": {
+            **{"name": "small", "type": "ddit", "hidden_size": D, "cond_dim": condition, "length": 1024},
+            **{"n_blocks": LAYERS, "n_heads": HEADS, "scale_by_sigma": True, "dropout": 0.1},
+        },
+        **changes,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    shapes: dict[str, tuple[int, ...]] = {"vocab_embed.embedding": (tokens + 1, D)}
+    linear = {"sigma_map.mlp.0": (condition, 256), "sigma_map.mlp.2": (condition, condition)}
+    for i in range(LAYERS):
+        block = f"blocks.{i}."
+        shapes |= {f"{block}{name}.weight": (D,) for name in ("norm1", "norm2")}
+        shapes |= {block + "attn_qkv.weight": (3 * D, D), block + "attn_out.weight": (D, D)}
+        linear |= {block + "mlp.0": (4 * D, D), block + "mlp.2": (D, 4 * D)}
+        linear |= {block + "adaLN_modulation": (6 * D, condition)}
+    linear |= {"output_layer.linear": (tokens + 1, D), "output_layer.adaLN_modulation": (2 * D, condition)}
+    shapes |= {f"{name}.weight": shape for name, shape in linear.items()}
+    shapes |= {f"{name}.bias": shape[:1] for name, shape in linear.items()}
+    weights = _draw({**shapes, "output_layer.norm_final.weight": (D,)}, "sedd")
+    weights["rotary_emb.inv_freq"] = 1 / 10_000 ** (torch.arange(0, D // HEADS, 2) / (D // HEADS))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+MAKERS = {"llada": make_llada, "dream": make_dream, "a2d": make_a2d, "bert": make_bert, "sedd": make_sedd}
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in MAKERS:

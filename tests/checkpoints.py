@@ -5,6 +5,7 @@ None of the code under test nor of transformers takes part. ``examples/make_chec
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -144,3 +145,49 @@ def bert_logits(folder: Path, ids: Tensor, seen: list[Tensor] | None = None) -> 
         x = norm(x + linear(inner, layer + "output.dense"), layer + "output.LayerNorm")
     top = norm(F.gelu(linear(x, "cls.predictions.transform.dense")), "cls.predictions.transform.LayerNorm")
     return F.linear(top, w[e + "word_embeddings.weight"], w["cls.predictions.bias"])
+
+
+def sedd_log_scores(folder: Path, ids: Tensor, sigma: float) -> Tensor:
+    """(S, V) log-scores of a SEDD at noise σ as its paper defines them: 0 for the token that stands there."""
+    w = read(folder)
+    about = json.loads((folder / "config.json").read_text())["model"]
+    width, heads = about["hidden_size"], about["n_heads"]
+    size = width // heads
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ w[name + ".weight"].T + w.get(name + ".bias", torch.zeros(()))
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        centered = x - x.mean(-1, keepdim=True)
+        return centered / (centered.square().mean(-1, keepdim=True) + 1e-5).sqrt() * w[name + ".weight"]
+
+    def silu(x: Tensor) -> Tensor:
+        return x / (1 + (-x).exp())
+
+    angle = sigma * torch.tensor([10_000 ** (-i / 128) for i in range(128)])
+    time = silu(linear(silu(linear(torch.cat((angle.cos(), angle.sin())), "sigma_map.mlp.0")), "sigma_map.mlp.2"))
+    x = w["vocab_embed.embedding"][ids]
+    place = torch.arange(len(ids))[:, None] * torch.tensor([10_000 ** (-2 * i / size) for i in range(size // 2)])
+    turn = torch.polar(torch.ones_like(place), place)
+
+    def turned(part: Tensor) -> Tensor:
+        both = torch.complex(part[:, : size // 2], part[:, size // 2 :]) * turn
+        return torch.cat((both.real, both.imag), -1)
+
+    for i in range(about["n_blocks"]):
+        block = f"blocks.{i}."
+        shift, scale, gate, shift_2, scale_2, gate_2 = linear(time, block + "adaLN_modulation").split(width)
+        qkv = linear(norm(x, block + "norm1") * (1 + scale) + shift, block + "attn_qkv")
+        mixed = []
+        for head in range(heads):
+            query, key, value = (qkv[:, k * width + head * size :][:, :size] for k in range(3))
+            weights = (turned(query) @ turned(key).T / math.sqrt(size)).softmax(-1)
+            mixed.append(weights @ value)
+        x = x + gate * linear(torch.cat(mixed, -1), block + "attn_out")
+        h = linear(norm(x, block + "norm2") * (1 + scale_2) + shift_2, block + "mlp.0")
+        h = 0.5 * h * (1 + torch.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
+        x = x + gate_2 * linear(h, block + "mlp.2")
+    shift, scale = linear(time, "output_layer.adaLN_modulation").split(width)
+    out = linear(norm(x, "output_layer.norm_final") * (1 + scale) + shift, "output_layer.linear")
+    out = out - math.log(math.expm1(sigma)) - math.log(out.shape[-1] - 1)
+    return out.scatter(-1, ids[:, None], 0.0)

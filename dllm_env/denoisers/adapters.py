@@ -41,11 +41,18 @@ def _peft() -> Any:
 def linear_layers(network: nn.Module) -> list[str]:
     """The last parts of the names of all linear layers within blocks: of what stands in a list of modules."""
     found = {
-        name.rpartition(".")[2]
+        _tail(name)
         for name, part in network.named_modules()
         if isinstance(part, nn.Linear) and any(piece.isdigit() for piece in name.split("."))
     }
     return sorted(found)
+
+
+def _tail(name: str) -> str:
+    """What tells a layer from others of its block: its name from the last part that is no number on."""
+    parts = name.split(".")
+    first = next(i for i in reversed(range(len(parts))) if not parts[i].isdigit())
+    return ".".join(parts[first:])
 
 
 def add_adapter(
@@ -103,7 +110,7 @@ def save_adapter(denoiser: Denoiser, base: str, rank: int, alpha: float, folder:
         folder: where to.
     """
     state = adapter_weights(denoiser)
-    targets = sorted({name.split(".lora_")[0].rpartition(".")[2] for name in state})
+    targets = sorted({_tail(name.split(".lora_")[0]) for name in state})
     about = {
         "peft_type": "LORA",
         "base_model_name_or_path": base,

@@ -13,7 +13,8 @@ import torch
 from dllm_env import consent
 from dllm_env.denoisers import adapters
 from dllm_env.denoisers.base import Denoiser
-from dllm_env.denoisers.tiny import CONFIG, TinyDenoiser
+from dllm_env.denoisers.sedd import is_sedd, load_sedd
+from dllm_env.denoisers.tiny import CONFIG, WEIGHTS, TinyDenoiser
 from dllm_env.errors import UsageError
 from dllm_env.reading import exists, is_file, read_json
 from dllm_env.specs import read_settings, split, typed
@@ -65,6 +66,9 @@ def _load(text: str, device: str | torch.device | None, above: tuple[Path, ...])
         if written:
             raise UsageError(f"an adapter has the settings of what it is of; leave {written!r} away")
         return _adapted(folder, text, device, above)
+    if is_sedd(folder):
+        chosen = typed(settings, {"device": str}, f"denoiser {place!r}").get("device") or device or "cpu"
+        return load_sedd(folder, text, check_device(chosen))
     if _is_tiny(folder):
         chosen = typed(settings, {"device": str}, f"denoiser {place!r}").get("device") or device or "cpu"
         return TinyDenoiser.load(folder, name=text, device=check_device(chosen))
@@ -85,6 +89,7 @@ def _load(text: str, device: str | torch.device | None, above: tuple[Path, ...])
     return load_huggingface(place, options, text)
 
 
+SEDD_FILES = [CONFIG, WEIGHTS, "*.json", "merges.txt"]
 DENOISER = "denoiser"
 """In the folder of a training, or of a policy: the denoiser that was trained."""
 
@@ -113,14 +118,16 @@ def copy_denoiser(source: Path, to: Path, rename: Callable[[str], str] | None = 
 
 
 def _of_hub(name: str) -> Path | None:
-    """What a repository on the Hub has of a denoiser that was trained with a policy; None where there is none."""
+    """A repository's denoiser that was trained with a policy, or its SEDD; None where the Hub has neither."""
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[f"{DENOISER}/*"])) / DENOISER
+        folder = Path(snapshot_download(name, allow_patterns=[f"{DENOISER}/*", CONFIG]))
+        if holds_denoiser(folder / DENOISER):
+            return folder / DENOISER
+        return Path(snapshot_download(name, allow_patterns=SEDD_FILES)) if is_sedd(folder) else None
     except Exception:  # whatever it is, reading a checkpoint of this name says it better
         return None
-    return folder if holds_denoiser(folder) else None
 
 
 def _adapted(folder: Path, text: str, device: str | torch.device | None, above: tuple[Path, ...]) -> Denoiser:

@@ -450,6 +450,21 @@ def test_what_cannot_be_trained_is_said_before_any_work(
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
+def test_the_command_trains_and_says_how_to_compare(
+    toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    small = ["--updates", "1", "--prompts", "1", "--num-generations", "2", "--width", "8"]
+    small += ["--validation-problems", "2", "--validation-rules"]
+    assert main(["train", "dcolt", "--denoiser", str(toy_folder), *small, "--out", run]) == 0
+    assert f"dllm-env eval --policies threshold:0.9 top_k:1 {run} --task trace --denoiser {run}" in (
+        capsys.readouterr().out
+    )
+    assert main(["train", "dcolt", "--resume", "--out", run]) == 0
+    assert main(["train", "dcolt", "--lora-rank", "0", "--out", str(tmp_path / "x")]) == 2
+    assert "lora_rank must be at least 1" in capsys.readouterr().err
+
+
 def test_a_denoiser_without_weights_is_refused(
     letters: DCoLT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

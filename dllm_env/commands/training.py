@@ -3,9 +3,10 @@
 # No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dllm_env.commands.arguments import parse, peek, renamed, resumable, run_folder, started_with
 from dllm_env.consent import ALLOW_FILE
@@ -14,6 +15,8 @@ from dllm_env.user_code import file_part
 
 if TYPE_CHECKING:
     from dllm_env.train.config import PolicyTraining
+
+Training = TypeVar("Training", bound="PolicyTraining")
 
 
 def train_denoiser(arguments: list[str]) -> None:
@@ -79,40 +82,30 @@ def train_grpo(arguments: list[str]) -> None:
 
 def train_dcolt(arguments: list[str]) -> None:
     """``dllm-env train dcolt``."""
-    import tyro
-
     from dllm_env.train.dcolt import DCoLT, train_dcolt
-    from dllm_env.train.run import default_folder
 
-    @dataclass(frozen=True)
-    class Arguments:
-        settings: tyro.conf.OmitArgPrefixes[DCoLT] = field(default_factory=DCoLT)
-        config: Path | None = None
-        """YAML or JSON file with settings, under the names of the flags; a run's settings.json is one. Flags
-        override it."""
-        out: Path | None = None
-        """Folder of the run; by default one named by date under runs/."""
-        resume: bool = False
-        """Continue the run in --out, with the settings that it was started with."""
-
-    name, arguments = "train dcolt", renamed(arguments, DCoLT)
-    default = Arguments(started_with(DCoLT(), arguments))
-    given = parse(Arguments, arguments, name, default=default)
-    folder = run_folder(given.out, given.resume, default_folder("dcolt"))
-    made = resumable(name, arguments, folder, lambda place: train_dcolt(given.settings, place, given.resume))
-    _what_next(made, given.settings, denoiser=given.settings.joint.train_denoiser != "none")
+    made, settings = _trained(arguments, "train dcolt", DCoLT, train_dcolt)
+    _what_next(made, settings, denoiser=settings.joint.train_denoiser != "none")
 
 
 def train_ppo(arguments: list[str]) -> None:
     """``dllm-env train ppo``."""
+    from dllm_env.train.ppo import PPO, train_ppo
+
+    _what_next(*_trained(arguments, "train ppo", PPO, train_ppo))
+
+
+def _trained(
+    arguments: list[str], name: str, kind: type[Training], train: Callable[[Training, Path, bool], Path]
+) -> tuple[Path, Training]:
+    """What a command without presets trains, and with which settings."""
     import tyro
 
-    from dllm_env.train.ppo import PPO, train_ppo
     from dllm_env.train.run import default_folder
 
     @dataclass(frozen=True)
     class Arguments:
-        settings: tyro.conf.OmitArgPrefixes[PPO] = field(default_factory=PPO)
+        settings: tyro.conf.OmitArgPrefixes[kind] = field(default_factory=kind)  # type: ignore[valid-type]
         config: Path | None = None
         """YAML or JSON file with settings, under the names of the flags; a run's settings.json is one. Flags
         override it."""
@@ -121,13 +114,12 @@ def train_ppo(arguments: list[str]) -> None:
         resume: bool = False
         """Continue the run in --out, with the settings that it was started with."""
 
-    name, arguments = "train ppo", renamed(arguments, PPO)
-    default = Arguments(started_with(PPO(), arguments))
-    given = parse(Arguments, arguments, name, default=default)
+    arguments = renamed(arguments, kind)
+    given = parse(Arguments, arguments, name, default=Arguments(started_with(kind(), arguments)))
     _check_alpha(arguments, given.settings)
-    folder = run_folder(given.out, given.resume, default_folder("ppo"))
-    made = resumable(name, arguments, folder, lambda place: train_ppo(given.settings, place, given.resume))
-    _what_next(made, given.settings)
+    folder = run_folder(given.out, given.resume, default_folder(name.split()[-1]))
+    made = resumable(name, arguments, folder, lambda place: train(given.settings, place, given.resume))
+    return made, given.settings
 
 
 def _check_alpha(arguments: list[str], settings: "PolicyTraining") -> None:

@@ -118,6 +118,28 @@ def _training_of(who: str, settings: Settings) -> str:
     return "all domains" if name == "all" else name.replace("-", " ")
 
 
+def summary(matrix: Matrix) -> list[tuple[str, float]]:
+    """Means over the domains that are trained on, best first.
+
+    A policy of one domain counts on that domain, and so does one that has seen all but that.
+    """
+    places = [matrix.columns.index(domain) for domain in DOMAINS]
+    names = [domain.replace("trace:order=", "") for domain in DOMAINS]
+    rows = dict(zip(matrix.rows, matrix.values, strict=True))
+    lines = []
+    for who, values in rows.items():
+        some = [values[place] for place in places]
+        if not who.startswith(("only ", "without ")) and all(value is not None for value in some):
+            lines.append((who, mean([value.value for value in some if value is not None])))
+    for kind in ("only", "without"):
+        cells = [(rows.get(f"{kind} {name}"), place) for name, place in zip(names, places, strict=True)]
+        own = [values[place] for values, place in cells if values is not None]
+        there = [value.value for value in own if value is not None]
+        if len(there) == len(DOMAINS):
+            lines.append((f"{kind} a domain, on that domain", mean(there)))
+    return sorted(lines, key=lambda line: -line[1])
+
+
 def _spread(values: list[Value | None]) -> Value | None:
     there = [value.value for value in values if value is not None]
     return Value(mean(there), min(there), max(there)) if there else None
@@ -150,6 +172,8 @@ def main(settings: Settings) -> None:
         raise SystemExit("these are too few problems, or rules, to tell random from the oracle")
     matrix = over_seeds(scores, settings)
     Console(width=140).print(matrix_table(matrix, "least – largest"))
+    for who, value in summary(matrix) if set(DOMAINS) <= set(matrix.columns) else []:
+        print(f"{value:6.3f}  {who}, mean over the {len(DOMAINS)} domains trained on")
     write_atomically(settings.out / "domains.csv", matrix_csv(matrix).encode())
     write_figure(
         settings.out / "domains.png", plot_matrix(matrix, "score on each domain: 0 is random, 1 the oracle")

@@ -11,7 +11,6 @@ count.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,11 +20,10 @@ import tyro
 from prediction_memory import peak
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from step_time import RandomLlama
+from torch import Tensor
 
 from dllm_env.denoisers.adapters import add_adapter
-from dllm_env.denoisers.backbones import Decoder
-from dllm_env.denoisers.base import Denoiser
 from dllm_env.dynamics import Observation
 from dllm_env.policies.heads import PlackettLuce
 from dllm_env.policies.learned import LearnedPolicy
@@ -65,51 +63,23 @@ class Settings:
     """Where."""
 
 
-class Llama(Denoiser):
+def llama(settings: Settings) -> RandomLlama:
     """Random weights; every position looks everywhere."""
-
-    def __init__(self, settings: Settings) -> None:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        config = LlamaConfig(
-            vocab_size=settings.vocabulary,
-            hidden_size=settings.width,
-            intermediate_size=settings.feed_forward,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            num_key_value_heads=settings.heads // 3 or 1,
-            max_position_embeddings=4096,
-            tie_word_embeddings=True,
-            attn_implementation="sdpa",
-        )
-        torch.manual_seed(0)
-        with torch.device(settings.device):
-            self.model = LlamaForCausalLM(config).eval().requires_grad_(False)
-        self.parts, self.device = Decoder(self.model), torch.device(settings.device)
-        self.vocabulary, self.hidden_size = settings.vocabulary, settings.width
-        self.name, self.mask_id, self.eot_id, self.pad_id, self.max_length = "random", 0, 1, -1, 4096
-
-    @property
-    def module(self) -> nn.Module:
-        found: nn.Module = self.model
-        return found
-
-    def features(self, tokens: Tensor, last: int) -> Tensor:
-        return self.parts.features(tokens, None)[:, -last:]
-
-    def head(self, hidden: Tensor) -> Tensor:
-        return self.parts.head(hidden)
-
-    def encode(self, text: str) -> list[int]:
-        raise NotImplementedError
-
-    def decode(self, ids: Sequence[int]) -> str:
-        raise NotImplementedError
+    shape = {
+        "vocab_size": settings.vocabulary,
+        "hidden_size": settings.width,
+        "intermediate_size": settings.feed_forward,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "num_key_value_heads": settings.heads // 3 or 1,
+        "tie_word_embeddings": True,
+    }
+    return RandomLlama(shape, torch.device(settings.device), torch.float32)
 
 
 def measure(settings: Settings, count: int, again: bool) -> tuple[float, float]:
     """GiB and seconds of the gradient of so many steps, in a process of its own: memory that was freed may stay."""
-    denoiser = Llama(settings)
+    denoiser = llama(settings)
     add_adapter(denoiser, 16, 32.0, (), torch_generator("adapter"))
     shape = NetworkConfig(width=settings.width, heads=settings.heads)
     network = make_network("hidden", shape, torch_generator("policy"), settings.width).to(denoiser.device)
@@ -140,7 +110,7 @@ def measure(settings: Settings, count: int, again: bool) -> tuple[float, float]:
 
 def main(settings: Settings) -> None:
     """Measures and prints."""
-    weights = sum(weight.numel() for weight in Llama(settings).module.parameters())
+    weights = sum(weight.numel() for weight in llama(settings).module.parameters())
     table = Table("microbatch", "peak memory, GiB", "with checkpointing", "seconds", "with checkpointing")
     lines = {}
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:

@@ -3,8 +3,8 @@
     python benchmarks/one_front.py --seeds 101 102 103 104 105 --out runs/one-front
 
 Trains the preset ``demo`` with each seed, plays every policy at 12 α and the leftmost fallback at 12 λ on the same
-test problems, and prints, of each, the best accuracy within some mean NFE and the score. What is there already
-is taken as it is, so that a stopped run goes on.
+test problems, and prints, of each, the best accuracy within some mean NFE and the score; ``front.png`` shows the
+first policy. What is there already is taken as it is, so that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dllm_env.eval.evaluate import EvaluationConfig, prepare
 from dllm_env.eval.fronts import fronts
 from dllm_env.eval.metrics import best_at_most, mean
 from dllm_env.eval.results import read
-from dllm_env.eval.runner import finish, play
+from dllm_env.eval.runner import finish, play, save_pareto_plot, title
 from dllm_env.train.grpo import GRPO, train_grpo
 from dllm_env.train.presets import PRESETS
 from dllm_env.train.run import CHECKPOINT
@@ -73,7 +73,9 @@ def main(settings: Settings) -> None:
     results = settings.out / "results"
     results.mkdir(parents=True, exist_ok=True)
     play(prepare([(config, [*policies, *RIVALS, *REFERENCES, *OTHERS])]), results)
-    finish(results)
+    others = tuple(str(settings.out / f"seed-{seed}") for seed in settings.seeds[1:])
+    shown = [entry for entry in finish(results) if not entry.policy.startswith(others)]
+    save_pareto_plot(shown, settings.out / "front.png", title(shown))  # one line is enough to look at
     lines: list[list[str | float]] = []
     for block in settings.block_length:
         entries = [entry for entry in pool(read([results])) if entry.block_length == block]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from dllm_env.denoisers.backbones import Decoder
 from dllm_env.denoisers.base import Denoiser, Prediction
@@ -84,45 +84,36 @@ class Clock:
         self.seconds[part] = self.seconds.get(part, 0.0) + self.now() - began
 
 
-class Timed(Denoiser):
-    """A Llama of random weights with full attention, timed."""
+class RandomLlama(Denoiser):
+    """A Llama of random weights with full attention.
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    Args:
+        shape: settings of transformers' LlamaConfig.
+        device, dtype: of the weights.
+    """
+
+    def __init__(self, shape: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        config = LlamaConfig(
-            vocab_size=settings.vocabulary,
-            hidden_size=settings.width,
-            intermediate_size=settings.feed_forward,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            num_key_value_heads=settings.heads,
-            max_position_embeddings=4096,
-            attn_implementation="sdpa",
-        )
+        config = LlamaConfig(**shape, max_position_embeddings=4096, attn_implementation="sdpa")
         torch.manual_seed(0)
-        kind = torch.bfloat16 if settings.device != "cpu" else torch.float32
         default = torch.get_default_dtype()
-        torch.set_default_dtype(kind)
-        with torch.device(settings.device):
-            model = LlamaForCausalLM(config).eval().requires_grad_(False)
+        torch.set_default_dtype(dtype)
+        with device:
+            self.model = LlamaForCausalLM(config).eval().requires_grad_(False)
         torch.set_default_dtype(default)
-        self.parts, self.clock = Decoder(model), clock
-        self.device, self.vocabulary, self.hidden_size = clock.device, settings.vocabulary, settings.width
+        self.parts, self.device = Decoder(self.model), device
+        self.vocabulary, self.hidden_size = shape["vocab_size"], shape["hidden_size"]
         self.name, self.mask_id, self.eot_id, self.pad_id, self.max_length = "random", 0, 1, -1, 4096
         self.pads = False
 
-    def features(self, tokens: Tensor, last: int) -> Tensor:
-        began = self.clock.now()
-        hidden = self.parts.features(tokens, None)[:, -last:]
-        self.clock.add("denoiser", began)
-        return hidden
-
-    def predict(self, *given: Any, **named: Any) -> Prediction:
-        before, began = self.clock.seconds.get("denoiser", 0.0), self.clock.now()
-        found = super().predict(*given, **named)
-        self.clock.add("prediction", began + self.clock.seconds["denoiser"] - before)
+    @property
+    def module(self) -> nn.Module:
+        found: nn.Module = self.model
         return found
+
+    def features(self, tokens: Tensor, last: int) -> Tensor:
+        return self.parts.features(tokens, None)[:, -last:]
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.parts.head(hidden)
@@ -132,6 +123,34 @@ class Timed(Denoiser):
 
     def decode(self, ids: Sequence[int]) -> str:
         raise NotImplementedError
+
+
+class Timed(RandomLlama):
+    """The same, timed."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        shape = {
+            "vocab_size": settings.vocabulary,
+            "hidden_size": settings.width,
+            "intermediate_size": settings.feed_forward,
+            "num_hidden_layers": settings.layers,
+            "num_attention_heads": settings.heads,
+            "num_key_value_heads": settings.heads,
+        }
+        super().__init__(shape, clock.device, torch.bfloat16 if settings.device != "cpu" else torch.float32)
+        self.clock = clock
+
+    def features(self, tokens: Tensor, last: int) -> Tensor:
+        began = self.clock.now()
+        hidden = super().features(tokens, last)
+        self.clock.add("denoiser", began)
+        return hidden
+
+    def predict(self, *given: Any, **named: Any) -> Prediction:
+        before, began = self.clock.seconds.get("denoiser", 0.0), self.clock.now()
+        found = super().predict(*given, **named)
+        self.clock.add("prediction", began + self.clock.seconds["denoiser"] - before)
+        return found
 
 
 class TimedPolicy:

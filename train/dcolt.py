@@ -199,6 +199,7 @@ class JointLearner(Learner):
 
 def make_learner(setup: Setup, settings: DCoLT) -> Learner:
     """Fresh weights of the policy, and of an adapter of the denoiser if that is what learns."""
+    check(setup, settings)
     plain = grpo.make_learner(setup, settings)
     if settings.joint.train_denoiser == "none":
         return plain
@@ -320,7 +321,6 @@ class JointValidator(Validator):
     settings: DCoLT
 
     def __init__(self, setup: Setup, settings: DCoLT, folder: Path) -> None:
-        check(setup, settings)
         super().__init__(replace(setup, rules=replace(setup.rules, temperature=0.0)), settings, folder)
 
     def keep(self, policy: LearnedPolicy, name: str) -> None:

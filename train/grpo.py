@@ -357,37 +357,26 @@ def train(
 ) -> Path:
     """The training that an algorithm is; see ``train_grpo``."""
     with locked(folder):
-        return _train(algorithm, settings, folder, resume, stop_after, callback)
-
-
-def _train(
-    algorithm: Algorithm,
-    settings: GRPO,
-    folder: Path,
-    resume: bool,
-    stop_after: int | None,
-    callback: MaybeCallback,
-) -> Path:
-    setup = make_setup(settings)
-    check_start(setup, settings)
-    if settings.experts:
-        check_expert(setup, settings)
-    learner, validator = algorithm.learner(setup, settings), algorithm.validator(setup, settings, folder)
-    run = Run(folder, settings, resume)
-    if resume:
-        info = run.load(learner.parts(), settings.gradient_steps, settings.updates)
-        learner.restore(info)
-        validator.restore(info)
-    else:
-        imitate(setup, settings)
-        learner.average.load_state_dict(learner.network.state_dict())
-        save(run, learner, validator)
-    learner.logger = run.logger(learner.update)
-    try:
-        callbacks = Callbacks(callback, learner)
-        _loop(algorithm, setup, settings, learner, validator, run, callbacks, stop_after)
-    finally:
-        learner.logger.close()
+        setup = make_setup(settings)
+        check_start(setup, settings)
+        if settings.experts:
+            check_expert(setup, settings)
+        learner, validator = algorithm.learner(setup, settings), algorithm.validator(setup, settings, folder)
+        run = Run(folder, settings, resume)
+        if resume:
+            info = run.load(learner.parts(), settings.gradient_steps, settings.updates)
+            learner.restore(info)
+            validator.restore(info)
+        else:
+            imitate(setup, settings)
+            learner.average.load_state_dict(learner.network.state_dict())
+            save(run, learner, validator)
+        learner.logger = run.logger(learner.update)
+        try:
+            callbacks = Callbacks(callback, learner)
+            _loop(algorithm, setup, settings, learner, validator, run, callbacks, stop_after)
+        finally:
+            learner.logger.close()
     return folder
 
 

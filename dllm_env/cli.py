@@ -205,7 +205,3 @@ def _subcommand(name: str, description: str) -> Any:
     import tyro
 
     return tyro.conf.subcommand(name, description=description)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -576,7 +576,7 @@ def test_help_imports_nothing_heavy():
 
 def test_as_a_process(toy, tmp_path):
     """The real thing: exit status, streams, and an output that cannot show every character."""
-    command = [sys.executable, "-m", "dllm_env.cli", "generate", "--policy", "leftmost:20", "--denoiser"]
+    command = [sys.executable, "-m", "dllm_env", "generate", "--policy", "leftmost:20", "--denoiser"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     good = subprocess.run([*command, str(toy)], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert good.returncode == 0, good.stderr

@@ -115,7 +115,7 @@ def test_a_denoiser_without_room(tmp_path: Path, capfd: pytest.CaptureFixture[st
 
 def test_an_output_without_room() -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "dllm_env.cli", "policies"]
+        command = [sys.executable, "-m", "dllm_env", "policies"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

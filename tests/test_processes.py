@@ -205,7 +205,7 @@ def test_workers_end_with_the_command(number: signal.Signals, toy_folder: Path, 
     mark = f"MARK={tmp_path}"
     words = ["eval", "--policies", "random:8", "leftmost:8", "--problems", "800", "--batch-size", "1"]
     words += ["--workers", "2", "--denoiser", str(toy_folder), "--out", "x"]
-    command = [sys.executable, "-m", "dllm_env.cli", *words]
+    command = [sys.executable, "-m", "dllm_env", *words]
     environment = {**os.environ, "MARK": str(tmp_path), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:

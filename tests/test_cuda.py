@@ -37,9 +37,9 @@ RULES = (
     "random:3",
     "entropy_bound:0.3",
     "first_hitting",
-    "klass:tau=0.2,kappa=0.3",
     "dapd",
 )
+"""None that takes the surest of many positions of end-of-text, which are all sure but for the last bit."""
 WAITS = 22
 """Most times that the host waits for the GPU in a round of the generation loop."""
 

@@ -5,9 +5,8 @@
 The presets ``paper`` (full diffusion) and ``paper-32`` (blocks) with the paper's values, but for what the denoiser
 forces: task and length, blocks of 8, and the number of updates. Where there are fewer updates the learning rate is
 higher and the warm-up shorter in proportion, so that weights can move as far. No imitation; the last weights are
-played. With steering, one row of each group is the expert's:
-``threshold:0.9`` in blocks of 8. What is there already
-is not made again.
+played. With steering, one row of each group is the expert's: ``threshold:0.9`` in blocks of 8. What is there
+already is not made again.
 """
 
 from __future__ import annotations

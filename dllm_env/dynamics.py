@@ -45,7 +45,7 @@ class Observation:
         log_probability: (B, W, V) float32 or None.
         support: (B, W) float32 or None, see ``Prediction``.
         attention: (B, W, W) float32 or None, see ``Prediction``.
-        token_log_prob: (B, W) float32 or None, see ``Prediction``.
+        token_log_prob, log_mass: (B, W) float32 or None, see ``Prediction``.
         token: (B, W) int64, what would be written at masked positions, or None.
         ends: (B, W) bool, where that is an end-of-text, or None; there with ``token``.
         remaskable: (B, W) bool, what an action may put back to mask; None without ``allow_remask``.
@@ -69,6 +69,7 @@ class Observation:
     support: Tensor | None = None
     attention: Tensor | None = None
     token_log_prob: Tensor | None = None
+    log_mass: Tensor | None = None
     token: Tensor | None = None
     ends: Tensor | None = None
     remaskable: Tensor | None = None
@@ -280,6 +281,7 @@ class Dynamics:
             support=zeros() if extras.support else None,
             attention=zeros(self.width) if extras.attention else None,
             token_log_prob=zeros() if extras.token_log_prob else None,
+            log_mass=zeros() if extras.log_mass else None,
         )
 
     def _empty_last(self, count: int) -> Prediction:
@@ -385,6 +387,7 @@ class Dynamics:
             support=state.prediction.support,
             attention=state.prediction.attention,
             token_log_prob=state.prediction.token_log_prob,
+            log_mass=state.prediction.log_mass,
             token=state.prediction.token if self.view.extras.token else None,
             ends=is_end(state.prediction.token, self.denoiser.end_ids) & masked if self.view.extras.token else None,
             remaskable=self._window(state, self.remaskable(state)) if self.rules.allow_remask else None,

@@ -282,6 +282,7 @@ class BlockDecoder:
             margin=prediction.margin,
             log_probability=prediction.log_probability,
             token_log_prob=prediction.token_log_prob,
+            log_mass=prediction.log_mass,
             token=prediction.token if self.policy.extras.token else None,
             ends=is_end(prediction.token, self.end_ids) & masked if self.policy.extras.token else None,
             memory=_join_memory(rows),

@@ -68,13 +68,15 @@ def _introduction(policy: PolicyFacts, name: str) -> str:
         "confidence": f"the {largest} of each position, its mask, and the step: any masked diffusion language "
         "model will do",
         "hidden": "the last hidden states of the language model that it was trained on, and of no other",
+        "reverse": "the scores of a score model such as SEDD",
     }.get(policy.network, "what its own network reads")
     block = "the active block only, as samplers and serving engines show it"
     sees = block if policy.context == "block" else "the whole response"
     head = plain_markdown(policy.head.replace("_", " "))
+    kind = "The reverse process" if policy.network == "reverse" else "One transformer block"
     return (
         f"# {plain_markdown(name)}\n\nAn unmasking policy for masked diffusion language models: in each step it "
-        f"chooses which masks to replace. One transformer block of {policy.weights:,} weights with a {head} head, "
+        f"chooses which masks to replace. {kind} of {policy.weights:,} weights with a {head} head, "
         f"trained with dllm-env {dllm_env.__version__} after [arXiv 2512.09106]({PAPER}).\n\n"
         f"It reads {reads}. It sees {sees}."
     )

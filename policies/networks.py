@@ -373,7 +373,65 @@ class HiddenTransformer(PolicyNetwork):
         return observation.masked.long() + observation.selectable.long()
 
 
-NETWORKS: dict[str, type[PolicyNetwork]] = {"confidence": ConfidenceTransformer, "hidden": HiddenTransformer}
+class ReverseProcess(PolicyNetwork):
+    """The reverse process of diffusion, whose probabilities a score model tells by itself (rule ``ancestral``).
+
+    Of n masked positions of the active block each is revealed with probability rate · M^sharpness · W/n, at most 1;
+    M is e^``log_mass``. Two numbers learn, the rate, which begins with sigmoid(bias), and the sharpness, which
+    begins with 1; where a score model learns with it, M does, and with M which positions come first. With a head
+    ``bernoulli`` and tokens drawn at temperature 1 a step is then one of SEDD's reverse process, with the product
+    of the transition probabilities of all positions as its probability (DCoLT, arXiv 2505.10446).
+
+    Args:
+        config: of which top and bias count.
+        generator: draws nothing.
+    """
+
+    kinds = 1
+
+    def __init__(self, config: NetworkConfig, generator: torch.Generator) -> None:
+        super(PolicyNetwork, self).__init__()
+        if config.sight or config.conditions:
+            raise UsageError(f"network 'reverse' reads none of {' '.join((*config.sight, *config.conditions))}")
+        self.config = config
+        self.log_rate = nn.Parameter(F.logsigmoid(torch.tensor(config.bias)))
+        self.sharpness = nn.Parameter(torch.tensor(1.0))
+
+    @property
+    def extras(self) -> Extras:
+        return Extras(log_mass=True)
+
+    @property
+    def reads_confidence(self) -> bool:
+        return False
+
+    def embed(self, observation: Observation) -> Tensor:
+        if observation.log_mass is None:
+            raise UsageError("network 'reverse' reads the denoiser's scores, which environments do not show")
+        return observation.log_mass[..., None]
+
+    def kind(self, observation: Observation) -> Tensor:
+        return torch.zeros_like(observation.masked, dtype=torch.int64)
+
+    def _features(self, observation: Observation) -> Tensor:
+        """(B, W, 1): the scores, log-odds of a position to be revealed."""
+        mass, selectable = self.embed(observation), observation.selectable
+        left = selectable.sum(-1).clamp(min=1) / selectable.shape[1]
+        log = self.log_rate + self.sharpness * mass - left.log()[:, None, None]
+        log = log.clamp(max=SURE)
+        return log - torch.log(-torch.expm1(log))
+
+    def scores(self, features: Tensor) -> Tensor:
+        return features[..., 0]
+
+
+SURE = -1e-6
+"""The largest log-probability of a position to be revealed: log-odds stay finite."""
+NETWORKS: dict[str, type[PolicyNetwork]] = {
+    "confidence": ConfidenceTransformer,
+    "hidden": HiddenTransformer,
+    "reverse": ReverseProcess,
+}
 """Networks by name."""
 
 
@@ -390,8 +448,9 @@ def make_network(
     """A network of ``NETWORKS``, or a class in a file: it is made of config and generator, and its own settings.
 
     Args:
-        name: which: ``confidence``, ``hidden``, ``my.py:MyNetwork`` or ``'my.py:MyNetwork(layers=2)'``; or a
-            network, which is copied with its weights, whatever the config says.
+        name: which: ``confidence``, ``hidden``, ``reverse``, ``my.py:MyNetwork`` or
+            ``'my.py:MyNetwork(layers=2)'``; or a network, which is copied with its weights, whatever the config
+            says.
         config: shape.
         generator: draws the weights.
         hidden_size: width of the denoiser's hidden states, for a network that reads them.
@@ -401,8 +460,8 @@ def make_network(
     """
     if not isinstance(name, str):
         return copy.deepcopy(name)
-    if name == "confidence":
-        return ConfidenceTransformer(config, generator)
+    if name in ("confidence", "reverse"):
+        return NETWORKS[name](config, generator)  # type: ignore[call-arg]
     if name == "hidden":
         return HiddenTransformer(HiddenConfig(**{**asdict(config), "hidden_size": hidden_size}), generator)
     if (place := file_part(name)) is None:

@@ -20,7 +20,15 @@ HEURISTICS: dict[str, type[Heuristic]] = {
     rule.rule: rule
     for rule in (
         *(rules.Random, rules.TopK, rules.Margin, rules.Entropy, rules.Leftmost, rules.Rightmost, rules.Dilated),
-        *(rules.FirstHitting, rules.Threshold, rules.Factor, rules.EntropyBound, rules.Klass, rules.LocalLeap),
+        *(
+            rules.FirstHitting,
+            rules.Ancestral,
+            rules.Threshold,
+            rules.Factor,
+            rules.EntropyBound,
+            rules.Klass,
+            rules.LocalLeap,
+        ),
         *(
             rules.Hierarchy,
             EOSER,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from logs import assert_logged_once
 from safetensors.torch import load_file
 
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+from dllm_env.denoisers.sedd import SEDDDenoiser
+from dllm_env.denoisers.tiny import MASK, WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.errors import UsageError
 from dllm_env.random import torch_generator
 from dllm_env.tasks.trace import Trace
 from dllm_env.train.denoiser import DenoiserTraining, Stage, begin_with, orthogonalize, train_denoiser
 from dllm_env.train.examples import RECIPES, Pattern, make_examples, mask_weights
+from dllm_env.train.families import SEDDFamily, make_family
 
 WEIGHTS = "model.safetensors"
 TRACE = RECIPES["tiny"][1][0]
@@ -110,7 +113,7 @@ def test_recipes_fit(name: str) -> None:
             assert examples.tokens.max() < len(words)
         assert part.length >= part.task.response_length or part.task.name == "sudoku"
         assert min(part.batch) > 0
-    assert {part.length for part in parts if part.name != "trace4"} == ({40} if name == "many" else {40, 16})
+    assert {part.length for part in parts if part.name != "trace4"} == ({40, 16} if name == "tiny" else {40})
 
 
 def test_another_seed_gives_other_weights(run: Path, tmp_path: Path) -> None:
@@ -279,3 +282,60 @@ def test_damaged_denoisers_are_refused_in_one_line(run: Path, tmp_path: Path, da
 def test_an_unknown_denoiser_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown denoiser 'huge'"):
         load_denoiser("huge")
+
+
+# ------------------------------------------------------------------------------------------------- SEDD
+
+
+def test_the_loss_of_a_score_model_is_its_score_entropy() -> None:
+    """σ'(t) · Σ over masked positions of [Σ_y s − r log s(x₀) + r (log r − 1)], r = 1/(e^σ − 1), times t."""
+    words, length = tuple(WORDS), 6
+    family = make_family("sedd", words, TinyConfig(width=16, layers=1, heads=2))
+    assert isinstance(family, SEDDFamily)
+    family.initialize(torch_generator("sedd"))
+    with torch.no_grad():
+        for weight in family.network.parameters():
+            weight.add_(0.3 * torch.randn(weight.shape, generator=torch_generator("noise", weight.shape)))
+    tokens = torch.randint(3, len(words), (1, 4 + length), generator=torch_generator("tokens"))
+    shown = tokens.clone()
+    masked = torch.tensor([[False] * 4 + [True, False, True, True, False, False]])
+    shown[masked] = words.index(MASK)
+    with torch.no_grad():
+        features = family.features(shown, length)
+        found = family.losses(features[masked[:, 4:]], tokens[masked])
+    share, noise = 0.5, 1 - 1e-3
+    sigma, slope = -math.log(1 - noise * share), noise / (1 - noise * share)
+    ratio = 1 / (math.exp(sigma) - 1)
+    seen = tokens.masked_fill(masked, len(words))
+    with torch.no_grad():
+        out = family.network.head(family.network(seen, torch.tensor([sigma]), length)[0])[:, :-1].double()
+    scores = out.exp() * ratio / len(words)
+    own = scores.gather(1, tokens[0, 4:, None])[:, 0]
+    entropy = slope * (scores.sum(-1) - ratio * own.log() + ratio * (math.log(ratio) - 1))
+    expected = share * entropy[masked[0, 4:]]
+    assert torch.allclose(found.double(), expected, atol=1e-4)
+
+
+def test_a_score_model_is_trained_resumed_and_read_again(tmp_path: Path) -> None:
+    settings = replace(TOY, family="sedd", recipe="trace")
+    whole = train_denoiser(settings, tmp_path / "whole")
+    train_denoiser(settings, tmp_path / "stopped", stop_after=3)
+    train_denoiser(settings, tmp_path / "stopped", resume=True)
+    one, two = (load_file(tmp_path / run / "denoiser" / "model.safetensors") for run in ("whole", "stopped"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    denoiser = load_denoiser(whole)
+    assert isinstance(denoiser, SEDDDenoiser)
+    problem = Trace().problem(0, "test")
+    ids = denoiser.encode(problem.prompt)
+    assert ids == [WORDS.index(word) for word in problem.prompt.split()]
+    assert denoiser.text(ids) == problem.prompt
+    with pytest.raises(UsageError, match="leave start away"):
+        replace(settings, start="tiny")
+
+
+def test_a_network_of_zeros_is_normalised() -> None:
+    family = make_family("sedd", WORDS, TinyConfig(width=16, layers=1, heads=2))
+    family.initialize(torch_generator("sedd"))
+    target = torch.tensor([3, 4])
+    loss = family.losses(torch.randn(2, 16, generator=torch_generator("features")), target)
+    assert loss.tolist() == pytest.approx([math.log(len(WORDS))] * 2, rel=1e-5)

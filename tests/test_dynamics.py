@@ -207,7 +207,8 @@ def test_a_wrong_action_is_refused() -> None:
 
 # ------------------------------------------------------------------------------------------- predictions
 
-ALL = Extras(entropy=True, margin=True, hidden=True, log_probability=True, support=True, token_log_prob=True)
+TOLD = ("entropy", "margin", "hidden", "log_probability", "support", "token_log_prob", "log_mass")
+ALL = Extras(**dict.fromkeys(TOLD, True))
 
 
 def told(prediction: Prediction) -> list[Tensor]:

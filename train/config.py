@@ -111,7 +111,8 @@ class PolicyConfig:
     (bernoulli:force_progress=1) where it was not forced in training.
     """
     network: NetworkLike = "confidence"
-    """What the policy reads: confidence, the largest probabilities, or hidden, the last hidden states."""
+    """What the policy reads: confidence, the largest probabilities; hidden, the last hidden states; or reverse, a
+    score model's scores, for the steps of its own reverse process (with head bernoulli)."""
     width: int = 64
     """Width of the policy network; 128 is the paper's, about 0.3M parameters."""
     attention_heads: int = 2

@@ -148,7 +148,7 @@ def check(setup: Setup, settings: DCoLT) -> None:
         raise UsageError(
             f"sight {' '.join(sorted(read))} reads the tokens drawn, which are part of what learns; leave it away"
         )
-    known = Extras(hidden=True)
+    known = Extras(hidden=True, log_mass=True)
     if (network.extras | known) != known:
         raise UsageError(
             "a network that reads more than probabilities and hidden states trains with a frozen denoiser"

@@ -1,4 +1,4 @@
-"""Trains the bundled denoisers: a masked diffusion transformer for several of the bundled tasks.
+"""Trains the bundled denoisers: a masked diffusion transformer, or a SEDD, for several of the bundled tasks.
 
 Three stages: first with the chains of ``trace`` in the prompt's order, then in any order, then mostly long traces.
 It may begin with another denoiser's weights. Matrices are trained by Muon, everything else by AdamW. The random
@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from stable_baselines3.common.logger import Logger
 from torch import Tensor, nn
 
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.denoisers.tiny import MASK, PAD, WORDS, TinyConfig, TinyDenoiser, TinyTransformer
+from dllm_env.denoisers.tiny import MASK, WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.errors import UsageError
 from dllm_env.locks import locked
 from dllm_env.random import torch_generator
@@ -28,6 +27,7 @@ from dllm_env.reading import check_value
 from dllm_env.specs import check_types
 from dllm_env.train.config import ROWS, above_zero, at_least
 from dllm_env.train.examples import DIGITS, RECIPES, Examples, batches, make_examples
+from dllm_env.train.families import Family, TinyFamily, make_family
 from dllm_env.train.run import Run, is_due, progress_bar
 
 
@@ -57,8 +57,10 @@ class Stage:
 class DenoiserTraining:
     """Settings of ``dllm-env train denoiser``; the defaults make ``tiny``."""
 
-    recipe: Literal["tiny", "many"] = "tiny"
-    """Which tasks it learns: tiny has trace and sudoku, many all domains."""
+    family: Literal["tiny", "sedd"] = "tiny"
+    """What it is: the bundled denoisers' network, or a score model (SEDD), which reads a time."""
+    recipe: Literal["tiny", "many", "trace"] = "tiny"
+    """Which tasks it learns: tiny has trace and sudoku, many all domains, trace nothing else."""
     start: str = ""
     """A bundled kind of denoiser whose weights it begins with; of the same width, layers and heads."""
     seed: int = 1
@@ -98,6 +100,8 @@ class DenoiserTraining:
         above_zero(self, "max_grad_norm")
         if not self.first_updates + self.second_updates + self.third_updates:
             raise UsageError("nothing to do: first_updates, second_updates and third_updates are all 0")
+        if self.start and self.family != "tiny":
+            raise UsageError(f"a denoiser of family {self.family} begins with fresh weights; leave start away")
 
     def stages(self) -> list[Stage]:
         """The stages of the schedule."""
@@ -151,10 +155,11 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 # ----------------------------------------------------------------------------------------------- loss
 
 
-def masked_loss(network: TinyTransformer, tokens: Tensor, weights: Tensor, length: int) -> Tensor:
-    """Σ weight · cross-entropy over the hidden positions, per response token of the batch.
+def masked_loss(family: Family, tokens: Tensor, weights: Tensor, length: int) -> Tensor:
+    """Σ weight · loss over the hidden positions, per response token of the batch.
 
     Args:
+        family: whose loss it is.
         tokens: (B, P+L) the whole sequences.
         weights: (B, L), 0 where the response token is shown.
         length: L.
@@ -162,8 +167,7 @@ def masked_loss(network: TinyTransformer, tokens: Tensor, weights: Tensor, lengt
     shown = tokens.clone()
     response, hidden = tokens[:, -length:], weights > 0
     shown[:, -length:][hidden] = WORDS.index(MASK)
-    features = network(shown, WORDS.index(PAD))[:, -length:]
-    losses = F.cross_entropy(network.head(features[hidden]), response[hidden], reduction="none")
+    losses = family.losses(family.features(shown, length)[hidden], response[hidden])
     return (losses * weights[hidden]).sum() / weights.numel()
 
 
@@ -171,7 +175,7 @@ def masked_loss(network: TinyTransformer, tokens: Tensor, weights: Tensor, lengt
 
 
 @torch.no_grad()
-def value_accuracy(network: TinyTransformer, examples: Examples, generator: torch.Generator) -> float:
+def value_accuracy(family: Family, examples: Examples, generator: torch.Generator) -> float:
     """Share of right guesses of one value with everything from it on hidden, or up to it where that is the order.
 
     On traces chance is 10% and the ceiling about 88%, because some examples leave out steps. On Sudoku all
@@ -184,9 +188,8 @@ def value_accuracy(network: TinyTransformer, examples: Examples, generator: torc
     hidden = position <= chosen[:, None] if examples.pattern == "right" else position >= chosen[:, None]
     shown = tokens.clone()
     shown[:, -examples.length :][hidden] = WORDS.index(MASK)
-    features = network(shown, WORDS.index(PAD))[:, -examples.length :]
     rows = torch.arange(len(tokens))
-    guess = network.head(features[rows, chosen]).argmax(-1)
+    guess = family.logits(family.features(shown, examples.length)[rows, chosen]).argmax(-1)
     return (guess == response[rows, chosen]).float().mean().item()
 
 
@@ -219,13 +222,14 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
     if settings.threads:
         torch.set_num_threads(settings.threads)
     words, _ = RECIPES[settings.recipe]
-    network = TinyTransformer(config, len(words))
-    network.initialize(torch_generator("network", settings.seed))
+    family = make_family(settings.family, words, config)
+    family.initialize(torch_generator("network", settings.seed))
     if settings.start:
-        begin_with(network, words, settings.start)
+        assert isinstance(family, TinyFamily)
+        begin_with(family.network, words, settings.start)
     run = Run(folder, settings, resume)
-    muon, adam = _optimizers(network)
-    parts: dict[str, nn.Module | torch.optim.Optimizer] = {"network": network, "muon": muon, "adam": adam}
+    muon, adam = _optimizers(family)
+    parts: dict[str, nn.Module | torch.optim.Optimizer] = {"network": family.network, "muon": muon, "adam": adam}
     update = 0
     means: tuple[dict[str, float], dict[str, int]] = ({}, {})  # of what was logged since the last evaluation
     if resume:
@@ -251,17 +255,17 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
                     bar.update(shown, figures="making examples")
                     data, made_for = _training_data(settings, stage), stage
                 _set_rates(muon, adam, stage, stage.factor(place, settings.warmup))
-                _train_once(network, (muon, adam), data, settings, update, logger)
+                _train_once(family, (muon, adam), data, settings, update, logger)
                 update += 1
                 if is_due(update, settings.evaluate_every, total):
-                    bar.update(shown, figures=_evaluate(network, checks, settings.seed, update, logger))
+                    bar.update(shown, figures=_evaluate(family, checks, settings.seed, update, logger))
                 if is_due(update, settings.save_every, total):
                     run.save(parts, {"update": update, "means": (logger.name_to_value, logger.name_to_count)})
                 bar.update(shown, completed=update)
     finally:
         logger.close()
     if update == total:
-        TinyDenoiser(network, words, str(folder)).save(folder / "denoiser")
+        family.save(folder / "denoiser")
     return folder / "denoiser"
 
 
@@ -298,10 +302,10 @@ def stage_at(settings: DenoiserTraining, update: int) -> tuple[Stage, int]:
     raise ValueError("the schedule is over")
 
 
-def _optimizers(network: TinyTransformer) -> tuple[Muon, torch.optim.AdamW]:
-    matrices = [p for name, p in network.named_parameters() if name.startswith("blocks") and p.ndim == 2]
+def _optimizers(family: Family) -> tuple[Muon, torch.optim.AdamW]:
+    matrices = family.matrices()
     chosen = {id(p) for p in matrices}
-    others = [p for p in network.parameters() if id(p) not in chosen]
+    others = [p for p in family.network.parameters() if id(p) not in chosen]
     return Muon(matrices, lr=0.0), torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
 
 
@@ -327,10 +331,10 @@ def _validation(settings: DenoiserTraining) -> dict[str, Examples]:
     return {part.name: make_examples(part, 512, "validation", settings.seed, True, words) for part in parts}
 
 
-def _evaluate(network: TinyTransformer, checks: dict[str, Examples], seed: int, update: int, logger: Logger) -> str:
+def _evaluate(family: Family, checks: dict[str, Examples], seed: int, update: int, logger: Logger) -> str:
     """Logs the metrics; returns them for the progress bar."""
     figures = {
-        name: value_accuracy(network, examples, torch_generator("validation", seed, name))
+        name: value_accuracy(family, examples, torch_generator("validation", seed, name))
         for name, examples in checks.items()
     }
     for name, value in figures.items():
@@ -341,7 +345,7 @@ def _evaluate(network: TinyTransformer, checks: dict[str, Examples], seed: int, 
 
 
 def _train_once(
-    network: TinyTransformer,
+    family: Family,
     optimizers: tuple[torch.optim.Optimizer, ...],
     data: list[tuple[Examples, int]],
     settings: DenoiserTraining,
@@ -354,10 +358,10 @@ def _train_once(
     _, parts = RECIPES[settings.recipe]
     drawn = batches(data, (settings.seed, update))
     for part, (tokens, weights, length), (_, size) in zip(parts, drawn, data, strict=True):
-        loss = masked_loss(network, tokens, weights, length)
+        loss = masked_loss(family, tokens, weights, length)
         (loss * size / rows).backward()
         logger.record_mean(f"loss/{part.name}", loss.item())
-    nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
+    nn.utils.clip_grad_norm_(family.network.parameters(), settings.max_grad_norm)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

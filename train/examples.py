@@ -1,7 +1,7 @@
 """What the bundled denoisers learn from: examples of the tasks, and which of their tokens are hidden.
 
-A recipe lists the tasks of a denoiser. ``tiny`` has three; ``many`` has all domains, with responses of 40 tokens so
-that one batch of an evaluation holds them all.
+A recipe lists the tasks of a denoiser. ``tiny`` has three, ``trace`` one; ``many`` has all domains, with responses
+of 40 tokens so that one batch of an evaluation holds them all.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ RECIPES: dict[str, tuple[tuple[str, ...], tuple[Part, ...]]] = {
             Part("sudoku", Sudoku(), "any", (24, 24, 16), 5, 16),
         ),
     ),
+    "trace": (WORDS, (Part("trace", Trace(), "left", (64, 64, 64), 1, 40),)),
     "many": (
         MANY_WORDS,
         (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers.base import Denoiser, token_log_prob
+from dllm_env.denoisers.base import Denoiser, log_mass, token_log_prob
 from dllm_env.dynamics import Observation
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Rollout
@@ -117,10 +117,15 @@ def look(denoiser: Denoiser, policy: LearnedPolicy, seen: Observation, hidden: T
     """The observation with what follows from the hidden states (m, L, d) as they are now."""
     network, masked = policy.network, seen.masked
     shown = replace(seen, hidden=hidden.masked_fill(~masked[..., None], 0.0) if policy.extras.hidden else None)
-    if network.reads_confidence:
+    if network.reads_confidence or policy.extras.log_mass:
         row, place = masked.nonzero(as_tuple=True)
-        largest = _logits(denoiser, hidden[row, place]).softmax(-1).topk(policy.top, dim=-1).values
-        shown.confidence = torch.zeros_like(seen.confidence).index_put((row, place), largest)
+        logits = _logits(denoiser, hidden[row, place])
+        if network.reads_confidence:
+            largest = logits.softmax(-1).topk(policy.top, dim=-1).values
+            shown.confidence = torch.zeros_like(seen.confidence).index_put((row, place), largest)
+        if policy.extras.log_mass and denoiser.tells_scores:
+            mass = log_mass(logits.logsumexp(-1), logits.shape[-1])
+            shown.log_mass = mass.new_zeros(masked.shape).index_put((row, place), mass)
     return shown
 
 

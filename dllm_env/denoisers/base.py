@@ -8,6 +8,7 @@ are kept: the p largest probabilities, the token, and on request entropy, margin
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
@@ -48,6 +49,7 @@ class Extras:
     token: bool = False
     """Which token would be written; a prediction has it anyway, an observation only then."""
     token_log_prob: bool = False
+    log_mass: bool = False
 
     def __or__(self, other: Extras) -> Extras:
         """What either of two has."""
@@ -76,6 +78,9 @@ class Prediction:
             directions, of the heads and of the last layers (see ``Denoiser.attending_features``), or None.
         token_log_prob: (B, L) float32, the log-probability in nats with which ``token`` was drawn: of
             softmax(logits / temperature), 0 where the temperature is; or None.
+        log_mass: (B, L) float32, the logarithm of how much faster than a normalised model the denoiser would leave
+            the mask at a position: of a score model log Σ_y s(y) · (e^σ − 1), which is about 0 where it is well
+            trained, and 0 of all others; or None.
     """
 
     token: Tensor
@@ -87,6 +92,7 @@ class Prediction:
     support: Tensor | None = None
     attention: Tensor | None = None
     token_log_prob: Tensor | None = None
+    log_mass: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Prediction:
         """The chosen rows, as a copy."""
@@ -170,6 +176,8 @@ class Denoiser(abc.ABC):
     dtype: torch.dtype = torch.float32
     pads = True
     """Whether prompts can be padded: what stands behind padding is then predicted as without it."""
+    tells_scores = False
+    """Whether logits are log-scores, whose sum has a meaning: ``log_mass`` of a prediction."""
 
     def __init_subclass__(cls) -> None:
         if not hasattr(cls, "name"):
@@ -331,7 +339,7 @@ class Denoiser(abc.ABC):
             return to_gumbel(streams.peek(row, position * vocabulary, vocabulary), noise) * temperature
 
         draws = noise_at if temperature > 0 else None
-        known = (vocabulary, self.mask_id, top, extras, draws, self, temperature)
+        known = (vocabulary, self.mask_id, top, extras, draws, self, temperature, self.tells_scores)
         prediction = read_positions(needed, logits_at, *known)
         if streams is not None and temperature > 0:
             streams.skip(length * vocabulary)
@@ -408,6 +416,7 @@ def read_positions(
     noise_at: At | None = None,
     owner: object = None,
     temperature: float = 1.0,
+    tells_scores: bool = False,
 ) -> Prediction:
     """``read_logits`` of the needed positions, a piece at a time.
 
@@ -419,6 +428,7 @@ def read_positions(
         noise_at: gives (n, V), what is added to the logits to draw tokens; without it they are the most probable.
         owner: whose logits these are, see ``in_tiles``.
         temperature: what the noise was multiplied by.
+        tells_scores: whether the logits are log-scores.
 
     Returns:
         A prediction (B, L, …), zeros elsewhere.
@@ -429,16 +439,16 @@ def read_positions(
     row, position = needed.nonzero(as_tuple=True)
     device = needed.device
 
-    optional = {name: getattr(extras, name) for name in ("entropy", "margin", "log_probability", "token_log_prob")}
-    shown = ["token", "confidence", *(name for name, asked in optional.items() if asked)]
+    optional = ("entropy", "margin", "log_probability", "token_log_prob", "log_mass")
+    shown = ["token", "confidence", *(name for name in optional if getattr(extras, name))]
 
     def read(piece: Tensor) -> list[Tensor]:
         at = row[piece], position[piece]
         drawn = None if noise_at is None else noise_at(*at)
-        found, log_total = read_logits(logits_at(*at), mask_id, top, extras, drawn, temperature)
+        found, log_total = read_logits(logits_at(*at), mask_id, top, extras, drawn, temperature, tells_scores)
         return [log_total, *(getattr(found, name) for name in shown)]
 
-    key = ("read", top, extras, noise_at is not None, temperature)
+    key = ("read", top, extras, noise_at is not None, temperature, tells_scores)
     log_total, *values = in_pieces(read, len(row), vocabulary, read if owner is None else owner, key, device)
     refuse_broken(log_total, row)
 
@@ -475,6 +485,7 @@ def read_logits(
     extras: Extras = NO_EXTRAS,
     drawn: Tensor | None = None,
     temperature: float = 1.0,
+    tells_scores: bool = False,
 ) -> tuple[Prediction, Tensor]:
     """What is known of n positions from their logits.
 
@@ -482,10 +493,11 @@ def read_logits(
         logits: (n, V), at temperature 1; the mask token's are overwritten.
         mask_id: the token that is never written.
         top: p, how many of the largest probabilities to return.
-        extras: of these entropy, margin, log_probability and token_log_prob.
+        extras: of these entropy, margin, log_probability, token_log_prob and log_mass.
         drawn: (n, V), noise that is added to the logits to draw the tokens; without it, they are the most probable
             ones. Of equals the token is the one of lowest id.
         temperature: what the noise was multiplied by.
+        tells_scores: whether the logits are log-scores.
 
     Returns:
         A prediction with (n, …) instead of (B, L, …), without hidden states, support and attention; and (n,) the
@@ -511,7 +523,18 @@ def read_logits(
         found.token_log_prob = (
             torch.zeros_like(log_total[:, 0]) if drawn is None else token_log_prob(logits, token, temperature)
         )
+    if extras.log_mass:
+        total = log_total[:, 0]
+        found.log_mass = log_mass(total, logits.shape[-1]) if tells_scores else torch.zeros_like(total)
     return found, log_total[:, 0]
+
+
+def log_mass(log_total: Tensor, vocabulary: int) -> Tensor:
+    """(n,) ``log_mass`` of a score model from (n,) log-totals of its V logits.
+
+    The published scores are e^logits / ((e^σ − 1) · (V − 1)), so that a network of zeros is normalised.
+    """
+    return log_total - math.log(vocabulary - 1)
 
 
 def token_log_prob(logits: Tensor, token: Tensor, temperature: float) -> Tensor:

@@ -45,6 +45,11 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 """One of them in a folder says that its tokenizer is there."""
 
 
+def sigma_of(share: Tensor) -> Tensor:
+    """(B,) σ of the log-linear noise at which such a share (B,) is masked."""
+    return -torch.log1p(-(1 - EPSILON) * share)
+
+
 class Norm(nn.Module):
     """Layer norm with a factor and no shift."""
 
@@ -153,6 +158,8 @@ class SEDDDenoiser(Denoiser):
         name: how results call it.
     """
 
+    tells_scores = True
+
     def __init__(self, network: SEDDNetwork, tokenizer: Any, about: Mapping[str, Any], name: str = "sedd") -> None:
         self.network, self.tokenizer, self.about = network.eval().requires_grad_(False), tokenizer, dict(about)
         self.name, self.pad_id = name, PAD
@@ -168,8 +175,7 @@ class SEDDDenoiser(Denoiser):
 
     def sigma(self, tokens: Tensor, last: int) -> Tensor:
         """(B,) float32, the σ at which so large a share of the last positions is masked."""
-        share = (tokens[:, -last:] == self.mask_id).float().mean(-1)
-        return -torch.log1p(-(1 - EPSILON) * share)
+        return sigma_of((tokens[:, -last:] == self.mask_id).float().mean(-1))
 
     def features(self, tokens: Tensor, last: int) -> Tensor:
         def some(rows: Tensor) -> Sequence[Tensor]:

@@ -10,8 +10,11 @@ from typing import Any, Literal
 
 from dllm_env.specs import shown, split
 
-Kind = Literal["heuristic", "learned", "oracle"]
-"""What a policy is: a fixed rule, one that was trained, or the reference that knows what to write."""
+Kind = Literal["heuristic", "learned", "oracle", "search"]
+"""What a policy is: a fixed rule, one that was trained, the reference that knows what to write, or one that asks
+whether a response is right and tries again."""
+REFERENCES: tuple[Kind, ...] = ("oracle", "search")
+"""The kinds that are no policies."""
 
 Coordinates = tuple[float, float]
 """(NFE, accuracy)."""
@@ -67,7 +70,7 @@ class Point:
 
     Attributes:
         label: its name: ``rule:parameters``, or what a learned one is called.
-        kind: rule, learned, or oracle.
+        kind: rule, learned, oracle, or search.
         nfe, accuracy: means.
         low, high: interval of the accuracy.
     """
@@ -111,14 +114,16 @@ OTHERS = (
 )
 LEARNED = "#D55E00"
 ORACLE = ("#000000", "P")
+SEARCH = ("#000000", "X")
 FRONTS: Mapping[Kind, tuple[str, str, str]] = {
     "heuristic": ("#444444", "--", "Pareto front, heuristics"),
     "learned": (LEARNED, "-", "Pareto front, learned"),
     "oracle": (ORACLE[0], ":", "Pareto front, oracle"),
+    "search": (SEARCH[0], "-.", "Pareto front, best that search finds"),
 }
 """Colour, matplotlib's line and name of the front of each kind."""
 # Right and below first: the lines of a family rise to the right.
-_SIZES: Mapping[Kind, float] = {"heuristic": 6.5, "learned": 15, "oracle": 9}
+_SIZES: Mapping[Kind, float] = {"heuristic": 6.5, "learned": 15, "oracle": 9, "search": 8}
 _OFFSETS = ((7, -11), (-7, 5), (7, 5), (-7, -11), (0, 10), (0, -17), (12, 0), (-12, 0))
 
 
@@ -131,8 +136,8 @@ def family_styles(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
             continue
         if point.learned:
             styles[point.family] = (LEARNED, "*")
-        elif point.kind == "oracle":
-            styles[point.family] = ORACLE
+        elif point.kind in REFERENCES:
+            styles[point.family] = ORACLE if point.kind == "oracle" else SEARCH
         elif point.family in FAMILIES:
             styles[point.family] = FAMILIES[point.family]
         else:

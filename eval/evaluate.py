@@ -20,8 +20,9 @@ from dllm_env.dynamics import Dynamics
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import tokens_before_eot
 from dllm_env.eval.results import Outcome, Result, Setting, code_version
+from dllm_env.policies.base import REFERENCES, Player, Reference, reference_kind
 from dllm_env.policies.learned import LearnedPolicy, load_policy
-from dllm_env.policies.oracle import ORACLE, Oracle, Player, is_oracle, load_oracle, prepared
+from dllm_env.policies.references import load_reference, prepared
 from dllm_env.policies.registry import HEURISTICS
 from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import derive_key
@@ -110,7 +111,7 @@ class Evaluation:
 
     Args:
         config: task, denoiser, settings.
-        policies: texts for ``load_policy`` or ``load_oracle``, or policies. One for a range of α without an α is
+        policies: texts for ``load_policy`` or ``load_reference``, or policies. One for a range of α without an α is
             played at some from all of it.
         denoiser: the config's, where it is loaded already.
 
@@ -297,10 +298,10 @@ def label(setting: Setting) -> str:
 
 
 def _load(policy: str | Player, device: torch.device) -> Sequence[Player]:
-    if isinstance(policy, Oracle):
+    if isinstance(policy, Reference):
         return [policy]
-    if isinstance(policy, str) and is_oracle(policy):
-        return [load_oracle(policy)]
+    if isinstance(policy, str) and reference_kind(policy):
+        return [load_reference(policy)]
     loaded = load_policy(policy, device)
     return loaded.line() if isinstance(loaded, LearnedPolicy) else [loaded]
 
@@ -354,7 +355,7 @@ def _count(config: EvaluationConfig, task: Task) -> int:
 
 def _one_name(policy: str) -> str:
     """The same for ``runs/x``, ``./runs/x`` and ``runs/x/``."""
-    known = (*HEURISTICS, ORACLE)
+    known = (*HEURISTICS, *REFERENCES)
     name, settings = split(policy, known)
     is_place = name not in known and file_part(policy) is None and exists(Path(name))
     return ":".join(filter(None, [os.path.relpath(name), settings])) if is_place else policy

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dllm_env.eval.compare import Entry, by_condition, condition_titles, nfe_by_problem
 from dllm_env.eval.metrics import accuracy_under_parallelism, front_areas, mean
 from dllm_env.eval.results import by_problem
-from dllm_env.pareto import Kind, pareto_front
+from dllm_env.pareto import REFERENCES, Kind, pareto_front
 from dllm_env.random import derive_key
 
 SIDES: Mapping[str, tuple[Kind, ...]] = {
@@ -20,6 +20,7 @@ SIDES: Mapping[str, tuple[Kind, ...]] = {
     "learned": ("learned",),
     "all": ("heuristic", "learned"),
     "oracle": ("oracle",),
+    "search": ("search",),
 }
 """The fronts of several policies, by their names, and of which kinds of policies they are made."""
 RANDOM = "random"
@@ -41,7 +42,8 @@ class Front:
 
     Attributes:
         title: of the condition.
-        who: heuristics, learned, all, oracle, or a family: a rule or learned policy with all values of its knob.
+        who: heuristics, learned, all, oracle, search, or a family: a rule or learned policy with all values of its
+            knob.
         policies, problems: how many.
         area: under the best accuracy within n evaluations over log n, from 1 to L; between 0 and 1.
         score: (area − random's) / (the oracle's − random's); None where these were not played.
@@ -86,7 +88,7 @@ def _of_condition(group: Sequence[Entry], title: str, problems: Sequence[tuple[i
     seen, drawn = front_areas(correct, nfe, list(members.values()), length, generator)
     places = {who: place for place, who in enumerate(members)}
     scored = _scores(np.concatenate([seen[None], drawn]), places)
-    best = max((entry.accuracy for entry in group if entry.kind != "oracle"), default=group[0].accuracy)
+    best = max((entry.accuracy for entry in group if entry.kind not in REFERENCES), default=group[0].accuracy)
     made = [
         Front(
             title,
@@ -109,7 +111,7 @@ def _members(group: Sequence[Entry]) -> dict[str, list[int]]:
     if not (found["heuristics"] and found["learned"]):
         del found["all"]
     for i, entry in enumerate(group):
-        if entry.kind != "oracle":
+        if entry.kind not in REFERENCES:
             found.setdefault(entry.point.family, []).append(i)
     return {who: members for who, members in found.items() if members}
 

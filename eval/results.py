@@ -25,7 +25,7 @@ from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import accuracy_interval, mean, quantile
 from dllm_env.files import named, write_atomically
 from dllm_env.pareto import Kind
-from dllm_env.policies.oracle import is_oracle
+from dllm_env.policies.base import reference_kind
 from dllm_env.random import derive_key
 from dllm_env.reading import (
     as_table,
@@ -93,8 +93,8 @@ class Setting(Rules):
 
     @property
     def kind(self) -> Kind:
-        """Rule, learned, or oracle."""
-        return "learned" if self.learned else "oracle" if is_oracle(self.policy) else "heuristic"
+        """Rule, learned, or a kind of reference."""
+        return "learned" if self.learned else reference_kind(self.policy) or "heuristic"
 
     @property
     def condition(self) -> tuple[Any, ...]:

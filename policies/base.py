@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import abc
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from dllm_env.denoisers.base import Extras
+from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.random import RowRandom
-from dllm_env.rules import Context
+from dllm_env.rules import Context, Rules
+from dllm_env.tasks.base import Problem, Task
 
 
 @dataclass
@@ -62,3 +64,42 @@ class Policy(Protocol):
             observation: B rows, W positions wide.
             random: (B,) streams, one per row, the only source of random numbers.
         """
+
+
+class Reference(abc.ABC):
+    """What plays with knowledge that no policy has: what to write, or whether it was right."""
+
+    kind: ClassVar[Literal["oracle", "search"]]
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """Its name in results, which is the text that ``load_reference`` takes."""
+
+    @abc.abstractmethod
+    def prepare(
+        self,
+        denoiser: Denoiser,
+        rules: Rules,
+        task: Task,
+        problems: Sequence[Problem],
+        seeds: Sequence[int],
+        batch_size: int = 128,
+    ) -> tuple[Policy, Mapping[str, Tensor]]:
+        """The policy that plays these problems, and what it remembers of each of them beforehand."""
+
+
+REFERENCES: dict[str, Literal["oracle", "search"]] = {
+    "oracle": "oracle",
+    **dict.fromkeys(("mcts", "beam", "rgas"), "search"),
+}
+"""The kinds of the references by their names."""
+
+
+def reference_kind(text: str) -> Literal["oracle", "search"] | None:
+    """The kind of reference that a text names, or None for a policy."""
+    return REFERENCES.get(text.partition(":")[0])
+
+
+Player = Policy | Reference
+"""What plays: a policy, or a reference, which has to see how a problem is scored."""

@@ -48,9 +48,9 @@ class Heuristic(abc.ABC):
         known = sorted(fields(self), key=lambda field: bool(field.kw_only))  # as its arguments are ordered
         shown = [field for field in known if getattr(self, field.name) != field.default] or list(known[:1])
         if shown == list(known[:1]):
-            settings = [_number(getattr(self, field.name)) for field in shown]
+            settings = [number(getattr(self, field.name)) for field in shown]
         else:
-            settings = [f"{field.name}={_number(getattr(self, field.name))}" for field in shown]
+            settings = [f"{field.name}={number(getattr(self, field.name))}" for field in shown]
         return ":".join([self.rule or type(self).__name__, *filter(None, [",".join(settings)])])
 
     @abc.abstractmethod
@@ -58,7 +58,7 @@ class Heuristic(abc.ABC):
         """Decides for B rows; see the class."""
 
 
-def _number(value: float | str) -> str:
+def number(value: float | str) -> str:
     """The shortest text that reads back as the same value, so that no two settings share a name."""
     if isinstance(value, str):
         return value

@@ -21,10 +21,9 @@ from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.files import UNFINISHED, write_together
 from dllm_env.numerics import digest
-from dllm_env.policies.base import Decision, Policy
+from dllm_env.policies.base import Decision, Policy, reference_kind
 from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
 from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_network, network_name, seen_by
-from dllm_env.policies.oracle import is_oracle
 from dllm_env.policies.public import base_names
 from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
@@ -429,8 +428,9 @@ def load_policy(text: str | Policy, device: str | torch.device = "cpu") -> Polic
         return text
     if (place := file_part(text)) is not None:
         return load_file_rule(place)
-    if is_oracle(text):
-        raise UsageError("the oracle is a reference that knows what to write; it plays in dllm-env eval only")
+    if kind := reference_kind(text):
+        what = "knows what to write" if kind == "oracle" else "asks whether responses are right"
+        raise UsageError(f"{text} is a reference that {what}; it plays in dllm-env eval only")
     name, written = split(text, HEURISTICS)
     if name in HEURISTICS:
         return load_heuristic(text)

@@ -16,7 +16,7 @@ from torch import Tensor
 from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Decision, Policy
+from dllm_env.policies.base import Decision, Policy, Reference
 from dllm_env.policies.heuristics import best_k
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt
@@ -106,14 +106,26 @@ def _shown(reference: Tensor, observation: Observation) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Oracle:
+class Oracle(Reference):
     """The oracle with the rules that write its responses: ``oracle``, ``oracle:leftmost:1+top_k:1``.
 
     Of several rules it follows, problem by problem, the slowest that is right. Where none is, it follows the first
     and is wrong, too.
     """
 
+    kind = "oracle"
     references: tuple[str, ...] = REFERENCES
+
+    def prepare(
+        self,
+        denoiser: Denoiser,
+        rules: Rules,
+        task: Task,
+        problems: Sequence[Problem],
+        seeds: Sequence[int],
+        batch_size: int = 128,
+    ) -> tuple[Policy, Mapping[str, Tensor]]:
+        return Following(), {"reference": self.responses(denoiser, rules, task, problems, seeds, batch_size)}
 
     @property
     def name(self) -> str:
@@ -153,30 +165,6 @@ class Oracle:
 def _cost(played: Attempt) -> Tensor:
     """(N,) evaluations of each row, −1 where it is wrong."""
     return torch.where(played.correct == 1, played.rollout.nfe, -1)
-
-
-Player = Policy | Oracle
-"""What plays: a policy, or the oracle, which has to see how a problem is scored."""
-
-
-def prepared(
-    player: Player,
-    denoiser: Denoiser,
-    rules: Rules,
-    task: Task,
-    problems: Sequence[Problem],
-    seeds: Sequence[int],
-    batch_size: int = 128,
-) -> tuple[Policy, Mapping[str, Tensor]]:
-    """The policy that plays these problems, and what it remembers of each beforehand, for ``rollout.attempt``."""
-    if not isinstance(player, Oracle):
-        return player, {}
-    return Following(), {"reference": player.responses(denoiser, rules, task, problems, seeds, batch_size)}
-
-
-def is_oracle(text: str) -> bool:
-    """Whether a text names the oracle."""
-    return text.partition(":")[0] == ORACLE
 
 
 def load_oracle(text: str) -> Oracle:

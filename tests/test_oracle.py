@@ -12,8 +12,10 @@ from torch import Tensor
 
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
+from dllm_env.policies.base import reference_kind
 from dllm_env.policies.learned import load_policy
-from dllm_env.policies.oracle import Oracle, is_oracle, load_oracle, prepared
+from dllm_env.policies.oracle import Oracle, load_oracle
+from dllm_env.policies.references import prepared
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.rules import Rules
 from dllm_env.tasks.base import Problem
@@ -173,12 +175,8 @@ def test_names() -> None:
     assert load_oracle("oracle").name == "oracle"
     assert load_oracle("oracle:leftmost:1").name == "oracle"
     assert load_oracle("oracle:top_k:1+leftmost:1").name == "oracle:top_k:1+leftmost:1"
-    assert [is_oracle(text) for text in ("oracle", "oracle:top_k:1", "runs/oracle", "./oracle")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    named = ("oracle", "oracle:top_k:1", "runs/oracle", "./oracle")
+    assert [reference_kind(text) for text in named] == ["oracle", "oracle", None, None]
     with pytest.raises(UsageError, match="plays in dllm-env eval only"):
         load_policy("oracle")
 

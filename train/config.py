@@ -152,8 +152,8 @@ class ImitationConfig:
 
     start: str = "portfolio"
     """What to imitate: portfolio, which tries rules and the oracle and takes the best, problem by problem; dagger,
-    where the oracle corrects rules and then the policy itself; oracle; expert; a rule, such as
-    threshold:0.8,fallback=leftmost; or none."""
+    where the oracle corrects rules and then the policy itself; oracle; mcts:budget=100 or another search; expert; a
+    rule, such as threshold:0.8,fallback=leftmost; or none."""
     expert: str = ""
     """A rule to learn from; none means threshold:0.7, or top_k:K for a head that always draws K positions."""
     expert_block_length: int = 8

@@ -16,10 +16,10 @@ from torch import Tensor
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation, Wishes
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Decision, Policy
+from dllm_env.policies.base import Decision, Player, Policy
 from dllm_env.policies.heads import Head, PlackettLuce
 from dllm_env.policies.heuristics import Heuristic
-from dllm_env.policies.oracle import Player, prepared
+from dllm_env.policies.references import prepared
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, Recording, attempt, row_seeds
 from dllm_env.random import RowRandom

@@ -19,9 +19,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dllm_env.dynamics import Observation, Wishes
 from dllm_env.errors import UsageError
+from dllm_env.policies.base import Player, reference_kind
 from dllm_env.policies.heads import Head, PlackettLuce
 from dllm_env.policies.learned import LearnedPolicy
-from dllm_env.policies.oracle import ORACLE, Oracle, Player
+from dllm_env.policies.oracle import ORACLE
+from dllm_env.policies.references import load_reference
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.random import torch_generator
@@ -91,9 +93,11 @@ def check_start(setup: Setup, settings: PolicyTraining) -> None:
         UsageError: something to imitate that cannot be.
     """
     start = settings.imitation.start
-    if not settings.imitation.imitation_steps or start in ("none", "portfolio", "dagger", ORACLE):
+    if not settings.imitation.imitation_steps or start in ("none", "portfolio", "dagger"):
         return
-    if start == "expert":
+    if reference_kind(start):
+        load_reference(start)
+    elif start == "expert":
         check_expert(setup, settings)
     elif load_heuristic(start).remasks:
         raise UsageError(f"the start {start} puts tokens back to mask, which a policy cannot imitate")
@@ -155,7 +159,7 @@ def demonstrate(setup: Setup, settings: PolicyTraining) -> Demonstration | None:
 def _play(
     setup: Setup, settings: PolicyTraining, name: str, problems: Sequence[Problem], asked: Wishes, key: str
 ) -> Attempt:
-    player: Player = Oracle() if name == ORACLE else load_heuristic(name)
+    player: Player = load_reference(name) if reference_kind(name) else load_heuristic(name)
     seeds = row_seeds(len(problems), key, settings.seed)
     return play_recorded(setup, settings, player, setup.rules, problems, seeds, asked)
 

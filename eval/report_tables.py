@@ -57,8 +57,8 @@ def figures_table(groups: Sequence[Sequence[Entry]], titles: Sequence[str]) -> T
     remasked = any(entry.figures.remasks for entry in entries)
     about = {
         "policy": "rule with its parameters, or folder of the learned policy",
-        "kind": "a heuristic is a fixed rule, a learned policy was trained, the oracle knows what to write, a search may "
-        "ask whether it is right",
+        "kind": "a heuristic is a fixed rule, a learned policy was trained, the oracle knows what to write, a "
+        "search may ask whether it is right",
         "condition": "what the policies share; only policies of the same condition can be compared",
         "problems": "problems, those of all seeds together",
         "accuracy": "share of the problems that were solved",

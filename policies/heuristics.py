@@ -25,7 +25,6 @@ from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision
 from dllm_env.policies.schedules import SCHEDULES, Schedule, block_steps, llada_plan, new_block, scheduled
 from dllm_env.random import RowRandom
-from dllm_env.reading import check_value
 from dllm_env.rules import Context
 
 
@@ -313,29 +312,30 @@ class FirstHitting(Heuristic):
 
 @dataclass(frozen=True)
 class Ancestral(Heuristic):
-    """Each position on its own, as the reverse process reveals it; k positions a step are expected.
+    """Each position on its own, as T steps of the reverse process of diffusion reveal it.
 
-    Of n selectable positions each is revealed with probability M·k/n, at most 1, where M is how much faster than a
-    normalised model the denoiser would leave the mask there: ``log_mass``, of score models only, else 1. In full
-    diffusion that is a step of L/k of the reverse process from where so large a share is masked, t = n/L: for the
-    log-linear noise SEDD's analytic (Tweedie) and Euler steps (arXiv 2310.16834), which are the same there,
-    e^(σ(t) − σ(s)) − 1 = σ'(t)·(t − s). A step that reveals nothing costs no evaluation.
+    From time t to t − 1/T a mask is revealed with probability M / (T·t), at most 1, so that nothing is left at time
+    0; blocks share the steps. M is how much faster than a normalised model the denoiser would leave the mask there:
+    ``log_mass``, of score models only, else 1. For the log-linear noise these are SEDD's analytic (Tweedie) and its
+    Euler step (arXiv 2310.16834), which are the same there: e^(σ(t) − σ(s)) − 1 = σ'(t)·(t − s). A step that
+    reveals nothing costs no evaluation. More than L steps need as many ``max_steps``.
     """
 
     rule = "ancestral"
     extras = Extras(log_mass=True)
-    k: float = 1.0
+    steps: int = 20
+    """T."""
 
     def __post_init__(self) -> None:
-        check_value(self.k, float, f"{self.rule}: k")
-        if not 0 < self.k <= MOST:
-            raise UsageError(f"{self.rule}: k must be above 0 and at most {MOST:,}, got {self.k}")
+        at_least(self.rule, 1, steps=self.steps)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         assert observation.log_mass is not None
-        share = self.k / observation.selectable.sum(-1, keepdim=True).clamp(min=1)
+        at = block_steps(observation, self.steps)
+        share = 1 / (at.steps - at.step).clamp(min=1)[:, None]
         drawn = random.rand(observation.selectable.shape[1])
-        return Decision((drawn < observation.log_mass.double().exp() * share) & observation.selectable)
+        unmask = (drawn < observation.log_mass.double().exp() * share) & observation.selectable
+        return Decision(unmask, memory=at.memory(unmask))
 
 
 # --------------------------------------------------------------------------------------- as many as are sure

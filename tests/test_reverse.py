@@ -81,39 +81,50 @@ def transitions(folder: Path, tokens: Tensor, masked: list[bool], k: float) -> t
     return moved[:, :-1].sum(-1), euler
 
 
-@pytest.mark.parametrize("masked", [[True] * 8, [True, False, True, True, False, False, True, True]])
-@pytest.mark.parametrize("k", [0.5, 2.0])
-def test_a_step_is_sedd_s_analytic_and_its_euler_step(folder: Path, masked: list[bool], k: float) -> None:
+@pytest.mark.parametrize(
+    ("masked", "steps", "step"),
+    [([True] * 8, 4, 0), ([True] * 8, 16, 0), ([True, False, True, True, False, False, True, True], 8, 3)],
+)
+def test_a_step_is_sedd_s_analytic_and_its_euler_step(
+    folder: Path, masked: list[bool], steps: int, step: int
+) -> None:
+    """So much is masked as the time says, as the network reads it."""
     denoiser = load_denoiser(folder)
     observation, tokens = seen_by_policy(denoiser, masked)
-    analytic, euler = transitions(folder, tokens, masked, k)
+    observation.step[:] = step
+    analytic, euler = transitions(folder, tokens, masked, 8 / steps)
     assert torch.allclose(analytic[masked], euler[masked], atol=1e-5)
     assert observation.log_mass is not None
-    expected = (observation.log_mass[0].exp() * k / sum(masked)).clamp(max=1)
+    expected = (observation.log_mass[0].exp() / (steps - step)).clamp(max=1)
     assert torch.allclose(expected[masked], analytic[masked].clamp(max=1), atol=1e-4)
     assert expected[masked].std() > 1e-3  # random weights are not normalised
     rows = observation[torch.zeros(MANY, dtype=torch.int64)]
-    drawn = load_heuristic(f"ancestral:{k}").act(rows, RowRandom.from_seeds(list(range(MANY)), "policy")).unmask
+    drawn = load_heuristic(f"ancestral:{steps}").act(rows, RowRandom.from_seeds(list(range(MANY)), "policy")).unmask
     assert not drawn[:, ~torch.tensor(masked)].any()
     assert torch.allclose(drawn.float().mean(0)[masked], expected[masked], atol=0.02)
-    # A network of the reverse process begins as the rule.
-    rate = k / len(masked)
-    bias = math.log(rate / (1 - rate))
+    # A network of the reverse process begins as the rule, its time the share of masks.
+    bias = -math.log(steps - 1)
     network = make_network("reverse", NetworkConfig(bias=bias), torch_generator("r"))
     with torch.no_grad():
         found = network(observation)[0]
     assert torch.allclose(found.sigmoid()[masked], expected[masked], atol=1e-4)
 
 
-def test_of_a_normalised_denoiser_k_positions_are_expected() -> None:
-    denoiser = LetterDenoiser(8)
-    observation, _ = seen_by_policy(denoiser, [True] * 8)
-    assert observation.log_mass is not None
-    assert (observation.log_mass == 0).all()
-    rows = observation[torch.zeros(MANY, dtype=torch.int64)]
-    drawn = load_heuristic("ancestral:2").act(rows, RowRandom.from_seeds(list(range(MANY)), "policy")).unmask
-    assert drawn.float().mean().item() == pytest.approx(2 / 8, abs=0.01)
-    assert drawn.sum(-1).unique().tolist()[0] == 0
+@pytest.mark.parametrize("block", [8, 4])
+def test_of_a_normalised_denoiser_as_many_are_revealed_as_time_passes(block: int) -> None:
+    """And nothing is left after T steps, of which each block has its share."""
+    denoiser, seeds = LetterDenoiser(8), list(range(2000))
+    rules = Rules(response_length=8, block_length=block)
+    played = rollout(denoiser, load_heuristic("ancestral:4"), rules, [[3]] * len(seeds), seeds)
+    assert played.finished.all()
+    assert played.steps.max() == 4
+    when = torch.stack([(played.revealed_at == step).float().mean(0) for step in range(4)])
+    if block == 8:
+        assert torch.allclose(when, torch.full_like(when, 1 / 4), atol=0.04)
+    else:
+        assert torch.allclose(when[:2, :4], torch.full((2, 4), 1 / 2), atol=0.05)
+        assert (when[2:, :4] == 0).all()
+    assert (played.nfe <= played.steps).all()
 
 
 class Scores(LetterDenoiser):
@@ -210,7 +221,7 @@ def test_dcolt_on_sedd_end_to_end(folder: Path, tmp_path: Path, kind: str) -> No
 def test_what_the_reverse_process_cannot_read_is_said() -> None:
     with pytest.raises(UsageError, match="reads none of place"):
         make_network("reverse", NetworkConfig(sight=("place",)), torch_generator("r"))
-    with pytest.raises(UsageError, match="above 0"):
+    with pytest.raises(UsageError, match="steps must be at least 1"):
         load_heuristic("ancestral:0")
     observation, _ = seen_by_policy(LetterDenoiser(4), [True] * 4)
     observation.log_mass = None

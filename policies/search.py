@@ -70,7 +70,7 @@ class Branching:
     With ``HINDSIGHT`` that is what agrees with ``reference`` (B, L), as the oracle does.
 
     Attributes:
-        proposals: rules without a memory.
+        proposals: rules without a memory, and learned policies that see the whole response.
     """
 
     proposals: tuple[Policy, ...]
@@ -215,6 +215,7 @@ class Search(Reference):
         children: M, branches of a round at a place.
         proposals: rules that propose, with + between them, and in quotes where they have settings; without any,
             thresholds of five speeds with both fallbacks. M of them are drawn anew at each place.
+        policies: that propose, too.
     """
 
     search = ""
@@ -222,6 +223,7 @@ class Search(Reference):
     budget: int = 200
     children: int = 4
     proposals: str = ""
+    policies: tuple[Policy, ...] = field(default=(), kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         at_least(self.search, 1, budget=self.budget, children=self.children)
@@ -243,7 +245,7 @@ class Search(Reference):
         shown = []
         for column in fields(self):
             value = getattr(self, column.name)
-            if value != column.default or column.name == "budget":
+            if column.name == "budget" or (column.name != "policies" and value != column.default):
                 text = f"'{value}'" if isinstance(value, str) else number(value)
                 shown.append(f"{column.name}={text}")
         return f"{self.search}:{','.join(shown)}"
@@ -275,8 +277,12 @@ class Search(Reference):
         seeds: Sequence[int],
         batch_size: int = 128,
     ) -> tuple[Policy, Mapping[str, Tensor]]:
-        found = self.found(denoiser, rules, task, problems, seeds, batch_size)
-        return Following(), {"plan": torch.tensor([one.best.path for one in found])}
+        return replay(self.found(denoiser, rules, task, problems, seeds, batch_size))
+
+
+def replay(found: Sequence[Found]) -> tuple[Policy, Mapping[str, Tensor]]:
+    """What plays the best paths that were found, and what it remembers beforehand, for ``rollout.attempt``."""
+    return Following(), {"plan": torch.tensor([one.best.path for one in found])}
 
 
 class Tree:
@@ -303,7 +309,7 @@ class Tree:
         self.length = rules.response_length
         self.found = [Found() for _ in problems]
         self.generators = [torch_generator(settings.search, seed) for seed in seeds]
-        self._player = Branching(tuple(load_heuristic(rule) for rule in settings.rules))
+        self._player = Branching((*(load_heuristic(rule) for rule in settings.rules), *settings.policies))
         self._known: dict[Branch, Completed] = {}
 
     def affords(self, problem: int) -> bool:
@@ -313,7 +319,7 @@ class Tree:
     def branches(self, problem: int, path: Path, depth: int) -> list[Branch]:
         """M branches at the end of a path, of which hindsight is the first where something was right."""
         found, count = self.found[problem], self.settings.children
-        drawn = torch.randperm(len(self.settings.rules), generator=self.generators[problem]).tolist()
+        drawn = torch.randperm(len(self._player.proposals), generator=self.generators[problem]).tolist()
         branches = [Branch(problem, path, depth, choice) for choice in drawn]
         if found.completed and found.best.score == 1:
             branches.insert(0, Branch(problem, path, depth, HINDSIGHT, found.best.response))

@@ -155,8 +155,8 @@ def test_h_decides_how_greedy_it_is() -> None:
     "text", ["mcts:budget=40", "mcts:budget=40,pareto=true", "beam:budget=40", "rgas:budget=40"]
 )
 def test_what_plays_is_what_was_found(text: str, temperature: float) -> None:
-    denoiser, task = load_denoiser("tiny"), load_task("trace:chains=1")
-    rules = Rules(response_length=20, block_length=10, temperature=temperature).resolve()
+    denoiser, task = load_denoiser("tiny"), load_task("trace")
+    rules = Rules(response_length=40, block_length=20, temperature=temperature).resolve()
     problems = [task.problem(index) for index in range(6)]
     known = (denoiser, rules, task, problems, row_seeds(6, "search"))
     search = load_reference(text)
@@ -172,7 +172,7 @@ def test_what_plays_is_what_was_found(text: str, temperature: float) -> None:
 
 
 def test_in_an_evaluation_it_is_of_a_kind_of_its_own(tmp_path: Path) -> None:
-    config = EvaluationConfig(task="trace:chains=1", problems=8)
+    config = EvaluationConfig(problems=8)
     names = ["random:4", "threshold:0.7", "oracle", "mcts:budget=30", "rgas:budget=30"]
     results = evaluate(config, names)
     assert [result.setting.kind for result in results] == ["heuristic", "heuristic", "oracle", "search", "search"]
@@ -184,9 +184,8 @@ def test_in_an_evaluation_it_is_of_a_kind_of_its_own(tmp_path: Path) -> None:
     plot_pareto({"": [entry.point for entry in entries]}).savefig(tmp_path / "front.png")
 
 
-def test_training_can_begin_with_what_a_search_found(tmp_path: Path) -> None:
+def test_training_can_begin_with_what_a_search_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = GRPO().changed(
-        task="trace:chains=1",
         start="mcts:budget=20",
         imitation_problems=6,
         imitation_steps=3,
@@ -198,6 +197,15 @@ def test_training_can_begin_with_what_a_search_found(tmp_path: Path) -> None:
     )
     train_grpo(settings, tmp_path / "run")
     assert (tmp_path / "run" / "best").is_dir()
+    for more in ({"alpha": 0.3}, {"preferences": (0.1, 1.0)}):
+        name = f"rounds {len(more)} {next(iter(more))}"
+        train_grpo(settings.changed(imitation_rounds=2, **more), tmp_path / name)
+    printed = capsys.readouterr().out
+    assert printed.count("found a right path for") == 5
+    with pytest.raises(UsageError, match="are of a start that is a search"):
+        train_grpo(settings.changed(imitation_rounds=2, start="portfolio"), tmp_path / "bad")
+    with pytest.raises(UsageError, match="cannot propose to a search"):
+        train_grpo(settings.changed(imitation_rounds=2, context="block", block_length=20), tmp_path / "bad")
     with pytest.raises(UsageError, match="budget must be at least 1"):
         train_grpo(settings.changed(start="mcts:budget=0"), tmp_path / "bad")
     assert not (tmp_path / "bad").exists() or not list((tmp_path / "bad").glob("*.json"))

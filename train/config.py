@@ -154,6 +154,9 @@ class ImitationConfig:
     """What to imitate: portfolio, which tries rules and the oracle and takes the best, problem by problem; dagger,
     where the oracle corrects rules and then the policy itself; oracle; mcts:budget=100 or another search; expert; a
     rule, such as threshold:0.8,fallback=leftmost; or none."""
+    imitation_rounds: int = 1
+    """Of a start that is a search: how often it searches and is imitated, each time on new problems; from the
+    second time on the policy proposes to it (expert iteration)."""
     expert: str = ""
     """A rule to learn from; none means threshold:0.7, or top_k:K for a head that always draws K positions."""
     expert_block_length: int = 8
@@ -173,6 +176,7 @@ class ImitationConfig:
     def __post_init__(self) -> None:
         check_types(self)
         at_least(1, self, "imitation_problems", "imitation_batch_size", "expert_block_length", most=ROWS)
+        at_least(1, self, "imitation_rounds", most=1000)
         at_least(0, self, "imitation_steps")
         at_least(0, self, "imitation_target", most=RATE)
         above_zero(self, "imitation_learning_rate", most=RATE)

@@ -7,7 +7,7 @@ their decisions as if every masked position might have been chosen, so that it l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -122,10 +122,14 @@ def play_recorded(
     problems: Sequence[Problem],
     seeds: Sequence[int],
     wishes: Wishes | None = None,
+    memory: Mapping[str, Tensor] | None = None,
 ) -> Attempt:
-    """A rule or the oracle on these problems, recorded with what the policy would see."""
+    """A rule or a reference on these problems, recorded with what the policy would see.
+
+    ``memory`` is what a rule remembers of each of them beforehand.
+    """
     policy, size = setup.policy, settings.batch_size
-    rule, memory = prepared(player, setup.denoiser, rules, setup.task, problems, seeds, size)
+    rule, known = prepared(player, setup.denoiser, rules, setup.task, problems, seeds, size)
     return attempt(
         setup.denoiser,
         Recorded(rule, policy.context, policy.top, policy.extras, rules.block_length),
@@ -135,7 +139,7 @@ def play_recorded(
         seeds,
         batch_size=size,
         wishes=wishes,
-        memory=memory,
+        memory=memory or known,
         record=Recording(policy.top, policy.extras),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.console import Console
@@ -26,6 +26,7 @@ from dllm_env.policies.oracle import ORACLE
 from dllm_env.policies.references import load_reference
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.policies.search import load_search, replay
 from dllm_env.random import torch_generator
 from dllm_env.tasks.base import Problem
 from dllm_env.train.config import PolicyTraining
@@ -59,6 +60,8 @@ CHECK_EVERY = 20
 """Gradient steps between two looks at the policy's own accuracy."""
 OWN_PROBLEMS = 64
 """Problems of such a look."""
+OWN_ALPHAS = 4
+"""At so many α a policy for a range of them proposes to a search."""
 
 
 @dataclass
@@ -92,10 +95,18 @@ def check_start(setup: Setup, settings: PolicyTraining) -> None:
     Raises:
         UsageError: something to imitate that cannot be.
     """
-    start = settings.imitation.start
+    start, rounds = settings.imitation.start, settings.imitation.imitation_rounds
+    if rounds > 1 and reference_kind(start) != "search":
+        raise UsageError(f"imitation_rounds are of a start that is a search, such as mcts:budget=100; got {start}")
     if not settings.imitation.imitation_steps or start in ("none", "portfolio", "dagger"):
         return
-    if reference_kind(start):
+    if reference_kind(start) == "search":
+        if rounds > 1 and settings.context == "block":
+            raise UsageError(
+                "a policy that sees a block only cannot propose to a search; take --imitation-rounds 1"
+            )
+        load_search(start)
+    elif start == ORACLE:
         load_reference(start)
     elif start == "expert":
         check_expert(setup, settings)
@@ -114,8 +125,15 @@ def imitate(setup: Setup, settings: PolicyTraining) -> None:
     if config.start == "dagger":
         learn_by_correction(setup, settings)
         return
-    shown = demonstrate(setup, settings)
-    network = setup.policy.network
+    for number in range(config.imitation_rounds):
+        _imitate(setup, settings, number)
+
+
+def _imitate(setup: Setup, settings: PolicyTraining, number: int) -> None:
+    """One round of it."""
+    config, network = settings.imitation, setup.policy.network
+    network.eval()
+    shown = demonstrate(setup, settings, number)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.imitation_learning_rate)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     network.train()
@@ -142,15 +160,17 @@ def imitate(setup: Setup, settings: PolicyTraining) -> None:
 # ----------------------------------------------------------------------------------------- what is imitated
 
 
-def demonstrate(setup: Setup, settings: PolicyTraining) -> Demonstration | None:
-    """Plays what the settings name, on ``imitation_problems``; None where nothing is right."""
+def demonstrate(setup: Setup, settings: PolicyTraining, number: int = 0) -> Demonstration | None:
+    """Plays what the settings name, on ``imitation_problems`` of this round; None where nothing is right."""
     config = settings.imitation
-    problems = setup.problems(0, config.imitation_problems)
+    problems = setup.problems(number * config.imitation_problems, config.imitation_problems)
     asked = draw_wishes(settings.rewards, len(problems), torch_generator("wishes", settings.seed), deadlines=False)
     if config.start == "portfolio":
         return _of_portfolio(setup, settings, problems, asked)
     if config.start == "expert":
         played = play_expert(setup, settings, problems, "imitation", wishes=asked)
+    elif reference_kind(config.start) == "search":
+        played = _play_search(setup, settings, problems, asked, number)
     else:
         played = _play(setup, settings, config.start, problems, asked, "start")
     return _join([_right(setup.policy, played, torch.ones(len(problems), dtype=torch.bool))], len(problems))
@@ -162,6 +182,29 @@ def _play(
     player: Player = load_reference(name) if reference_kind(name) else load_heuristic(name)
     seeds = row_seeds(len(problems), key, settings.seed)
     return play_recorded(setup, settings, player, setup.rules, problems, seeds, asked)
+
+
+def _play_search(
+    setup: Setup, settings: PolicyTraining, problems: Sequence[Problem], asked: Wishes, number: int
+) -> Attempt:
+    """What a search finds; from the second round on the policy proposes, too, at several α if it has a range."""
+    search, policy, size = load_search(settings.imitation.start), setup.policy, settings.batch_size
+    if number:
+        own = [policy]
+        if settings.rewards.preferences:
+            low, high = settings.rewards.preferences
+            own = [policy.at(alpha) for alpha in alphas(low, high, OWN_ALPHAS)]
+        search = replace(search, policies=tuple(own))
+    seeds = row_seeds(len(problems), "start", settings.seed, *([number] if number else []))
+    found = search.found(setup.denoiser, setup.rules, setup.task, problems, seeds, size)
+    right = [one for one in found if one.best.score == 1]
+    steps = sum(one.best.nfe for one in right) / max(len(right), 1)
+    Console(highlight=False).print(
+        f"start: {search.name} found a right path for {len(right)} of {len(problems)} problems, of {steps:.1f} "
+        f"evaluations on average, with {sum(one.evaluations for one in found):,} denoiser evaluations in all"
+    )
+    player, memory = replay(found)
+    return play_recorded(setup, settings, player, setup.rules, problems, seeds, asked, memory)
 
 
 def _of_portfolio(
@@ -288,7 +331,8 @@ def _join(parts: Sequence[tuple[Observation, Tensor, Tensor]], problems: int) ->
 
 def own_accuracy(setup: Setup, network: nn.Module, settings: PolicyTraining, update: int) -> float:
     """How often the policy itself, as it trains, is right on new problems."""
-    problems = setup.problems(settings.imitation.imitation_problems + update * OWN_PROBLEMS, OWN_PROBLEMS)
+    first = settings.imitation.imitation_rounds * settings.imitation.imitation_problems
+    problems = setup.problems(first + update * OWN_PROBLEMS, OWN_PROBLEMS)
     policy = LearnedPolicy(network.eval(), setup.policy.head, setup.policy.context)  # type: ignore[arg-type]
     seeds = row_seeds(OWN_PROBLEMS, "imitation", settings.seed, update)
     size = settings.batch_size

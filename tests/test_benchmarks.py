@@ -31,6 +31,10 @@ RUNS = {
         *("--workers", "1"),
         *("--suite", str(ROOT / "tests" / "data" / "domains.yaml"), *SMALL_TRAINING),
     ],
+    "expert_iteration.py": [
+        *("--seeds", "1", "--tasks", "trace", "--rounds", "2", "--problems", "2", *SMALL_TRAINING),
+        *("--training.imitation.start", "mcts:budget=20"),
+    ],
     "gumbel.py": ["--prompts", "2", "--samples", "2", "--draws", "4194304", "--steps", "10", "1000000"],
     "inputs.py": ["--seeds", "1", "--problems", "2", *SMALL_TRAINING],
     "joint_memory.py": [

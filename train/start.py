@@ -126,11 +126,11 @@ def imitate(setup: Setup, settings: PolicyTraining) -> None:
         learn_by_correction(setup, settings)
         return
     for number in range(config.imitation_rounds):
-        _imitate(setup, settings, number)
+        imitate_round(setup, settings, number)
 
 
-def _imitate(setup: Setup, settings: PolicyTraining, number: int) -> None:
-    """One round of it."""
+def imitate_round(setup: Setup, settings: PolicyTraining, number: int) -> None:
+    """One round of ``imitate``, from 0, of ``imitation_rounds``."""
     config, network = settings.imitation, setup.policy.network
     network.eval()
     shown = demonstrate(setup, settings, number)

@@ -52,7 +52,7 @@ class EOSER(Ranked):
         count: int | Tensor = self.k
         at = block_steps(observation, 1)
         if self.steps:
-            count, at = scheduled(self.rule, observation, self.steps, self.schedule)
+            count, at = scheduled(self.rule, observation, self.steps, self.schedule, self.shift)
         unmask = best_k(self.scores(observation, random), observation.selectable, count)
         return Decision(unmask, memory=at.memory(unmask))
 

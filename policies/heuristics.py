@@ -23,7 +23,15 @@ from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Decision
-from dllm_env.policies.schedules import SCHEDULES, Schedule, block_steps, llada_plan, new_block, scheduled
+from dllm_env.policies.schedules import (
+    SCHEDULES,
+    SHIFT,
+    Schedule,
+    block_steps,
+    llada_plan,
+    new_block,
+    scheduled,
+)
 from dllm_env.random import RowRandom
 from dllm_env.rules import Context
 
@@ -85,6 +93,8 @@ def best_k(scores: Tensor, selectable: Tensor, k: int | Tensor) -> Tensor:
 
 MOST = 10**9
 """The largest parameter of a rule: beyond it none means anything."""
+SMALLEST_SHIFT = 1e-3
+"""The smallest ``shift``."""
 
 
 def at_least(rule: str, lowest: float, **values: float) -> None:
@@ -167,11 +177,14 @@ class Ranked(Heuristic):
     steps: int = 0
     """Steps of a whole response that ``schedule`` shares out, instead of k."""
     schedule: Schedule = "llada"
-    """How the steps are shared out: ``llada`` or ``dream``, see ``schedules.py``."""
+    """How the steps are shared out: ``llada``, ``dream`` or ``lavida``, see ``schedules.py``."""
+    shift: float = field(default=SHIFT, kw_only=True)
+    """LaViDa's factor of time: below 1 the first steps reveal the most, above 1 the last ones."""
 
     def __post_init__(self) -> None:
         at_least(self.rule, 1, k=self.k)
         at_least(self.rule, 0, steps=self.steps)
+        at_least(self.rule, SMALLEST_SHIFT, shift=self.shift)
         one_of(self.rule, SCHEDULES, schedule=self.schedule)
         if self.steps and self.k != 1:
             raise UsageError(f"{self.rule}: give k or steps, not both")
@@ -184,7 +197,7 @@ class Ranked(Heuristic):
         scores = self.scores(observation, random)
         if not self.steps:
             return Decision(best_k(scores, observation.selectable, self.k))
-        count, at = scheduled(self.rule, observation, self.steps, self.schedule)
+        count, at = scheduled(self.rule, observation, self.steps, self.schedule, self.shift)
         unmask = best_k(scores, observation.selectable, count)
         return Decision(unmask, memory=at.memory(unmask))
 

@@ -1,11 +1,12 @@
 """How many positions a step reveals where a number of steps is asked for, as the published samplers count them.
 
-Both share the steps over the blocks and count within each block. Where the blocks do not divide the steps, which
+All share the steps over the blocks and count within each block. Where the blocks do not divide the steps, which
 the published code refuses, the first blocks take one step more; every block takes one at least.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,11 +17,13 @@ from torch import Tensor
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 
-Schedule = Literal["llada", "dream"]
+Schedule = Literal["llada", "dream", "lavida"]
 SCHEDULES = get_args(Schedule)
 
 LAST_TIME = 1e-3
 """Dream's ``eps``, the time at which its schedule ends."""
+SHIFT = 1 / 3
+"""LaViDa's factor of time; below 1 the first steps reveal more than the last ones."""
 
 
 def new_block(observation: Observation) -> tuple[Tensor, Tensor]:
@@ -121,8 +124,42 @@ def dream_count(at: BlockSteps) -> Tensor:
     return count
 
 
-def scheduled(rule: str, observation: Observation, steps: int, schedule: Schedule) -> tuple[Tensor, BlockSteps]:
-    """(B,) positions to reveal in this step, and what has to be kept of it.
+@functools.cache
+def lavida_plan(masked: int, steps: int, shift: float) -> tuple[int, ...]:
+    """How many of so many masks each of so many steps reveals: the shifted schedule (LaViDa, arXiv 2505.16839).
+
+    At time t, from 0 to 1 in equal steps, ⌊M·s·t / (1 + (s − 1)·t)⌋ of M masks are left, and every step reveals at
+    least one; what that is too much is taken from the last steps that reveal several, one from each, as often as it
+    takes. Read off ``get_num_transfer_tokens_sch`` of jacklishufan/LaViDa, in float32 as there.
+    """
+    steps = min(steps, masked)
+    time = torch.linspace(0, 1, steps + 1)
+    left = (shift * time / (1 + (shift - 1) * time) * masked).long()
+    left[-1] = masked
+    counts = left.diff().clamp(min=1).tolist()
+    surplus = sum(counts) - masked
+    while surplus:
+        for place in [i for i, count in enumerate(counts) if count > 1][:surplus]:
+            counts[place] -= 1
+            surplus -= 1
+    return tuple(reversed(counts))
+
+
+def lavida_count(at: BlockSteps, shift: float) -> Tensor:
+    """(B,) positions of this step by ``lavida_plan``; after its end, all that are left."""
+    counts = []
+    for masked, steps, step, left in zip(
+        *(column.tolist() for column in (at.masked, at.steps, at.step, at.left)), strict=True
+    ):
+        plan = lavida_plan(masked, steps, shift)
+        counts.append(plan[step] if step < len(plan) else left)
+    return torch.tensor(counts, device=at.left.device)
+
+
+def scheduled(
+    rule: str, observation: Observation, steps: int, schedule: Schedule, shift: float = SHIFT
+) -> tuple[Tensor, BlockSteps]:
+    """(B,) positions to reveal in this step, and what has to be kept of it; ``shift`` is that of ``lavida``.
 
     Raises:
         UsageError: more steps than tokens in Dream's schedule, which would be cut off before their end.
@@ -130,6 +167,8 @@ def scheduled(rule: str, observation: Observation, steps: int, schedule: Schedul
     at = block_steps(observation, steps)
     if schedule == "llada":
         return llada_count(at), at
+    if schedule == "lavida":
+        return lavida_count(at, shift), at
     longest = int(at.length.max()) if len(at.length) else steps
     if steps > longest:
         raise UsageError(

@@ -222,6 +222,29 @@ def test_dreams_schedule_against_its_formula(steps: int) -> None:
     assert counts(Entropy(steps=steps), 40) == expected
 
 
+@pytest.mark.parametrize(
+    ("length", "block", "steps", "expected"),
+    [
+        # At t = 1/4, 1/2, 3/4, 1 are t/(3 − 2t) = 0.1, 0.25, 0.5, 1 of 8 left: 0, 2, 4, 8. Every step reveals one
+        # at least, 1, 2, 2, 4 from the end, and the first of them that reveals several gives one back.
+        (8, 8, 4, [4, 2, 1, 1]),
+        (10, 10, 2, [8, 2]),  # t = 1/2: 2 of 10
+        (6, 6, 9, [1] * 6),
+        (16, 8, 8, [4, 2, 1, 1] * 2),
+        (5, 5, 1, [5]),
+    ],
+)
+def test_lavidas_schedule(length: int, block: int, steps: int, expected: list[int]) -> None:
+    for rule in (Entropy(steps=steps, schedule="lavida"), TopK(steps=steps, schedule="lavida")):
+        assert counts(rule, length, block) == expected
+
+
+def test_lavidas_schedule_shifted_the_other_way() -> None:
+    """t' = 3t/(1 + 2t): 0.5, 0.75, 0.9, 1 of 8 are 4, 6, 7, 8."""
+    assert counts(TopK(steps=4, schedule="lavida", shift=3.0), 8, 8) == [1, 1, 2, 4]
+    assert counts(TopK(steps=4, schedule="lavida", shift=1.0), 8, 8) == [2, 2, 2, 2]
+
+
 def test_dreams_schedule_ends_within_the_response() -> None:
     with pytest.raises(UsageError, match="entropy: 41 steps do not fit into a response of 40 tokens"):
         counts(Entropy(steps=41), 40)
@@ -493,6 +516,11 @@ def test_first_hitting_times_are_those_of_the_largest_uniform() -> None:
         ("factor:variant=shipped", Factor(), "factor:1"),
         ("top_k:steps=20,schedule=dream", TopK(steps=20, schedule="dream"), "top_k:steps=20,schedule=dream"),
         ("entropy:steps=20,schedule=dream", Entropy(steps=20), "entropy:steps=20"),
+        (
+            "top_k:steps=20,schedule=lavida,shift=0.5",
+            TopK(steps=20, schedule="lavida", shift=0.5),
+            "top_k:steps=20,schedule=lavida,shift=0.5",
+        ),
         ("random:steps=4", Random(steps=4), "random:steps=4"),
         ("klass:kappa=0.01", Klass(kappa=0.01), "klass:kappa=0.01"),
         ("klass:tau=0.5,history=3", Klass(0.5, history=3), "klass:tau=0.5,history=3"),
@@ -629,7 +657,8 @@ def test_a_rule_from_a_file(tmp_path: Path) -> None:
         ("factor:g=1,h=2", "factor has no setting 'g'; it has f, variant"),
         ("factor:variant=code", "factor: variant must be shipped or paper, got 'code'"),
         ("factor:variant=1", "factor: variant must be shipped or paper, got "),
-        ("margin:steps=4,schedule=linear", "margin: schedule must be llada or dream, got 'linear'"),
+        ("margin:steps=4,schedule=lavida,shift=0", "margin: shift must be at least 0.001, got 0.0"),
+        ("margin:steps=4,schedule=linear", "margin: schedule must be llada or dream or lavida, got 'linear'"),
         ("random:k=2,steps=5", "random: give k or steps, not both"),
         ("threshold:high", "threshold: threshold must be a number, got 'high'"),
         ("threshold:k=2", "threshold has no setting 'k'; it has threshold"),

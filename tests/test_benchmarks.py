@@ -49,6 +49,10 @@ RUNS = {
     "prediction_memory.py": ["--vocabulary", "3000", "--batch", "2", "--length", "64", "--width", "16"],
     "rollout.py": ["--prompts", "4", "--repeats", "1", "--block-lengths", "8"],
     "step_time.py": [*SMALL_MODEL, *SMALL_STEPS],
+    "time_input.py": [
+        *("--seeds", "1", "--steps", "2", "--problems", "2", "--training.first-updates", "1"),
+        *("--training.examples", "50", "--training.width", "16", "--training.layers", "1"),
+    ],
     "trainers.py": ["--help"],  # trains for half an hour
 }
 

@@ -331,6 +331,13 @@ def test_a_score_model_is_trained_resumed_and_read_again(tmp_path: Path) -> None
     assert denoiser.text(ids) == problem.prompt
     with pytest.raises(UsageError, match="leave start away"):
         replace(settings, start="tiny")
+    with pytest.raises(UsageError, match="told no time anyway"):
+        replace(TOY, timed=False)
+    timeless = load_denoiser(train_denoiser(replace(settings, timed=False), tmp_path / "timeless"))
+    assert isinstance(timeless, SEDDDenoiser)
+    tokens = torch.full((1, 6), timeless.mask_id)
+    assert timeless.sigma(tokens, 6).item() == 0
+    assert denoiser.sigma(tokens, 6).item() == pytest.approx(-math.log(1e-3), rel=1e-3)
 
 
 def test_a_network_of_zeros_is_normalised() -> None:

@@ -59,6 +59,8 @@ class DenoiserTraining:
 
     family: Literal["tiny", "sedd"] = "tiny"
     """What it is: the bundled denoisers' network, or a score model (SEDD), which reads a time."""
+    timed: bool = True
+    """Whether a SEDD is told the time; without, it is always told 0."""
     recipe: Literal["tiny", "many", "trace"] = "tiny"
     """Which tasks it learns: tiny has trace and sudoku, many all domains, trace nothing else."""
     start: str = ""
@@ -102,6 +104,8 @@ class DenoiserTraining:
             raise UsageError("nothing to do: first_updates, second_updates and third_updates are all 0")
         if self.start and self.family != "tiny":
             raise UsageError(f"a denoiser of family {self.family} begins with fresh weights; leave start away")
+        if not self.timed and self.family != "sedd":
+            raise UsageError(f"a denoiser of family {self.family} is told no time anyway; timed is for sedd")
 
     def stages(self) -> list[Stage]:
         """The stages of the schedule."""
@@ -222,7 +226,7 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
     if settings.threads:
         torch.set_num_threads(settings.threads)
     words, _ = RECIPES[settings.recipe]
-    family = make_family(settings.family, words, config)
+    family = make_family(settings.family, words, config, settings.timed)
     family.initialize(torch_generator("network", settings.seed))
     if settings.start:
         assert isinstance(family, TinyFamily)

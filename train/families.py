@@ -94,7 +94,7 @@ class SEDDFamily(Family):
     Args:
         words: the vocabulary.
         config: width, layers, heads and longest sequence; feed-forward layers are four times as wide.
-        timed: whether it is told the time; otherwise it is always told the beginning.
+        timed: whether it is told the time; otherwise it is always told σ = 0, as its configuration then says.
     """
 
     network: sedd.SEDDNetwork
@@ -108,6 +108,7 @@ class SEDDFamily(Family):
             "model": {
                 **{"hidden_size": config.width, "cond_dim": config.width, "length": config.max_length},
                 **{"n_blocks": config.layers, "n_heads": config.heads, "scale_by_sigma": True},
+                **({} if timed else {sedd.TIMED: False}),
             },
         }
         self.timed = timed
@@ -165,8 +166,8 @@ FAMILIES = ("tiny", "sedd")
 """Names of the families."""
 
 
-def make_family(name: str, words: Sequence[str], config: TinyConfig) -> Family:
-    """A family by name, without its weights.
+def make_family(name: str, words: Sequence[str], config: TinyConfig, timed: bool = True) -> Family:
+    """A family by name, without its weights; ``timed`` is that of SEDD.
 
     Raises:
         UsageError: SEDD without transformers, for its tokenizer.
@@ -177,4 +178,4 @@ def make_family(name: str, words: Sequence[str], config: TinyConfig) -> Family:
         _tokenizer(words)
     except ImportError:
         raise UsageError("a SEDD needs transformers for its tokenizer: pip install 'dllm-env[hf]'") from None
-    return SEDDFamily(words, config)
+    return SEDDFamily(words, config, timed)

@@ -41,6 +41,8 @@ TOKENS = 2**24
 """Tokens, at most."""
 EPSILON = 1e-3
 """What the log-linear noise leaves unmasked at time 1."""
+TIMED = "timed"
+"""In ``model`` of a configuration, false where the network was trained without the time and is always told 0."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 """One of them in a folder says that its tokenizer is there."""
 
@@ -174,8 +176,9 @@ class SEDDDenoiser(Denoiser):
         self.plain_text = PlainText(tokenizer, (self.mask_id, self.eot_id), self.vocabulary - 1)
 
     def sigma(self, tokens: Tensor, last: int) -> Tensor:
-        """(B,) float32, the σ at which so large a share of the last positions is masked."""
-        return sigma_of((tokens[:, -last:] == self.mask_id).float().mean(-1))
+        """(B,) float32, the σ at which so large a share of the last positions is masked; 0 for one without time."""
+        share = (tokens[:, -last:] == self.mask_id).float().mean(-1)
+        return sigma_of(share) if self.about["model"].get(TIMED, True) else torch.zeros_like(share)
 
     def features(self, tokens: Tensor, last: int) -> Tensor:
         def some(rows: Tensor) -> Sequence[Tensor]:

@@ -107,7 +107,7 @@ def _shown(reference: Tensor, observation: Observation) -> Tensor:
 
 @dataclass(frozen=True)
 class Oracle(Reference):
-    """The oracle with the rules that write its responses: ``oracle``, ``oracle:leftmost:1+top_k:1``.
+    """Reveals what agrees with a response that a slow rule writes: ``oracle``, ``oracle:leftmost:1+top_k:1``.
 
     Of several rules it follows, problem by problem, the slowest that is right. Where none is, it follows the first
     and is wrong, too.

@@ -228,6 +228,8 @@ class Search(Reference):
     def __post_init__(self) -> None:
         at_least(self.search, 1, budget=self.budget, children=self.children)
         check_value(self.proposals, str, f"{self.search}: proposals")
+        if not all(hasattr(policy, "act") for policy in self.policies):
+            raise UsageError(f"{self.search}: policies are objects, for Python; name rules as proposals")
         for rule in self.rules:
             if load_heuristic(rule).remasks:
                 raise UsageError(f"{self.search}: {rule} puts tokens back to mask, which a path cannot say")
@@ -424,7 +426,7 @@ def select(root: Node, exploration: float, generator: torch.Generator) -> Node:
 
 @dataclass(frozen=True)
 class MCTS(Search):
-    """Monte-Carlo tree search: ``mcts:budget=200``.
+    """Monte-Carlo tree search over sets of positions.
 
     Each round takes the open leaf that UCT leads to, plays M branches there, and adds their values to all nodes
     above: PepTune's tree guidance (arXiv 2412.17780), with sets of positions for its children, completed by what
@@ -472,7 +474,7 @@ class MCTS(Search):
 
 @dataclass(frozen=True)
 class Beam(Search):
-    """Beam search: ``beam:width=3``. Step by step, the ``width`` paths whose branches have the best completions."""
+    """Beam search: step by step, the ``width`` paths whose branches have the best completions."""
 
     search = "beam"
     width: int = 3
@@ -500,7 +502,7 @@ class Beam(Search):
 
 @dataclass(frozen=True)
 class RewardGuided(Search):
-    """Reward-guided ancestral sampling: ``rgas:h=20`` (DiDi-Instruct, arXiv 2509.25035).
+    """Reward-guided ancestral sampling (DiDi-Instruct, arXiv 2509.25035).
 
     In each step one of M candidates is taken with a probability in proportion to exp(h · reward), the reward being
     that of its completion.

@@ -166,11 +166,12 @@ def test_a_suite_and_its_report(toy, tmp_path, capsys):
 
 
 def test_policies_are_listed(capsys):
+    from dllm_env.policies.base import REFERENCES
     from dllm_env.policies.registry import HEURISTICS
 
     assert main(["policies"]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in HEURISTICS)
+    assert all(name in printed for name in (*HEURISTICS, *REFERENCES))
     assert "kappa=0.015" in printed
 
 

@@ -223,6 +223,7 @@ def test_training_can_begin_with_what_a_search_found(tmp_path: Path, capsys: pyt
         ("mcts:proposals='leftmost:1+leftmost:1'", "given twice"),
         ("mcts:proposals=nothing", "unknown heuristic"),
         ("mcts:depth=3", "depth"),
+        ("mcts:policies=leftmost:1", "policies"),
     ],
 )
 def test_bad_settings(text: str, said: str) -> None:

@@ -53,7 +53,7 @@ _SYMBOLS = {
     **{"^": "triangle-up", "v": "triangle-down", "<": "triangle-left", ">": "triangle-right"},
     **{"p": "pentagon", "h": "hexagon2", "H": "hexagon", "8": "octagon"},
 }
-_DASHES = {"-": "solid", "--": "dash", ":": "dot"}
+_DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
 """And their lines."""
 _LEARNED_FAMILY = "learned policies"
 

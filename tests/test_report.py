@@ -135,7 +135,7 @@ def test_conditions_have_points_and_fronts(entries):
         (1, pytest.approx(4.5 / 6)),
         (2, pytest.approx(1 / 6)),
     ]
-    assert condition["fronts"] == {"heuristic": [3, 0, 1], "learned": [2], "oracle": []}
+    assert condition["fronts"] == {"heuristic": [3, 0, 1], "learned": [2], "oracle": [], "search": []}
     assert condition["opening"] == [2, 1], (
         "no heuristic is as fast as the learned policy; the best one is its rival"
     )
@@ -404,7 +404,7 @@ def test_it_opens_with_everything(visit, page):
             "(all) => all.map((button) => button.dataset.title)"
         )
     )
-    shown.evaluate("Plotly.Fx.hover('fronts-plot', [{curveNumber: 5, pointNumber: 0}])")
+    shown.evaluate("Plotly.Fx.hover('fronts-plot', [{curveNumber: 6, pointNumber: 0}])")
     assert "runs/<b>mine</b>" in shown.locator("#fronts-plot .hovertext").inner_html().replace("&lt;", "<").replace(
         "&gt;", ">"
     )

@@ -105,9 +105,9 @@ class PolicyConfig:
     head: HeadLike = "dynamic_plackett_luce"
     """How sets are drawn: dynamic_plackett_luce, bernoulli, plackett_luce:k=2.
 
-    dynamic_plackett_luce always draws a position, so that "this one alone" is as easily said as "all of these"; on
-    the bundled denoiser it learns faster and more surely than bernoulli. bernoulli may draw nothing; such empty
-    steps, which cost no evaluation, are a clock that policies learn to read, so do not force progress later
+    dynamic_plackett_luce always draws a position, so that "this one alone" is as easily said as "all of these";
+    after a start by correction (dagger) bernoulli is as good. bernoulli may draw nothing; such empty steps, which
+    cost no evaluation, are a clock that policies learn to read, so do not force progress later
     (bernoulli:force_progress=1) where it was not forced in training.
     """
     network: NetworkLike = "confidence"

@@ -119,7 +119,7 @@ FRONTS: Mapping[Kind, tuple[str, str, str]] = {
     "heuristic": ("#444444", "--", "Pareto front, heuristics"),
     "learned": (LEARNED, "-", "Pareto front, learned"),
     "oracle": (ORACLE[0], ":", "Pareto front, oracle"),
-    "search": (SEARCH[0], "-.", "Pareto front, best that search finds"),
+    "search": (SEARCH[0], "-.", "Pareto front, search"),
 }
 """Colour, matplotlib's line and name of the front of each kind."""
 # Right and below first: the lines of a family rise to the right.
@@ -190,7 +190,7 @@ def _legend(figure: Any, grid: Sequence[Any]) -> None:
     for axes in grid:
         handles, labels = axes.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
-    columns = 4 if len(grid) < 3 else 6
+    columns = {1: 3, 2: 4}.get(len(grid), 6)
     figure.legend(
         named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
     )

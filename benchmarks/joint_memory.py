@@ -20,7 +20,7 @@ import tyro
 from prediction_memory import peak
 from rich.console import Console
 from rich.table import Table
-from step_time import RandomLlama
+from step_time import RandomLlama, llama_shape
 from torch import Tensor
 
 from dllm_env.denoisers.adapters import add_adapter
@@ -65,16 +65,9 @@ class Settings:
 
 def llama(settings: Settings) -> RandomLlama:
     """Random weights; every position looks everywhere."""
-    shape = {
-        "vocab_size": settings.vocabulary,
-        "hidden_size": settings.width,
-        "intermediate_size": settings.feed_forward,
-        "num_hidden_layers": settings.layers,
-        "num_attention_heads": settings.heads,
-        "num_key_value_heads": settings.heads // 3 or 1,
-        "tie_word_embeddings": True,
-    }
-    return RandomLlama(shape, torch.device(settings.device), torch.float32)
+    sizes = (settings.vocabulary, settings.width, settings.feed_forward, settings.layers, settings.heads)
+    more = {"num_key_value_heads": settings.heads // 3 or 1, "tie_word_embeddings": True}
+    return RandomLlama(llama_shape(*sizes) | more, torch.device(settings.device), torch.float32)
 
 
 def measure(settings: Settings, count: int, again: bool) -> tuple[float, float]:

@@ -84,6 +84,17 @@ class Clock:
         self.seconds[part] = self.seconds.get(part, 0.0) + self.now() - began
 
 
+def llama_shape(vocabulary: int, width: int, feed_forward: int, layers: int, heads: int) -> dict[str, Any]:
+    """Settings of transformers' LlamaConfig."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": feed_forward,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+
+
 class RandomLlama(Denoiser):
     """A Llama of random weights with full attention.
 
@@ -129,14 +140,8 @@ class Timed(RandomLlama):
     """The same, timed."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        shape = {
-            "vocab_size": settings.vocabulary,
-            "hidden_size": settings.width,
-            "intermediate_size": settings.feed_forward,
-            "num_hidden_layers": settings.layers,
-            "num_attention_heads": settings.heads,
-            "num_key_value_heads": settings.heads,
-        }
+        sizes = (settings.vocabulary, settings.width, settings.feed_forward, settings.layers, settings.heads)
+        shape = llama_shape(*sizes) | {"num_key_value_heads": settings.heads}
         super().__init__(shape, clock.device, torch.bfloat16 if settings.device != "cpu" else torch.float32)
         self.clock = clock
 

@@ -20,9 +20,9 @@ from dllm_env.dynamics import Dynamics
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import tokens_before_eot
 from dllm_env.eval.results import Outcome, Result, Setting, code_version
-from dllm_env.policies.base import REFERENCES, Player, Reference, reference_kind
+from dllm_env.policies.base import Assignment, Player, Reference
 from dllm_env.policies.learned import LearnedPolicy, load_policy
-from dllm_env.policies.references import load_reference, prepared
+from dllm_env.policies.references import REFERENCES, load_reference, prepared, reference_kind
 from dllm_env.policies.registry import HEURISTICS
 from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import derive_key
@@ -203,8 +203,9 @@ class Evaluation:
             before = done
 
         seeds = [row_seed(job.seed, place) for place in places]
-        known = (self.denoiser, job.rules, self.task, problems, seeds, config.batch_size)
-        policy, memory = prepared(job.policy, *known)
+        policy, memory = prepared(
+            job.policy, Assignment(self.denoiser, job.rules, self.task, problems, seeds, config.batch_size)
+        )
         played = attempt(
             self.denoiser,
             policy,

@@ -25,7 +25,7 @@ from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import accuracy_interval, mean, quantile
 from dllm_env.files import named, write_atomically
 from dllm_env.pareto import Kind
-from dllm_env.policies.base import reference_kind
+from dllm_env.policies.references import reference_kind
 from dllm_env.random import derive_key
 from dllm_env.reading import (
     as_table,

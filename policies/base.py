@@ -66,6 +66,26 @@ class Policy(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """What is to be written, and how: by this denoiser, under these rules.
+
+    Attributes:
+        denoiser, rules: of the process; the rules are resolved.
+        task: judges.
+        problems: N of them.
+        seeds: N seeds; a row's random numbers follow from its own.
+        batch_size: rows generated at a time.
+    """
+
+    denoiser: Denoiser
+    rules: Rules
+    task: Task
+    problems: Sequence[Problem]
+    seeds: Sequence[int]
+    batch_size: int = 128
+
+
 class Reference(abc.ABC):
     """What plays with knowledge that no policy has: what to write, or whether it was right."""
 
@@ -77,28 +97,8 @@ class Reference(abc.ABC):
         """Its name in results, which is the text that ``load_reference`` takes."""
 
     @abc.abstractmethod
-    def prepare(
-        self,
-        denoiser: Denoiser,
-        rules: Rules,
-        task: Task,
-        problems: Sequence[Problem],
-        seeds: Sequence[int],
-        batch_size: int = 128,
-    ) -> tuple[Policy, Mapping[str, Tensor]]:
+    def prepare(self, given: Assignment) -> tuple[Policy, Mapping[str, Tensor]]:
         """The policy that plays these problems, and what it remembers of each of them beforehand."""
-
-
-REFERENCES: dict[str, Literal["oracle", "search"]] = {
-    "oracle": "oracle",
-    **dict.fromkeys(("mcts", "beam", "rgas"), "search"),
-}
-"""The kinds of the references by their names."""
-
-
-def reference_kind(text: str) -> Literal["oracle", "search"] | None:
-    """The kind of reference that a text names, or None for a policy."""
-    return REFERENCES.get(text.partition(":")[0])
 
 
 Player = Policy | Reference

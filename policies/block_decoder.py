@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers.base import Prediction, read_positions
+from dllm_env.denoisers.base import Prediction, Reading, read_positions
 from dllm_env.dynamics import Observation, is_end
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.base import Policy
@@ -238,9 +238,9 @@ class BlockDecoder:
             return to_gumbel(streams.peek(row, first, vocabulary)) * temperature
 
         draws = noise_at if temperature > 0 else None
-        known = (vocabulary, self.mask_id, policy.top, policy.extras, draws, self, temperature)
+        reading = Reading(vocabulary, self.mask_id, policy.top, policy.extras, temperature)
         try:
-            found = read_positions(masked, logits_at, *known)
+            found = read_positions(masked, logits_at, reading, draws, self)
         except LogitsError as error:
             raise error.at([names[i] for i in error.rows], [rows[i].step for i in error.rows]) from None
         if temperature > 0:

@@ -21,10 +21,11 @@ from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.files import UNFINISHED, write_together
 from dllm_env.numerics import digest
-from dllm_env.policies.base import Decision, Policy, reference_kind
+from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
-from dllm_env.policies.networks import NetworkConfig, PolicyNetwork, make_network, network_name, seen_by
+from dllm_env.policies.networks import NetworkConfig, Scorer, make_network, network_name, seen_by
 from dllm_env.policies.public import base_names
+from dllm_env.policies.references import reference_kind
 from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.reading import as_table, check_fields, check_value, exists, is_file, read_table, reason
@@ -97,7 +98,7 @@ class LearnedPolicy(ModelHubMixin):
 
     def __init__(
         self,
-        network: PolicyNetwork,
+        network: Scorer,
         head: Head,
         context: Context = "full",
         name: str = "learned",

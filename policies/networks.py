@@ -1,8 +1,9 @@
 """The networks that give each position a score.
 
-Both are one transformer block in DiT style. ``ConfidenceTransformer`` (arXiv 2512.09106) reads nothing but
+Two are one transformer block in DiT style. ``ConfidenceTransformer`` (arXiv 2512.09106) reads nothing but
 confidence, mask and step, so one policy fits any denoiser and any response length. ``HiddenTransformer``
-(arXiv 2505.10446) reads the denoiser's last hidden states, and so belongs to that denoiser.
+(arXiv 2505.10446) reads the denoiser's last hidden states, and so belongs to that denoiser. ``ReverseProcess`` has
+what a score model says itself.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ def sinusoidal(progress: Tensor, dimension: int) -> Tensor:
     return torch.cat((angle.sin(), angle.cos()), -1)
 
 
-def seen_by(network: PolicyNetwork) -> Extras:
+def seen_by(network: Scorer) -> Extras:
     """Optional features that a network and its ``sight`` read."""
     return network.extras | Extras(token=bool(READ_TOKENS & set(network.config.sight)))
 
@@ -198,7 +199,57 @@ class SteadySiLU(nn.Module):
         return x * (0.5 + 0.5 * torch.tanh(0.5 * x))
 
 
-class PolicyNetwork(nn.Module, abc.ABC):
+class Scorer(nn.Module, abc.ABC):
+    """What gives each position a score, whatever it is made of: features of the positions, and scores of these.
+
+    Args:
+        config: shape.
+    """
+
+    source: str = ""
+    """The text that names it, where it is from a file of the user's."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def extras(self) -> Extras:
+        """Optional features of the observation that it reads, besides those of its ``sight``."""
+        return NO_EXTRAS
+
+    @property
+    def reads_confidence(self) -> bool:
+        """Whether probabilities are among what it reads."""
+        return True
+
+    @abc.abstractmethod
+    def _features(self, observation: Observation) -> Tensor:
+        """(B, W, d) of some rows."""
+
+    @abc.abstractmethod
+    def scores(self, features: Tensor) -> Tensor:
+        """(B, W, d) features to (B, W) scores."""
+
+    def features(self, observation: Observation) -> Tensor:
+        """(B, W, d) features of the positions."""
+        return self._by_rows(self._features, observation, "features")
+
+    def forward(self, observation: Observation) -> Tensor:
+        """(B, W) float32 scores."""
+        return self._by_rows(lambda some: self.scores(self._features(some)), observation, "scores")
+
+    def _by_rows(self, function: Callable[[Observation], Tensor], observation: Observation, what: str) -> Tensor:
+        """A function of the observation; without gradient, on the processor, in tiles of rows."""
+        masked = observation.masked
+        if torch.is_grad_enabled() or masked.device.type != "cpu":
+            return function(observation)
+        count, width = masked.shape
+        rows = rows_at_once(width, self.config.width)
+        return in_tiles(lambda some: (function(observation[some]),), count, rows, self, (what, width))[0]
+
+
+class PolicyNetwork(Scorer):
     """One AdaLN-modulated transformer block over positions; output one score per position.
 
     A position's condition is the sum of an embedding of its kind (masked or not, …) and an MLP of the row's
@@ -214,13 +265,10 @@ class PolicyNetwork(nn.Module, abc.ABC):
 
     kinds: int
     """How many kinds of positions there are."""
-    source: str = ""
-    """The text that names it, where it is from a file of the user's."""
 
     def __init__(self, config: NetworkConfig, inputs: int, generator: torch.Generator) -> None:
-        super().__init__()
+        super().__init__(config)
         d = config.width
-        self.config = config
         self.input = nn.Linear(inputs + len(config.sight), d)
         self.kind_embedding = nn.Embedding(self.kinds, d)
         self.progress = nn.Sequential(nn.Linear(d, d), SteadySiLU(), nn.Linear(d, d))
@@ -252,16 +300,6 @@ class PolicyNetwork(nn.Module, abc.ABC):
         self.score.weight.mul_(0.1)
         self.score.bias.fill_(self.config.bias)
 
-    @property
-    def extras(self) -> Extras:
-        """Optional features of the observation that it reads, besides those of its ``sight``."""
-        return NO_EXTRAS
-
-    @property
-    def reads_confidence(self) -> bool:
-        """Whether probabilities are among what it reads."""
-        return True
-
     @abc.abstractmethod
     def embed(self, observation: Observation) -> Tensor:
         """(B, W, inputs) what a position's input is made of."""
@@ -269,19 +307,6 @@ class PolicyNetwork(nn.Module, abc.ABC):
     @abc.abstractmethod
     def kind(self, observation: Observation) -> Tensor:
         """(B, W) int64, below ``kinds``."""
-
-    def features(self, observation: Observation) -> Tensor:
-        """(B, W, d) normalised features of the positions."""
-        return self._by_rows(self._features, observation, "features")
-
-    def _by_rows(self, function: Callable[[Observation], Tensor], observation: Observation, what: str) -> Tensor:
-        """A function of the observation; without gradient, on the processor, in tiles of rows."""
-        masked = observation.masked
-        if torch.is_grad_enabled() or masked.device.type != "cpu":
-            return function(observation)
-        count, width = masked.shape
-        rows = rows_at_once(width, self.config.width)
-        return in_tiles(lambda some: (function(observation[some]),), count, rows, self, (what, width))[0]
 
     def _features(self, observation: Observation) -> Tensor:
         config, (batch, width) = self.config, observation.masked.shape
@@ -308,10 +333,6 @@ class PolicyNetwork(nn.Module, abc.ABC):
         h = F.layer_norm(x, (config.width,)) * (1 + scale_2) + shift_2
         x = x + gate_2 * self.feed_forward(h)
         return self.norm(x)
-
-    def forward(self, observation: Observation) -> Tensor:
-        """(B, W) float32 scores."""
-        return self._by_rows(lambda some: self.scores(self._features(some)), observation, "scores")
 
     def scores(self, features: Tensor) -> Tensor:
         """(B, W, d) features to (B, W) scores."""
@@ -373,7 +394,7 @@ class HiddenTransformer(PolicyNetwork):
         return observation.masked.long() + observation.selectable.long()
 
 
-class ReverseProcess(PolicyNetwork):
+class ReverseProcess(Scorer):
     """The reverse process of diffusion, whose probabilities a score model tells by itself (rule ``ancestral``).
 
     Of n masked positions of the active block each is revealed with probability rate · M^sharpness · W/n, at most 1;
@@ -383,17 +404,13 @@ class ReverseProcess(PolicyNetwork):
     of the transition probabilities of all positions as its probability (DCoLT, arXiv 2505.10446).
 
     Args:
-        config: of which top and bias count.
-        generator: draws nothing.
+        config: of which the bias counts.
     """
 
-    kinds = 1
-
-    def __init__(self, config: NetworkConfig, generator: torch.Generator) -> None:
-        super(PolicyNetwork, self).__init__()
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
         if config.sight or config.conditions:
             raise UsageError(f"network 'reverse' reads none of {' '.join((*config.sight, *config.conditions))}")
-        self.config = config
         self.log_rate = nn.Parameter(F.logsigmoid(torch.tensor(config.bias)))
         self.sharpness = nn.Parameter(torch.tensor(1.0))
 
@@ -405,21 +422,14 @@ class ReverseProcess(PolicyNetwork):
     def reads_confidence(self) -> bool:
         return False
 
-    def embed(self, observation: Observation) -> Tensor:
-        if observation.log_mass is None:
-            raise UsageError("network 'reverse' reads the denoiser's scores, which environments do not show")
-        return observation.log_mass[..., None]
-
-    def kind(self, observation: Observation) -> Tensor:
-        return torch.zeros_like(observation.masked, dtype=torch.int64)
-
     def _features(self, observation: Observation) -> Tensor:
         """(B, W, 1): the scores, log-odds of a position to be revealed."""
-        mass, selectable = self.embed(observation), observation.selectable
-        left = selectable.sum(-1).clamp(min=1) / selectable.shape[1]
-        log = self.log_rate + self.sharpness * mass - left.log()[:, None, None]
-        log = log.clamp(max=SURE)
-        return log - torch.log(-torch.expm1(log))
+        mass, selectable = observation.log_mass, observation.selectable
+        if mass is None:
+            raise UsageError("network 'reverse' reads the denoiser's scores, which environments do not show")
+        left = selectable.sum(-1, keepdim=True).clamp(min=1) / selectable.shape[1]
+        log = (self.log_rate + self.sharpness * mass - left.log()).clamp(max=SURE)
+        return (log - torch.log(-torch.expm1(log)))[..., None]
 
     def scores(self, features: Tensor) -> Tensor:
         return features[..., 0]
@@ -427,7 +437,7 @@ class ReverseProcess(PolicyNetwork):
 
 SURE = -1e-6
 """The largest log-probability of a position to be revealed: log-odds stay finite."""
-NETWORKS: dict[str, type[PolicyNetwork]] = {
+NETWORKS: dict[str, type[Scorer]] = {
     "confidence": ConfidenceTransformer,
     "hidden": HiddenTransformer,
     "reverse": ReverseProcess,
@@ -436,7 +446,7 @@ NETWORKS: dict[str, type[PolicyNetwork]] = {
 
 
 if TYPE_CHECKING:
-    NetworkLike = str | PolicyNetwork
+    NetworkLike = str | Scorer
 else:
     NetworkLike = NewType("NetworkLike", str)  # what a command line can say; an object is for Python
 """A network, or the text that names one."""
@@ -444,7 +454,7 @@ else:
 
 def make_network(
     name: NetworkLike, config: NetworkConfig, generator: torch.Generator, hidden_size: int = 0
-) -> PolicyNetwork:
+) -> Scorer:
     """A network of ``NETWORKS``, or a class in a file: it is made of config and generator, and its own settings.
 
     Args:
@@ -460,8 +470,10 @@ def make_network(
     """
     if not isinstance(name, str):
         return copy.deepcopy(name)
-    if name in ("confidence", "reverse"):
-        return NETWORKS[name](config, generator)  # type: ignore[call-arg]
+    if name == "confidence":
+        return ConfidenceTransformer(config, generator)
+    if name == "reverse":
+        return ReverseProcess(config)
     if name == "hidden":
         return HiddenTransformer(HiddenConfig(**{**asdict(config), "hidden_size": hidden_size}), generator)
     if (place := file_part(name)) is None:
@@ -472,7 +484,7 @@ def make_network(
     return network
 
 
-def network_name(network: PolicyNetwork) -> str:
+def network_name(network: Scorer) -> str:
     """The text that ``make_network`` makes such a network of."""
     known = {kind: name for name, kind in NETWORKS.items()}
     return known.get(type(network)) or network.source or origin_of(network)

@@ -7,22 +7,21 @@ is about the fewest that this response can be written with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers.base import Denoiser, Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Decision, Policy, Reference
+from dllm_env.policies.base import Assignment, Decision, Policy, Reference
 from dllm_env.policies.heuristics import best_k
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt
 from dllm_env.random import RowRandom
-from dllm_env.rules import Context, Rules
-from dllm_env.tasks.base import Problem, Task
+from dllm_env.rules import Context
 
 ORACLE = "oracle"
 """Its name where a policy is named."""
@@ -116,50 +115,38 @@ class Oracle(Reference):
     kind = "oracle"
     references: tuple[str, ...] = REFERENCES
 
-    def prepare(
-        self,
-        denoiser: Denoiser,
-        rules: Rules,
-        task: Task,
-        problems: Sequence[Problem],
-        seeds: Sequence[int],
-        batch_size: int = 128,
-    ) -> tuple[Policy, Mapping[str, Tensor]]:
-        return Following(), {"reference": self.responses(denoiser, rules, task, problems, seeds, batch_size)}
+    def prepare(self, given: Assignment) -> tuple[Policy, Mapping[str, Tensor]]:
+        return Following(), {"reference": self.responses(given)}
 
     @property
     def name(self) -> str:
         """``oracle``, with the rules where they are not the usual ones."""
         return ORACLE if self.references == REFERENCES else f"{ORACLE}:{'+'.join(self.references)}"
 
-    def responses(
-        self,
-        denoiser: Denoiser,
-        rules: Rules,
-        task: Task,
-        problems: Sequence[Problem],
-        seeds: Sequence[int],
-        batch_size: int = 128,
-    ) -> Tensor:
+    def responses(self, given: Assignment) -> Tensor:
         """(N, L) int64, the responses that it follows."""
-        rules = replace(rules, deadline=0)  # to be right takes its time
+        given = replace(given, rules=replace(given.rules, deadline=0))  # to be right takes its time
         chosen, slowest = None, torch.zeros(0)
         for text in self.references:
-            rule = load_heuristic(text)
             if chosen is None:
-                played = attempt(denoiser, rule, rules, task, problems, seeds, batch_size=batch_size)
+                played = _written(given, text)
                 chosen, slowest = played.rollout.responses, _cost(played)
                 continue
-            left = (slowest < rules.response_length).nonzero()[:, 0]  # the others were as slow as can be
+            left = (slowest < given.rules.response_length).nonzero()[:, 0]  # the others were as slow as can be
             if not len(left):
                 break
-            some, numbers = [problems[i] for i in left], [seeds[i] for i in left]
-            played = attempt(denoiser, rule, rules, task, some, numbers, batch_size=batch_size)
+            some = replace(given, problems=[given.problems[i] for i in left], seeds=[given.seeds[i] for i in left])
+            played = _written(some, text)
             slower = _cost(played) > slowest[left]
             chosen[left[slower]] = played.rollout.responses[slower]
             slowest[left] = slowest[left].maximum(_cost(played))
         assert chosen is not None
         return chosen
+
+
+def _written(given: Assignment, rule: str) -> Attempt:
+    known = (given.denoiser, load_heuristic(rule), given.rules, given.task, given.problems, given.seeds)
+    return attempt(*known, batch_size=given.batch_size)
 
 
 def _cost(played: Attempt) -> Tensor:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor
 
-from dllm_env.denoisers.base import Denoiser
-from dllm_env.policies.base import Player, Policy, Reference, reference_kind
-from dllm_env.policies.oracle import load_oracle
-from dllm_env.policies.search import load_search
-from dllm_env.rules import Rules
-from dllm_env.tasks.base import Problem, Task
+from dllm_env.policies.base import Assignment, Player, Policy, Reference
+from dllm_env.policies.oracle import ORACLE, Oracle, load_oracle
+from dllm_env.policies.search import SEARCHES, load_search
+
+REFERENCES: dict[str, type[Reference]] = {ORACLE: Oracle, **SEARCHES}
+"""The references by name."""
+
+
+def reference_kind(text: str) -> Literal["oracle", "search"] | None:
+    """The kind of reference that a text names, or None for a policy."""
+    found = REFERENCES.get(text.partition(":")[0])
+    return found.kind if found else None
 
 
 def load_reference(text: str) -> Reference:
@@ -23,16 +30,6 @@ def load_reference(text: str) -> Reference:
     return load_search(text) if reference_kind(text) == "search" else load_oracle(text)
 
 
-def prepared(
-    player: Player,
-    denoiser: Denoiser,
-    rules: Rules,
-    task: Task,
-    problems: Sequence[Problem],
-    seeds: Sequence[int],
-    batch_size: int = 128,
-) -> tuple[Policy, Mapping[str, Tensor]]:
+def prepared(player: Player, given: Assignment) -> tuple[Policy, Mapping[str, Tensor]]:
     """The policy that plays these problems, and what it remembers of each beforehand, for ``rollout.attempt``."""
-    if isinstance(player, Reference):
-        return player.prepare(denoiser, rules, task, problems, seeds, batch_size)
-    return player, {}
+    return player.prepare(given) if isinstance(player, Reference) else (player, {})

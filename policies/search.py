@@ -21,19 +21,18 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers.base import Denoiser, Extras
+from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Decision, Policy, Reference
+from dllm_env.policies.base import Assignment, Decision, Policy, Reference
 from dllm_env.policies.heuristics import at_least, number
-from dllm_env.policies.oracle import Following as Oracular
+from dllm_env.policies.oracle import Following
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import attempt
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.reading import check_value
-from dllm_env.rules import Context, Rules
+from dllm_env.rules import Context
 from dllm_env.specs import load
-from dllm_env.tasks.base import Problem, Task
 
 PROPOSALS = (
     *(f"threshold:{threshold},fallback=leftmost" for threshold in (0.2, 0.4, 0.6, 0.8, 0.95)),
@@ -49,7 +48,7 @@ HINDSIGHT = -1
 """The number of the proposal that agrees with the best right response so far."""
 
 
-class Following:
+class Planned:
     """Plays a path: reveals in each step what ``plan`` (B, L) in its memory says."""
 
     name = "plan"
@@ -85,7 +84,7 @@ class Branching:
     @property
     def extras(self) -> Extras:
         """What one of the proposals reads."""
-        found = Oracular.extras
+        found = Following.extras
         for proposal in self.proposals:
             found = found | proposal.extras
         return found
@@ -95,7 +94,7 @@ class Branching:
         memory, selectable = observation.memory, observation.selectable
         unmask = (memory["plan"] == observation.step[:, None]) & selectable
         free = observation.step >= memory["depth"]
-        for choice, proposal in ((HINDSIGHT, Oracular()), *enumerate(self.proposals)):
+        for choice, proposal in ((HINDSIGHT, Following()), *enumerate(self.proposals)):
             rows = (free & (memory["choice"] == choice)).nonzero()[:, 0]
             if len(rows):
                 decision = proposal.act(observation[rows], random[rows])
@@ -177,10 +176,10 @@ class Found:
     completed: list[Completed] = field(default_factory=list)
     evaluations: int = 0
 
-    def add(self, some: Sequence[Completed]) -> None:
+    def add(self, one: Completed) -> None:
         """Takes what was played."""
-        self.completed += some
-        self.evaluations += sum(one.nfe for one in some)
+        self.completed.append(one)
+        self.evaluations += one.nfe
 
     @property
     def best(self) -> Completed:
@@ -215,7 +214,6 @@ class Search(Reference):
         children: M, branches of a round at a place.
         proposals: rules that propose, with + between them, and in quotes where they have settings; without any,
             thresholds of five speeds with both fallbacks. M of them are drawn anew at each place.
-        policies: that propose, too.
     """
 
     search = ""
@@ -223,13 +221,10 @@ class Search(Reference):
     budget: int = 200
     children: int = 4
     proposals: str = ""
-    policies: tuple[Policy, ...] = field(default=(), kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         at_least(self.search, 1, budget=self.budget, children=self.children)
         check_value(self.proposals, str, f"{self.search}: proposals")
-        if not all(hasattr(policy, "act") for policy in self.policies):
-            raise UsageError(f"{self.search}: policies are objects, for Python; name rules as proposals")
         for rule in self.rules:
             if load_heuristic(rule).remasks:
                 raise UsageError(f"{self.search}: {rule} puts tokens back to mask, which a path cannot say")
@@ -247,7 +242,7 @@ class Search(Reference):
         shown = []
         for column in fields(self):
             value = getattr(self, column.name)
-            if column.name == "budget" or (column.name != "policies" and value != column.default):
+            if column.name == "budget" or value != column.default:
                 text = f"'{value}'" if isinstance(value, str) else number(value)
                 shown.append(f"{column.name}={text}")
         return f"{self.search}:{','.join(shown)}"
@@ -256,35 +251,19 @@ class Search(Reference):
     def run(self, tree: Tree) -> None:
         """Searches, all problems of the tree together."""
 
-    def found(
-        self,
-        denoiser: Denoiser,
-        rules: Rules,
-        task: Task,
-        problems: Sequence[Problem],
-        seeds: Sequence[int],
-        batch_size: int = 128,
-    ) -> list[Found]:
-        """What it finds of each problem."""
-        tree = Tree(self, denoiser, rules, task, problems, seeds, batch_size)
+    def found(self, given: Assignment, policies: Sequence[Policy] = ()) -> list[Found]:
+        """What it finds of each problem; policies may propose, too."""
+        tree = Tree(self, given, policies)
         self.run(tree)
         return tree.found
 
-    def prepare(
-        self,
-        denoiser: Denoiser,
-        rules: Rules,
-        task: Task,
-        problems: Sequence[Problem],
-        seeds: Sequence[int],
-        batch_size: int = 128,
-    ) -> tuple[Policy, Mapping[str, Tensor]]:
-        return replay(self.found(denoiser, rules, task, problems, seeds, batch_size))
+    def prepare(self, given: Assignment) -> tuple[Policy, Mapping[str, Tensor]]:
+        return replay(self.found(given))
 
 
 def replay(found: Sequence[Found]) -> tuple[Policy, Mapping[str, Tensor]]:
     """What plays the best paths that were found, and what it remembers beforehand, for ``rollout.attempt``."""
-    return Following(), {"plan": torch.tensor([one.best.path for one in found])}
+    return Planned(), {"plan": torch.tensor([one.best.path for one in found])}
 
 
 class Tree:
@@ -294,24 +273,14 @@ class Tree:
         settings: of the search.
         length: L.
         found: of each problem.
+        generators: of what is drawn for each problem.
     """
 
-    def __init__(
-        self,
-        settings: Search,
-        denoiser: Denoiser,
-        rules: Rules,
-        task: Task,
-        problems: Sequence[Problem],
-        seeds: Sequence[int],
-        batch_size: int,
-    ) -> None:
-        self.settings, self.denoiser, self.rules, self.task = settings, denoiser, rules, task
-        self.problems, self.seeds, self.batch_size = problems, seeds, batch_size
-        self.length = rules.response_length
-        self.found = [Found() for _ in problems]
-        self.generators = [torch_generator(settings.search, seed) for seed in seeds]
-        self._player = Branching((*(load_heuristic(rule) for rule in settings.rules), *settings.policies))
+    def __init__(self, settings: Search, given: Assignment, policies: Sequence[Policy] = ()) -> None:
+        self.settings, self.given, self.length = settings, given, given.rules.response_length
+        self.found = [Found() for _ in given.problems]
+        self.generators = [torch_generator(settings.search, seed) for seed in given.seeds]
+        self._player = Branching((*(load_heuristic(rule) for rule in settings.rules), *policies))
         self._known: dict[Branch, Completed] = {}
 
     def affords(self, problem: int) -> bool:
@@ -327,34 +296,38 @@ class Tree:
             branches.insert(0, Branch(problem, path, depth, HINDSIGHT, found.best.response))
         return branches[:count]
 
-    def play(self, branches: Sequence[Branch]) -> list[Completed]:
-        """Plays branches; what was played before is not played again."""
-        new = [branch for branch in dict.fromkeys(branches) if branch not in self._known]
-        if new:
-            memory = {
-                "plan": torch.tensor([branch.path for branch in new]),
-                "depth": torch.tensor([branch.depth for branch in new]),
-                "choice": torch.tensor([branch.choice for branch in new]),
-                "reference": torch.tensor([branch.reference or self.start() for branch in new]),
-            }
-            # Every branch has its problem's seed: what it replays comes out as before, drawn tokens included.
-            played = attempt(
-                self.denoiser,
-                self._player,
-                self.rules,
-                self.task,
-                [self.problems[branch.problem] for branch in new],
-                [self.seeds[branch.problem] for branch in new],
-                batch_size=self.batch_size,
-                memory=memory,
-            )
-            of = played.rollout
-            columns = of.revealed_at.tolist(), of.responses.tolist(), of.nfe.tolist(), played.correct.tolist()
-            for branch, path, response, nfe, score in zip(new, *columns, strict=True):
-                one = Completed(tuple(path), tuple(response), branch.depth + 1, score, nfe, nfe / self.length)
-                self._known[branch] = one
-                self.found[branch.problem].add([one])
-        return [self._known[branch] for branch in branches]
+    def play(self, groups: Sequence[Sequence[Branch]]) -> list[list[Completed]]:
+        """Plays groups of branches, all together; what was played before is not played again."""
+        asked = dict.fromkeys(branch for group in groups for branch in group)
+        self._play([branch for branch in asked if branch not in self._known])
+        return [[self._known[branch] for branch in group] for group in groups]
+
+    def _play(self, branches: Sequence[Branch]) -> None:
+        if not branches:
+            return
+        given = self.given
+        played = attempt(
+            given.denoiser,
+            self._player,
+            given.rules,
+            given.task,
+            [given.problems[branch.problem] for branch in branches],
+            # Each has its problem's seed: what it replays comes out as before, drawn tokens included.
+            [given.seeds[branch.problem] for branch in branches],
+            batch_size=given.batch_size,
+            memory={
+                "plan": torch.tensor([branch.path for branch in branches]),
+                "depth": torch.tensor([branch.depth for branch in branches]),
+                "choice": torch.tensor([branch.choice for branch in branches]),
+                "reference": torch.tensor([branch.reference or self.start() for branch in branches]),
+            },
+        )
+        of = played.rollout
+        columns = of.revealed_at.tolist(), of.responses.tolist(), of.nfe.tolist(), played.correct.tolist()
+        for branch, path, response, nfe, score in zip(branches, *columns, strict=True):
+            one = Completed(tuple(path), tuple(response), branch.depth + 1, score, nfe, nfe / self.length)
+            self._known[branch] = one
+            self.found[branch.problem].add(one)
 
     def start(self) -> Path:
         """The path that says nothing."""
@@ -454,10 +427,9 @@ class MCTS(Search):
         roots = [Node(tree.start(), 0) for _ in tree.found]
         while going := [i for i, root in enumerate(roots) if not root.closed and tree.affords(i)]:
             leaves = [select(roots[i], self.exploration, tree.generators[i]) for i in going]
-            rounds = [tree.branches(i, leaf.path, leaf.depth) for i, leaf in zip(going, leaves, strict=True)]
-            played = iter(tree.play([branch for branches in rounds for branch in branches]))
-            for leaf, branches in zip(leaves, rounds, strict=True):
-                self._expand(leaf, [next(played) for _ in branches])
+            groups = [tree.branches(i, leaf.path, leaf.depth) for i, leaf in zip(going, leaves, strict=True)]
+            for leaf, played in zip(leaves, tree.play(groups), strict=True):
+                self._expand(leaf, played)
         return roots
 
     def _expand(self, leaf: Node, played: Sequence[Completed]) -> None:
@@ -472,8 +444,28 @@ class MCTS(Search):
             leaf.close()
 
 
+# ------------------------------------------------------------------------------------------ step by step
+
+
 @dataclass(frozen=True)
-class Beam(Search):
+class Stepwise(Search):
+    """Base of the searches that go on from some of the paths of a step, and never back."""
+
+    @abc.abstractmethod
+    def keep(self, candidates: Sequence[Completed], generator: torch.Generator) -> list[Path]:
+        """Where to go on, of a problem's branches of one step; nowhere where nothing is left to decide."""
+
+    def run(self, tree: Tree) -> None:
+        paths = {i: [tree.start()] for i in range(len(tree.found))}
+        for depth in range(tree.length):
+            paths = {i: some for i, some in paths.items() if some and tree.affords(i)}
+            groups = [[b for path in some for b in tree.branches(i, path, depth)] for i, some in paths.items()]
+            played = tree.play(groups)
+            paths = {i: self.keep(one, tree.generators[i]) for i, one in zip(paths, played, strict=True)}
+
+
+@dataclass(frozen=True)
+class Beam(Stepwise):
     """Beam search: step by step, the ``width`` paths whose branches have the best completions."""
 
     search = "beam"
@@ -483,25 +475,13 @@ class Beam(Search):
         super().__post_init__()
         at_least(self.search, 1, width=self.width)
 
-    def run(self, tree: Tree) -> None:
-        beams: dict[int, list[Path]] = {i: [tree.start()] for i in range(len(tree.found))}
-        for depth in range(tree.length):
-            beams = {i: paths for i, paths in beams.items() if paths and tree.affords(i)}
-            branches = [b for i, paths in beams.items() for path in paths for b in tree.branches(i, path, depth)]
-            if not branches:
-                return
-            best: dict[int, dict[Path, Completed]] = {i: {} for i in beams}
-            for branch, one in zip(branches, tree.play(branches), strict=True):
-                there = best[branch.problem].get(one.step)
-                if not one.ends and (there is None or one.rank > there.rank):
-                    best[branch.problem][one.step] = one
-            for i, paths in best.items():
-                ranked = sorted(paths.values(), key=lambda one: one.rank, reverse=True)
-                beams[i] = [one.step for one in ranked[: self.width]]
+    def keep(self, candidates: Sequence[Completed], generator: torch.Generator) -> list[Path]:
+        ranked = sorted((one for one in candidates if not one.ends), key=lambda one: one.rank, reverse=True)
+        return list(dict.fromkeys(one.step for one in ranked))[: self.width]
 
 
 @dataclass(frozen=True)
-class RewardGuided(Search):
+class RewardGuided(Stepwise):
     """Reward-guided ancestral sampling (DiDi-Instruct, arXiv 2509.25035).
 
     In each step one of M candidates is taken with a probability in proportion to exp(h · reward), the reward being
@@ -515,22 +495,10 @@ class RewardGuided(Search):
         super().__post_init__()
         at_least(self.search, 0.0, h=self.h)
 
-    def run(self, tree: Tree) -> None:
-        paths = dict.fromkeys(range(len(tree.found)), tree.start())
-        for depth in range(tree.length):
-            paths = {i: path for i, path in paths.items() if tree.affords(i)}
-            branches = {i: tree.branches(i, path, depth) for i, path in paths.items()}
-            if not branches:
-                return
-            played = iter(tree.play([branch for some in branches.values() for branch in some]))
-            for i, some in branches.items():
-                candidates = [next(played) for _ in some]
-                weights = (self.h * torch.tensor([one.reward for one in candidates]).double()).softmax(0)
-                taken = candidates[int(torch.multinomial(weights, 1, generator=tree.generators[i]))]
-                if taken.ends:
-                    del paths[i]
-                else:
-                    paths[i] = taken.step
+    def keep(self, candidates: Sequence[Completed], generator: torch.Generator) -> list[Path]:
+        weights = (self.h * torch.tensor([one.reward for one in candidates]).double()).softmax(0)
+        taken = candidates[int(torch.multinomial(weights, 1, generator=generator))]
+        return [] if taken.ends else [taken.step]
 
 
 SEARCHES: dict[str, type[Search]] = {kind.search: kind for kind in (MCTS, Beam, RewardGuided)}

@@ -166,7 +166,7 @@ def test_a_suite_and_its_report(toy, tmp_path, capsys):
 
 
 def test_policies_are_listed(capsys):
-    from dllm_env.policies.base import REFERENCES
+    from dllm_env.policies.references import REFERENCES
     from dllm_env.policies.registry import HEURISTICS
 
     assert main(["policies"]) == 0

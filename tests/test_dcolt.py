@@ -175,6 +175,26 @@ def test_all_actions_and_tokens_of_a_step_add_up_to_one(head: Head, network: str
     assert total == pytest.approx(1.0, abs=1e-5)
 
 
+def assert_gradients(value: Callable[[], Tensor], modules: dict[str, nn.Module]) -> None:
+    """Of each weight that has a gradient, the largest one is the slope of the value."""
+    value().backward()
+    for name, weight in (
+        (f"{part}.{n}", w) for part, module in modules.items() for n, w in module.named_parameters()
+    ):
+        if weight.grad is None:
+            continue
+        place = int(weight.grad.abs().flatten().argmax())
+        slopes = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                before = weight.flatten()[place].item()
+                weight.view(-1)[place] = before + sign * 1e-2
+                slopes.append(value().item())
+                weight.view(-1)[place] = before
+        found = (slopes[0] - slopes[1]) / 2e-2
+        assert weight.grad.flatten()[place].item() == pytest.approx(found, rel=0.03, abs=2e-3), name
+
+
 @pytest.mark.parametrize("network", ["hidden", "confidence"])
 def test_gradients_of_both_are_those_of_finite_differences(network: str) -> None:
     denoiser = LetterDenoiser()
@@ -189,21 +209,7 @@ def test_gradients_of_both_are_those_of_finite_differences(network: str) -> None
     def value() -> Tensor:
         return (joint.evaluate(denoiser, policy, states, batch, 0.7).total * torch.tensor([1.0, -0.4])).sum()
 
-    value().backward()
-    modules = [("denoiser", denoiser.module), ("policy", policy.network)]
-    for name, weight in ((f"{part}.{n}", w) for part, module in modules for n, w in module.named_parameters()):
-        if weight.grad is None:
-            continue
-        place = int(weight.grad.abs().flatten().argmax())
-        slopes = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                before = weight.flatten()[place].item()
-                weight.view(-1)[place] = before + sign * 1e-2
-                slopes.append(value().item())
-                weight.view(-1)[place] = before
-        found = (slopes[0] - slopes[1]) / 2e-2
-        assert weight.grad.flatten()[place].item() == pytest.approx(found, rel=0.03, abs=2e-3), name
+    assert_gradients(value, {"denoiser": denoiser.module, "policy": policy.network})
     assert denoiser.module.head.weight.grad is not None
     assert policy.network.score.weight.grad is not None
 

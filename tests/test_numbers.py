@@ -12,7 +12,7 @@ from make_checkpoint import make_bert, make_dream, make_llada
 from torch import Tensor, nn
 
 import dllm_env
-from dllm_env.denoisers.base import Extras, read_logits
+from dllm_env.denoisers.base import Extras, Reading, read_logits
 from dllm_env.denoisers.huggingface import HuggingFaceDenoiser
 from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Dynamics, padded_length
@@ -65,7 +65,7 @@ def test_the_token_is_the_lowest_of_equals_whatever_a_policy_reads(policy) -> No
 def test_features_of_equal_logits(dtype) -> None:
     for top in (1, 2, 5):
         for extras in (Extras(), Extras(margin=True), Extras(margin=True, entropy=True, log_probability=True)):
-            found, _ = read_logits(tied().to(dtype), 1, top, extras)
+            found, _ = read_logits(tied().to(dtype), Reading(400, 1, top, extras))
             assert found.token.tolist() == [7] * 4
             share = torch.exp(torch.tensor(5.0)) / (3 * torch.exp(torch.tensor(5.0)) + 396)
             torch.testing.assert_close(found.confidence[:, 0], share.expand(4))
@@ -76,7 +76,7 @@ def test_drawn_tokens_are_the_lowest_of_equals() -> None:
     noise = torch.zeros(4, 400)
     noise[:, 150] = noise[:, 290] = noise[:, 5] = 9.0
     noise[:, 5] += 5.0
-    found, _ = read_logits(tied(), 1, 2, Extras(margin=True), noise)
+    found, _ = read_logits(tied(), Reading(400, 1, 2, Extras(margin=True)), noise)
     assert found.token.tolist() == [5] * 4  # 0 + 14 at 5, 5 + 9 at 150 and 290
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
-from dllm_env.policies.base import reference_kind
+from dllm_env.policies.base import Assignment
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.oracle import Oracle, load_oracle
-from dllm_env.policies.references import prepared
+from dllm_env.policies.references import prepared, reference_kind
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.rules import Rules
 from dllm_env.tasks.base import Problem
@@ -66,8 +66,14 @@ class Words:
 
 def attempted(oracle: Oracle, denoiser: Scripted, rules: Rules, task: Words, count: int) -> Attempt:
     known = (rules, task, [task.problem(0)] * count, row_seeds(count, 0))
-    policy, memory = prepared(oracle, denoiser, *known)  # type: ignore[arg-type]
+    policy, memory = prepared(oracle, Assignment(denoiser, *known))  # type: ignore[arg-type]
     return attempt(denoiser, policy, *known, memory=memory)  # type: ignore[arg-type]
+
+
+def one_problem(denoiser: Scripted) -> Assignment:
+    """Of five positions, all of which have to be 4."""
+    task, rules = Words("4 4 4 4 4"), Rules(response_length=5).resolve()
+    return Assignment(denoiser, rules, task, [Words("").problem(0)], [0])  # type: ignore[arg-type]
 
 
 def play(oracle: Oracle, denoiser: Scripted, wanted: str = "4 4 4 4 4", **rules: int):
@@ -114,21 +120,9 @@ def test_of_several_rules_it_follows_the_slowest_that_is_right() -> None:
         ("oracle:leftmost:5", [4, 3, 3, 3, 3]),
         ("oracle:leftmost:5+leftmost:4", [4, 3, 3, 3, 3]),  # neither is right, so the first
     ]:
-        written = load_oracle(text).responses(
-            needing,
-            Rules(response_length=5).resolve(),
-            Words("4 4 4 4 4"),  # type: ignore[arg-type]
-            [Words("").problem(0)],
-            [0],
-        )
+        written = load_oracle(text).responses(one_problem(needing))
         assert written.tolist() == [expected], text
-    both = load_oracle("oracle:leftmost:5+leftmost:1").responses(
-        Needing([()] * 5),
-        Rules(response_length=5).resolve(),
-        Words("4 4 4 4 4"),  # type: ignore[arg-type]
-        [Words("").problem(0)],
-        [0],
-    )
+    both = load_oracle("oracle:leftmost:5+leftmost:1").responses(one_problem(Needing([()] * 5)))
     assert both.tolist() == [[4] * 5]
 
 
@@ -136,13 +130,7 @@ def test_rules_after_one_that_was_right_and_could_not_be_slower_are_not_played()
     """leftmost:1 takes 5 evaluations, of 5 that there can be; leftmost:4 takes 2."""
     for text, evaluations in (("oracle:leftmost:1+leftmost:5", 5), ("oracle:leftmost:4+leftmost:5", 2 + 1)):
         denoiser = Needing([()] * 5)
-        load_oracle(text).responses(
-            denoiser,
-            Rules(response_length=5).resolve(),
-            Words("4 4 4 4 4"),  # type: ignore[arg-type]
-            [Words("").problem(0)],
-            [0],
-        )
+        load_oracle(text).responses(one_problem(denoiser))
         assert sum(denoiser.rows_per_call) == evaluations, text
 
 

@@ -15,6 +15,7 @@ from dllm_env.eval.compare import pool
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.eval.fronts import fronts
 from dllm_env.pareto import plot_pareto
+from dllm_env.policies.base import Assignment
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.references import load_reference, prepared
 from dllm_env.policies.rollout import attempt, row_seeds
@@ -40,10 +41,14 @@ THREE = Needing([(), (0,), ()])
 RULES = "top_k:3+leftmost:1+rightmost:1"
 
 
+def three(count: int) -> Assignment:
+    """The same problem again and again."""
+    task, rules = Words("4 4 4"), Rules(response_length=3).resolve()
+    return Assignment(THREE, rules, task, [task.problem(0)] * count, row_seeds(count, 0))  # type: ignore[arg-type]
+
+
 def tree(search: Search, count: int = 1) -> Tree:
-    task = Words("4 4 4")
-    rules = Rules(response_length=3).resolve()
-    return Tree(search, THREE, rules, task, [task.problem(0)] * count, row_seeds(count, 0), 64)  # type: ignore[arg-type]
+    return Tree(search, three(count))
 
 
 def by_path(node: Node) -> dict[tuple[int, ...], Node]:
@@ -117,7 +122,7 @@ def test_what_no_other_beats() -> None:
     assert undominated([(1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (1.0, 0.0)]) == [True, True, False, True]
     found = Found()
     for score, nfe in ((1.0, 5), (1.0, 3), (0.0, 2), (0.0, 4), (1.0, 3)):
-        found.add([Completed((0,), (4,), 1, score, nfe, nfe / 10)])
+        found.add(Completed((0,), (4,), 1, score, nfe, nfe / 10))
     assert found.evaluations == 17
     assert found.best is found.completed[1]
     assert found.front == [found.completed[1], found.completed[2]]
@@ -128,9 +133,7 @@ def test_what_no_other_beats() -> None:
 )
 def test_the_others_find_it_too(search: Search) -> None:
     """The beam takes position 0 first, whose completion is right, and then has hindsight."""
-    task, rules = Words("4 4 4"), Rules(response_length=3).resolve()
-    problems = [task.problem(0)] * 8
-    found = search.found(THREE, rules, task, problems, row_seeds(8, 0))  # type: ignore[arg-type]
+    found = search.found(three(8))
     best = [(one.best.path, one.best.nfe) for one in found]
     if isinstance(search, Beam):
         assert best == [((0, 1, 1), 2)] * 8
@@ -140,12 +143,10 @@ def test_the_others_find_it_too(search: Search) -> None:
 
 def test_h_decides_how_greedy_it_is() -> None:
     """After position 0 is written two of four candidates are worth 1/3; at the root all are worth 0."""
-    task, rules = Words("4 4 4"), Rules(response_length=3).resolve()
-    problems = [task.problem(0)] * 40
     steps = []
     for h in (0.0, 1e4):
         search = RewardGuided(children=4, proposals=RULES, h=h)
-        found = search.found(THREE, rules, task, problems, row_seeds(40, 0))  # type: ignore[arg-type]
+        found = search.found(three(40))
         steps.append(sum(len(one.completed) for one in found))
     assert steps[1] < steps[0]  # greedily it takes what ends the row
 
@@ -158,16 +159,16 @@ def test_what_plays_is_what_was_found(text: str, temperature: float) -> None:
     denoiser, task = load_denoiser("tiny"), load_task("trace")
     rules = Rules(response_length=40, block_length=20, temperature=temperature).resolve()
     problems = [task.problem(index) for index in range(6)]
-    known = (denoiser, rules, task, problems, row_seeds(6, "search"))
+    given = Assignment(denoiser, rules, task, problems, row_seeds(6, "search"))
     search = load_reference(text)
     assert isinstance(search, Search)
-    found = search.found(*known)
-    policy, memory = prepared(search, *known)
-    played = attempt(denoiser, policy, rules, task, problems, known[-1], memory=memory)
+    found = search.found(given)
+    policy, memory = prepared(search, given)
+    played = attempt(denoiser, policy, rules, task, problems, given.seeds, memory=memory)
     assert played.correct.tolist() == [one.best.score for one in found]
     assert played.rollout.nfe.tolist() == [one.best.nfe for one in found]
     assert [tuple(row) for row in played.rollout.responses.tolist()] == [one.best.response for one in found]
-    alone = search.found(denoiser, rules, task, problems[3:4], known[-1][3:4])
+    alone = search.found(replace(given, problems=problems[3:4], seeds=given.seeds[3:4]))
     assert alone[0].completed == found[3].completed
 
 
@@ -245,9 +246,4 @@ def test_names_are_read_back() -> None:
     rules = "mcts:budget=200,proposals='threshold:0.5,fallback=leftmost+leftmost:1'"
     assert load_reference(rules).name == rules
     assert load_reference(rules) == replace(MCTS(), proposals="threshold:0.5,fallback=leftmost+leftmost:1")
-    assert torch.is_tensor(prepared(MCTS(budget=1, proposals="leftmost:1"), *_known())[1]["plan"])
-
-
-def _known() -> tuple[object, ...]:
-    task = Words("4 4 4")
-    return THREE, Rules(response_length=3).resolve(), task, [task.problem(0)], row_seeds(1, 0)
+    assert torch.is_tensor(prepared(MCTS(budget=1, proposals="leftmost:1"), three(1))[1]["plan"])

@@ -26,7 +26,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import nn
 
 from dllm_env.policies.learned import LearnedPolicy
-from dllm_env.policies.networks import PolicyNetwork
+from dllm_env.policies.networks import Scorer
 from dllm_env.reading import check_value
 
 
@@ -44,13 +44,13 @@ class Learner:
 
     logger: Logger
 
-    def __init__(self, policy: LearnedPolicy, average: PolicyNetwork, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, policy: LearnedPolicy, average: Scorer, optimizer: torch.optim.Optimizer) -> None:
         self.policy, self.average, self.optimizer = policy, average, optimizer
         self.update = 0
         self.num_timesteps = 0
 
     @property
-    def network(self) -> PolicyNetwork:
+    def network(self) -> Scorer:
         """The policy's."""
         return self.policy.network
 

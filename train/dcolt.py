@@ -29,7 +29,7 @@ from dllm_env.denoisers.load import DENOISER
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import PlackettLuce
 from dllm_env.policies.learned import LearnedPolicy
-from dllm_env.policies.networks import READ_TOKENS, PolicyNetwork
+from dllm_env.policies.networks import READ_TOKENS, Scorer
 from dllm_env.policies.rollout import Recording
 from dllm_env.random import torch_generator
 from dllm_env.specs import check_types
@@ -170,7 +170,7 @@ class JointLearner(Learner):
     def __init__(
         self,
         policy: Any,
-        average: PolicyNetwork,
+        average: Scorer,
         optimizer: torch.optim.Optimizer,
         setup: Setup,
         settings: DCoLT,

@@ -56,8 +56,9 @@ class Family(abc.ABC):
         """Writes what ``load_denoiser`` reads."""
 
     def matrices(self) -> list[nn.Parameter]:
-        """What Muon trains: the matrices of the blocks."""
-        return [p for name, p in self.network.named_parameters() if name.startswith("blocks") and p.ndim == 2]
+        """What Muon trains: the matrices of the blocks, but for those that read the time."""
+        named = ((name, p) for name, p in self.network.named_parameters() if name.startswith("blocks"))
+        return [p for name, p in named if p.ndim == 2 and "adaLN" not in name]
 
 
 class TinyFamily(Family):
@@ -111,7 +112,7 @@ class SEDDFamily(Family):
                 **({} if timed else {sedd.TIMED: False}),
             },
         }
-        self.timed = timed
+        self.timed, self.tokenizer = timed, _tokenizer(words)
         self.network = sedd.SEDDNetwork(len(words) + 1, config.width, config.heads, config.layers, config.width)
 
     @torch.no_grad()
@@ -142,40 +143,29 @@ class SEDDFamily(Family):
         return F.cross_entropy(logits, target, reduction="none") + mass.exp() - 1 - mass
 
     def save(self, folder: Path) -> None:
-        sedd.SEDDDenoiser(self.network, _tokenizer(self.words), self.about, str(folder.parent)).save(folder)
-
-    def matrices(self) -> list[nn.Parameter]:
-        return [
-            p
-            for name, p in self.network.named_parameters()
-            if name.startswith("blocks") and p.ndim == 2 and "adaLN" not in name
-        ]
+        sedd.SEDDDenoiser(self.network, self.tokenizer, self.about, str(folder.parent)).save(folder)
 
 
 def _tokenizer(words: Sequence[str]) -> Any:
-    """Of transformers: words with spaces between them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    """Of transformers: words with spaces between them.
 
+    Raises:
+        UsageError: transformers is not installed.
+    """
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+    except ImportError:
+        raise UsageError(sedd.NEEDS) from None
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END)
 
 
-FAMILIES = ("tiny", "sedd")
-"""Names of the families."""
-
-
 def make_family(name: str, words: Sequence[str], config: TinyConfig, timed: bool = True) -> Family:
-    """A family by name, without its weights; ``timed`` is that of SEDD.
+    """A family by name, tiny or sedd, without its weights; ``timed`` is that of SEDD.
 
     Raises:
         UsageError: SEDD without transformers, for its tokenizer.
     """
-    if name == "tiny":
-        return TinyFamily(words, config)
-    try:
-        _tokenizer(words)
-    except ImportError:
-        raise UsageError("a SEDD needs transformers for its tokenizer: pip install 'dllm-env[hf]'") from None
-    return SEDDFamily(words, config, timed)
+    return TinyFamily(words, config) if name == "tiny" else SEDDFamily(words, config, timed)

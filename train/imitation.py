@@ -16,10 +16,9 @@ from torch import Tensor
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation, Wishes
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Decision, Player, Policy
+from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, PlackettLuce
 from dllm_env.policies.heuristics import Heuristic
-from dllm_env.policies.references import prepared
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, Recording, attempt, row_seeds
 from dllm_env.random import RowRandom
@@ -117,19 +116,18 @@ def check_expert(setup: Setup, settings: PolicyTraining) -> None:
 def play_recorded(
     setup: Setup,
     settings: PolicyTraining,
-    player: Player,
+    rule: Policy,
     rules: Rules,
     problems: Sequence[Problem],
     seeds: Sequence[int],
     wishes: Wishes | None = None,
     memory: Mapping[str, Tensor] | None = None,
 ) -> Attempt:
-    """A rule or a reference on these problems, recorded with what the policy would see.
+    """A rule on these problems, recorded with what the policy would see.
 
-    ``memory`` is what a rule remembers of each of them beforehand.
+    ``memory`` is what it remembers of each of them beforehand.
     """
-    policy, size = setup.policy, settings.batch_size
-    rule, known = prepared(player, setup.denoiser, rules, setup.task, problems, seeds, size)
+    policy = setup.policy
     return attempt(
         setup.denoiser,
         Recorded(rule, policy.context, policy.top, policy.extras, rules.block_length),
@@ -137,9 +135,9 @@ def play_recorded(
         setup.task,
         problems,
         seeds,
-        batch_size=size,
+        batch_size=settings.batch_size,
         wishes=wishes,
-        memory=memory or known,
+        memory=memory,
         record=Recording(policy.top, policy.extras),
     )
 

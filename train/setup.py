@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dllm_env.denoisers.base import Denoiser
@@ -10,6 +11,7 @@ from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Dynamics
 from dllm_env.env import prompt_width
 from dllm_env.errors import UsageError
+from dllm_env.policies.base import Assignment
 from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import NetworkConfig, make_network
@@ -55,6 +57,10 @@ class Setup:
         while len(self._short) < first + count:
             self._short.append(self._next_short())
         return [self.task.problem(index, "train", self.seed) for index in self._short[first : first + count]]
+
+    def assigned(self, problems: Sequence[Problem], seeds: Sequence[int], batch_size: int) -> Assignment:
+        """What references are given of these problems."""
+        return Assignment(self.denoiser, self.rules, self.task, problems, seeds, batch_size)
 
     def _next_short(self) -> int:
         start = self._short[-1] + 1 if self._short else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
@@ -19,11 +19,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dllm_env.dynamics import Observation, Wishes
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Player, reference_kind
+from dllm_env.policies.base import Player
 from dllm_env.policies.heads import Head, PlackettLuce
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.oracle import ORACLE
-from dllm_env.policies.references import load_reference
+from dllm_env.policies.references import load_reference, prepared, reference_kind
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.policies.search import load_search, replay
@@ -181,30 +181,30 @@ def _play(
 ) -> Attempt:
     player: Player = load_reference(name) if reference_kind(name) else load_heuristic(name)
     seeds = row_seeds(len(problems), key, settings.seed)
-    return play_recorded(setup, settings, player, setup.rules, problems, seeds, asked)
+    rule, memory = prepared(player, setup.assigned(problems, seeds, settings.batch_size))
+    return play_recorded(setup, settings, rule, setup.rules, problems, seeds, asked, memory)
 
 
 def _play_search(
     setup: Setup, settings: PolicyTraining, problems: Sequence[Problem], asked: Wishes, number: int
 ) -> Attempt:
     """What a search finds; from the second round on the policy proposes, too, at several α if it has a range."""
-    search, policy, size = load_search(settings.imitation.start), setup.policy, settings.batch_size
-    if number:
+    search, policy, own = load_search(settings.imitation.start), setup.policy, list[LearnedPolicy]()
+    if number and settings.rewards.preferences:
+        low, high = settings.rewards.preferences
+        own = [policy.at(alpha) for alpha in alphas(low, high, OWN_ALPHAS)]
+    elif number:
         own = [policy]
-        if settings.rewards.preferences:
-            low, high = settings.rewards.preferences
-            own = [policy.at(alpha) for alpha in alphas(low, high, OWN_ALPHAS)]
-        search = replace(search, policies=tuple(own))
     seeds = row_seeds(len(problems), "start", settings.seed, *([number] if number else []))
-    found = search.found(setup.denoiser, setup.rules, setup.task, problems, seeds, size)
+    found = search.found(setup.assigned(problems, seeds, settings.batch_size), own)
     right = [one for one in found if one.best.score == 1]
     steps = sum(one.best.nfe for one in right) / max(len(right), 1)
     Console(highlight=False).print(
         f"start: {search.name} found a right path for {len(right)} of {len(problems)} problems, of {steps:.1f} "
         f"evaluations on average, with {sum(one.evaluations for one in found):,} denoiser evaluations in all"
     )
-    player, memory = replay(found)
-    return play_recorded(setup, settings, player, setup.rules, problems, seeds, asked, memory)
+    rule, memory = replay(found)
+    return play_recorded(setup, settings, rule, setup.rules, problems, seeds, asked, memory)
 
 
 def _of_portfolio(

@@ -15,7 +15,7 @@ from dllm_env.pareto import Kind, Point, log_area, plot_pareto
 from dllm_env.policies.base import Policy
 from dllm_env.policies.heads import Bernoulli, Head
 from dllm_env.policies.learned import CurvePoint, LearnedPolicy
-from dllm_env.policies.networks import PolicyNetwork
+from dllm_env.policies.networks import Scorer
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.reading import as_table, check_fields, check_value
@@ -137,7 +137,7 @@ class Validator:
         self.best = (best[0], best[1])
         self.points = [Point(**point) for point in points]
 
-    def __call__(self, network: PolicyNetwork, update: int, log: Logger) -> str:
+    def __call__(self, network: Scorer, update: int, log: Logger) -> str:
         """Evaluates, logs and saves; returns the figures for the progress bar."""
         setup, settings, self.update = self.setup, self.settings, update
         policies = [LearnedPolicy(network.eval(), head, setup.policy.context) for head in self.heads]

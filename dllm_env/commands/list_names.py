@@ -10,9 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dllm_env.policies.oracle import ORACLE, Oracle
+from dllm_env.policies.references import REFERENCES
 from dllm_env.policies.registry import HEURISTICS
-from dllm_env.policies.search import SEARCHES
 from dllm_env.tasks.benchmarks import BENCHMARKS
 from dllm_env.tasks.load import TASKS
 from dllm_env.tasks.reasoning_gym import ReasoningGym, names
@@ -35,7 +34,7 @@ def show_policies() -> None:
     rows = [(name, _settings(rule), _first_line(rule)) for name, rule in HEURISTICS.items()]
     title = "unmasking rules: --policies NAME, NAME:VALUE or NAME:PARAMETER=VALUE,…"
     _show(title, ("name", "parameters and defaults", "what it unmasks"), rows)
-    rows = [(name, _settings(kind), _first_line(kind)) for name, kind in {ORACLE: Oracle, **SEARCHES}.items()]
+    rows = [(name, _settings(kind), _first_line(kind)) for name, kind in REFERENCES.items()]
     _show("references, for comparison: they see how a problem is scored", ("name", "settings", "what"), rows)
     print(
         "A rule of your own is a class in a file: --policies 'my_rules.py:MyRule(k=2)'. A learned policy is its "
@@ -44,7 +43,7 @@ def show_policies() -> None:
 
 
 def _settings(kind: Any) -> str:
-    given = [field for field in fields(kind) if field.init and field.repr and field.name not in FLAGS]
+    given = [field for field in fields(kind) if field.init and field.name not in FLAGS]
     return ", ".join(f"{field.name}={field.default}" for field in given)
 
 

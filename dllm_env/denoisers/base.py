@@ -339,8 +339,8 @@ class Denoiser(abc.ABC):
             return to_gumbel(streams.peek(row, position * vocabulary, vocabulary), noise) * temperature
 
         draws = noise_at if temperature > 0 else None
-        known = (vocabulary, self.mask_id, top, extras, draws, self, temperature, self.tells_scores)
-        prediction = read_positions(needed, logits_at, *known)
+        reading = Reading(vocabulary, self.mask_id, top, extras, temperature, self.tells_scores)
+        prediction = read_positions(needed, logits_at, reading, draws, self)
         if streams is not None and temperature > 0:
             streams.skip(length * vocabulary)
         if extras.hidden:
@@ -406,29 +406,38 @@ def in_pieces(
     return [torch.cat(column) for column in columns]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What is read from logits.
+
+    Attributes:
+        vocabulary: V.
+        mask_id: the token that is never written.
+        top: p, how many of the largest probabilities.
+        extras: of these entropy, margin, log_probability, token_log_prob and log_mass.
+        temperature: what the noise that draws tokens was multiplied by.
+        tells_scores: whether the logits are log-scores.
+    """
+
+    vocabulary: int
+    mask_id: int
+    top: int = 1
+    extras: Extras = NO_EXTRAS
+    temperature: float = 1.0
+    tells_scores: bool = False
+
+
 def read_positions(
-    needed: Tensor,
-    logits_at: At,
-    vocabulary: int,
-    mask_id: int,
-    top: int = 1,
-    extras: Extras = NO_EXTRAS,
-    noise_at: At | None = None,
-    owner: object = None,
-    temperature: float = 1.0,
-    tells_scores: bool = False,
+    needed: Tensor, logits_at: At, reading: Reading, noise_at: At | None = None, owner: object = None
 ) -> Prediction:
     """``read_logits`` of the needed positions, a piece at a time.
 
     Args:
         needed: (B, L) bool.
         logits_at: gives (n, V).
-        vocabulary: V.
-        mask_id, top, extras: as in ``read_logits``.
+        reading: what is read.
         noise_at: gives (n, V), what is added to the logits to draw tokens; without it they are the most probable.
         owner: whose logits these are, see ``in_tiles``.
-        temperature: what the noise was multiplied by.
-        tells_scores: whether the logits are log-scores.
 
     Returns:
         A prediction (B, L, …), zeros elsewhere.
@@ -440,16 +449,16 @@ def read_positions(
     device = needed.device
 
     optional = ("entropy", "margin", "log_probability", "token_log_prob", "log_mass")
-    shown = ["token", "confidence", *(name for name in optional if getattr(extras, name))]
+    shown = ["token", "confidence", *(name for name in optional if getattr(reading.extras, name))]
 
     def read(piece: Tensor) -> list[Tensor]:
         at = row[piece], position[piece]
-        drawn = None if noise_at is None else noise_at(*at)
-        found, log_total = read_logits(logits_at(*at), mask_id, top, extras, drawn, temperature, tells_scores)
+        found, log_total = read_logits(logits_at(*at), reading, None if noise_at is None else noise_at(*at))
         return [log_total, *(getattr(found, name) for name in shown)]
 
-    key = ("read", top, extras, noise_at is not None, temperature, tells_scores)
-    log_total, *values = in_pieces(read, len(row), vocabulary, read if owner is None else owner, key, device)
+    key = ("read", reading, noise_at is not None)
+    who = read if owner is None else owner
+    log_total, *values = in_pieces(read, len(row), reading.vocabulary, who, key, device)
     refuse_broken(log_total, row)
 
     def place(values: Tensor) -> Tensor:
@@ -478,33 +487,22 @@ def refuse_broken(log_total: Tensor, row: Tensor) -> None:
     raise LogitsError(what, row[broken].unique().tolist())
 
 
-def read_logits(
-    logits: Tensor,
-    mask_id: int,
-    top: int = 1,
-    extras: Extras = NO_EXTRAS,
-    drawn: Tensor | None = None,
-    temperature: float = 1.0,
-    tells_scores: bool = False,
-) -> tuple[Prediction, Tensor]:
+def read_logits(logits: Tensor, reading: Reading, drawn: Tensor | None = None) -> tuple[Prediction, Tensor]:
     """What is known of n positions from their logits.
 
     Args:
         logits: (n, V), at temperature 1; the mask token's are overwritten.
-        mask_id: the token that is never written.
-        top: p, how many of the largest probabilities to return.
-        extras: of these entropy, margin, log_probability, token_log_prob and log_mass.
+        reading: what is read.
         drawn: (n, V), noise that is added to the logits to draw the tokens; without it, they are the most probable
             ones. Of equals the token is the one of lowest id.
-        temperature: what the noise was multiplied by.
-        tells_scores: whether the logits are log-scores.
 
     Returns:
         A prediction with (n, …) instead of (B, L, …), without hidden states, support and attention; and (n,) the
         log-totals of the logits, for ``refuse_broken``.
     """
+    extras, top = reading.extras, reading.top
     logits = logits.float()
-    logits[:, mask_id] = -torch.inf
+    logits[:, reading.mask_id] = -torch.inf
     log_total = logits.logsumexp(-1, keepdim=True)
     largest = logits.topk(max(top, 2 if extras.margin else 1), dim=-1).values
     probability = (largest - log_total).exp()
@@ -519,14 +517,14 @@ def read_logits(
         margin=probability[:, 0] - probability[:, 1] if extras.margin else None,
         log_probability=log_probability if extras.log_probability else None,
     )
+    total = log_total[:, 0]
     if extras.token_log_prob:
-        found.token_log_prob = (
-            torch.zeros_like(log_total[:, 0]) if drawn is None else token_log_prob(logits, token, temperature)
-        )
+        found.token_log_prob = torch.zeros_like(total)
+        if drawn is not None:
+            found.token_log_prob = token_log_prob(logits, token, reading.temperature)
     if extras.log_mass:
-        total = log_total[:, 0]
-        found.log_mass = log_mass(total, logits.shape[-1]) if tells_scores else torch.zeros_like(total)
-    return found, log_total[:, 0]
+        found.log_mass = log_mass(total, logits.shape[-1]) if reading.tells_scores else torch.zeros_like(total)
+    return found, total
 
 
 def log_mass(log_total: Tensor, vocabulary: int) -> Tensor:

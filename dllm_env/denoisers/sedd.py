@@ -43,6 +43,8 @@ EPSILON = 1e-3
 """What the log-linear noise leaves unmasked at time 1."""
 TIMED = "timed"
 """In ``model`` of a configuration, false where the network was trained without the time and is always told 0."""
+NEEDS = "a SEDD needs transformers for its tokenizer: pip install 'dllm-env[hf]'"
+"""What is said without."""
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 """One of them in a folder says that its tokenizer is there."""
 
@@ -275,7 +277,7 @@ def _tokenizer(folder: Path) -> Any:
     try:
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
     except ImportError:
-        raise UsageError("a SEDD needs transformers for its tokenizer: pip install 'dllm-env[hf]'") from None
+        raise UsageError(NEEDS) from None
     try:
         if is_file(folder / "tokenizer.json"):
             return PreTrainedTokenizerFast.from_pretrained(folder)

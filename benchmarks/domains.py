@@ -129,7 +129,7 @@ def summary(matrix: Matrix) -> list[tuple[str, float]]:
     lines = []
     for who, values in rows.items():
         some = [values[place] for place in places]
-        if not who.startswith(("only ", "without ")) and all(value is not None for value in some):
+        if all(value is not None for value in some):
             lines.append((who, mean([value.value for value in some if value is not None])))
     for kind in ("only", "without"):
         cells = [(rows.get(f"{kind} {name}"), place) for name, place in zip(names, places, strict=True)]
@@ -138,6 +138,20 @@ def summary(matrix: Matrix) -> list[tuple[str, float]]:
         if len(there) == len(DOMAINS):
             lines.append((f"{kind} a domain, on that domain", mean(there)))
     return sorted(lines, key=lambda line: -line[1])
+
+
+def by_seed(matrix: Matrix, settings: Settings) -> list[tuple[str, int, float]]:
+    """The same of each training seed: kind, seed and mean, of a policy for all domains over all of them."""
+    rows = dict(zip(matrix.rows, matrix.values, strict=True))
+    found: dict[tuple[str, int], list[float]] = {}
+    for name, _, seed in trainings(settings):
+        kind, _, domain = name.partition(" ")
+        values = rows.get(str(folder_of(settings, name, seed)), ())
+        for column, value in zip(matrix.columns, values, strict=False):
+            there = column in DOMAINS if kind == "all" else column.replace("trace:order=", "") == domain
+            if there and value is not None:
+                found.setdefault((kind, seed), []).append(value.value)
+    return [(kind, seed, mean(some)) for (kind, seed), some in found.items() if len(some) == len(DOMAINS)]
 
 
 def _spread(values: list[Value | None]) -> Value | None:
@@ -174,6 +188,8 @@ def main(settings: Settings) -> None:
     Console(width=140).print(matrix_table(matrix, "least – largest"))
     for who, value in summary(matrix) if set(DOMAINS) <= set(matrix.columns) else []:
         print(f"{value:6.3f}  {who}, mean over the {len(DOMAINS)} domains trained on")
+    for kind, seed, value in by_seed(scores, settings):
+        print(f"{value:6.3f}  {kind}, seed {seed}")
     write_atomically(settings.out / "domains.csv", matrix_csv(matrix).encode())
     write_figure(
         settings.out / "domains.png", plot_matrix(matrix, "score on each domain: 0 is random, 1 the oracle")

@@ -278,7 +278,7 @@ function symbolPicture(symbol, colour) {
   return svg("svg", { width: 16, height: 16, "aria-hidden": true }, mark);
 }
 
-const DASHES = { solid: "none", dash: "5 3", dot: "2 2" };
+const DASHES = { solid: "none", dash: "5 3", dot: "2 2", dashdot: "6 2 2 2" };
 
 function linePicture(kind) {
   const dash = DASHES[data.fronts[kind].dash];

@@ -203,21 +203,25 @@ class Evaluation:
             before = done
 
         seeds = [row_seed(job.seed, place) for place in places]
-        policy, memory = prepared(
+        plan = prepared(
             job.policy, Assignment(self.denoiser, job.rules, self.task, problems, seeds, config.batch_size)
         )
         played = attempt(
             self.denoiser,
-            policy,
+            plan.policy,
             job.rules,
             self.task,
             problems,
             seeds,
             batch_size=config.batch_size,
-            memory=memory,
+            memory=plan.memory,
             on_progress=report,
         )
-        return self._outcomes(job.setting, places, [problem.prompt for problem in problems], played)
+        outcomes = self._outcomes(job.setting, places, [problem.prompt for problem in problems], played)
+        if plan.evaluations is None:
+            return outcomes
+        planned = plan.evaluations.tolist()
+        return [replace(one, planning_nfe=nfe) for one, nfe in zip(outcomes, planned, strict=True)]
 
     def _outcomes(
         self, setting: Setting, places: Sequence[Place], prompts: Sequence[str], played: Attempt

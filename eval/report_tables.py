@@ -54,6 +54,7 @@ def figures_table(groups: Sequence[Sequence[Entry]], titles: Sequence[str]) -> T
     """
     entries = [entry for group in groups for entry in group]
     ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= max(map(samples_of, entries))]
+    planned = any(entry.figures.planning_nfe for entry in entries)
     remasked = any(entry.figures.remasks for entry in entries)
     about = {
         "policy": "rule with its parameters, or folder of the learned policy",
@@ -67,20 +68,27 @@ def figures_table(groups: Sequence[Sequence[Entry]], titles: Sequence[str]) -> T
         **{f"pass@{k}": f"chance that at least one of {k} samples of a problem is right" for k in ks},
         "NFE": "denoiser evaluations for a response, on average; fewer is faster",
         "NFE 90%": "nine of ten responses need at most so many",
+        **(
+            {"planning": "evaluations that a reference made for it beforehand, on average; not part of NFE"}
+            if planned
+            else {}
+        ),
         "tokens/NFE": "tokens before end-of-text that one evaluation gives",
         "finished": "share of the responses without a mask left when the steps were used up",
         **({"remasked": "tokens put back to mask, on average"} if remasked else {}),
         "seconds": "time for all problems on the machine that played them",
     }
     lines = [
-        (entry.learned, _figure_cells(entry, condition, title, ks, remasked))
+        (entry.learned, _figure_cells(entry, condition, title, ks, planned, remasked))
         for condition, (group, title) in enumerate(zip(groups, titles, strict=True))
         for entry in group
     ]
     return _table(about, lines)
 
 
-def _figure_cells(entry: Entry, condition: int, title: str, ks: Sequence[int], remasked: bool) -> list[Cell]:
+def _figure_cells(
+    entry: Entry, condition: int, title: str, ks: Sequence[int], planned: bool, remasked: bool
+) -> list[Cell]:
     figures = entry.figures
     return [
         (entry.label, entry.label),
@@ -92,6 +100,7 @@ def _figure_cells(entry: Entry, condition: int, title: str, ks: Sequence[int], r
         *(_percent(pass_at(entry, k)) if k <= samples_of(entry) else ("–", None) for k in ks),
         (f"{figures.nfe:.1f}", figures.nfe),
         (f"{figures.nfe_90:.0f}", figures.nfe_90),
+        *([(f"{figures.planning_nfe:.0f}", figures.planning_nfe)] if planned else []),
         (f"{figures.tokens_per_nfe:.2f}", figures.tokens_per_nfe),
         _percent(figures.finished),
         *([(f"{figures.remasks:.1f}", figures.remasks)] if remasked else []),

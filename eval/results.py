@@ -123,6 +123,8 @@ class Outcome:
         revealed_at: step from 0 in which each was written, −1 where none was.
         confidence: with which it was written.
         rewards: what it has earned by each reward, where an evaluation asks for some, and as ``total`` in all.
+        planning_nfe: denoiser evaluations that a reference made beforehand: all branches of a search, or the slow
+            rules whose responses the oracle follows.
     """
 
     setting: str
@@ -144,6 +146,7 @@ class Outcome:
     revealed_at: list[int] = field(repr=False)
     confidence: list[float] = field(repr=False)
     rewards: dict[str, float] = field(default_factory=dict)
+    planning_nfe: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ class Figures:
         remasks: mean number of positions put back to mask.
         seconds: wall time.
         reward: mean over samples, where all of them have one.
+        planning_nfe: mean, of references that evaluate beforehand; not part of ``nfe``.
     """
 
     problems: int
@@ -186,6 +190,7 @@ class Figures:
     remasks: float
     seconds: float
     reward: float | None = None
+    planning_nfe: float = 0.0
 
 
 def summarise(outcomes: Sequence[Outcome]) -> Figures:
@@ -208,6 +213,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Figures:
         remasks=mean([outcome.remasks for outcome in outcomes]),
         seconds=sum(outcome.seconds for outcome in outcomes),
         reward=mean([one.rewards["total"] for one in outcomes]) if all(one.rewards for one in outcomes) else None,
+        planning_nfe=mean([outcome.planning_nfe for outcome in outcomes]),
     )
 
 
@@ -357,7 +363,7 @@ def _setting(line: Mapping[str, Any]) -> Setting:
     return setting
 
 
-_COUNTS = ("index", "sample", "steps", "remasks", "tokens", "seconds")
+_COUNTS = ("index", "sample", "steps", "remasks", "tokens", "seconds", "planning_nfe")
 _PLACES = ("words", "revealed_at", "confidence")
 
 

@@ -24,9 +24,10 @@ def table(entries: Sequence[Entry], title: str = "") -> Table:
     shown = Table(title=title or None)
     ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= min(map(samples_of, entries))]
     remasked = any(entry.figures.remasks for entry in entries)
+    planned = any(entry.figures.planning_nfe for entry in entries)
     rewarded = any(entry.figures.reward is not None for entry in entries)
     columns = ["policy", "BL", "problems", "accuracy", "95% interval", *(f"pass@{k}" for k in ks)]
-    columns += ["NFE", "90%", "tokens/NFE", *(["remasked"] if remasked else [])]
+    columns += ["NFE", "90%", "tokens/NFE", *(["planning"] if planned else []), *(["remasked"] if remasked else [])]
     columns += [*(["reward"] if rewarded else []), "seconds"]
     for name in columns:
         shown.add_column(name, justify="left" if name == "policy" else "right", no_wrap=name != "policy")
@@ -41,6 +42,7 @@ def table(entries: Sequence[Entry], title: str = "") -> Table:
             cells += [f"{figures.accuracy_low:.1%} – {figures.accuracy_high:.1%}"]
             cells += [f"{pass_at(entry, k):.1%}" for k in ks]
             cells += [f"{figures.nfe:.1f}", f"{figures.nfe_90:.0f}", f"{figures.tokens_per_nfe:.2f}"]
+            cells += [f"{figures.planning_nfe:.0f}" if figures.planning_nfe else ""] if planned else []
             cells += [f"{figures.remasks:.1f}"] if remasked else []
             cells += ["" if figures.reward is None else f"{figures.reward:.3f}"] if rewarded else []
             shown.add_row(*cells, f"{figures.seconds:.1f}", style="bold" if entry.learned else None)

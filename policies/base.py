@@ -86,6 +86,21 @@ class Assignment:
     batch_size: int = 128
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What plays problems, for ``rollout.attempt``.
+
+    Attributes:
+        policy: decides.
+        memory: tensors with N rows, what it remembers of each problem before its first step.
+        evaluations: (N,) int64, denoiser evaluations that went into that; None for none.
+    """
+
+    policy: Policy
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    evaluations: Tensor | None = None
+
+
 class Reference(abc.ABC):
     """What plays with knowledge that no policy has: what to write, or whether it was right."""
 
@@ -97,8 +112,8 @@ class Reference(abc.ABC):
         """Its name in results, which is the text that ``load_reference`` takes."""
 
     @abc.abstractmethod
-    def prepare(self, given: Assignment) -> tuple[Policy, Mapping[str, Tensor]]:
-        """The policy that plays these problems, and what it remembers of each of them beforehand."""
+    def prepare(self, given: Assignment) -> Plan:
+        """What plays these problems."""
 
 
 Player = Policy | Reference

@@ -7,7 +7,6 @@ is about the fewest that this response can be written with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Assignment, Decision, Policy, Reference
+from dllm_env.policies.base import Assignment, Decision, Plan, Policy, Reference
 from dllm_env.policies.heuristics import best_k
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt
@@ -115,33 +114,34 @@ class Oracle(Reference):
     kind = "oracle"
     references: tuple[str, ...] = REFERENCES
 
-    def prepare(self, given: Assignment) -> tuple[Policy, Mapping[str, Tensor]]:
-        return Following(), {"reference": self.responses(given)}
+    def prepare(self, given: Assignment) -> Plan:
+        responses, evaluations = self.written(given)
+        return Plan(Following(), {"reference": responses}, evaluations)
 
     @property
     def name(self) -> str:
         """``oracle``, with the rules where they are not the usual ones."""
         return ORACLE if self.references == REFERENCES else f"{ORACLE}:{'+'.join(self.references)}"
 
-    def responses(self, given: Assignment) -> Tensor:
-        """(N, L) int64, the responses that it follows."""
+    def written(self, given: Assignment) -> tuple[Tensor, Tensor]:
+        """(N, L) int64, the responses that it follows, and (N,) int64, the evaluations that the slow rules took."""
         given = replace(given, rules=replace(given.rules, deadline=0))  # to be right takes its time
-        chosen, slowest = None, torch.zeros(0)
+        chosen = evaluations = slowest = torch.zeros(0)
         for text in self.references:
-            if chosen is None:
+            if not len(chosen):
                 played = _written(given, text)
-                chosen, slowest = played.rollout.responses, _cost(played)
+                chosen, evaluations, slowest = played.rollout.responses, played.rollout.nfe, _cost(played)
                 continue
             left = (slowest < given.rules.response_length).nonzero()[:, 0]  # the others were as slow as can be
             if not len(left):
                 break
             some = replace(given, problems=[given.problems[i] for i in left], seeds=[given.seeds[i] for i in left])
             played = _written(some, text)
+            evaluations[left] += played.rollout.nfe
             slower = _cost(played) > slowest[left]
             chosen[left[slower]] = played.rollout.responses[slower]
             slowest[left] = slowest[left].maximum(_cost(played))
-        assert chosen is not None
-        return chosen
+        return chosen, evaluations
 
 
 def _written(given: Assignment, rule: str) -> Attempt:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-from torch import Tensor
-
-from dllm_env.policies.base import Assignment, Player, Policy, Reference
+from dllm_env.policies.base import Assignment, Plan, Player, Reference
 from dllm_env.policies.oracle import ORACLE, Oracle, load_oracle
 from dllm_env.policies.search import SEARCHES, load_search
 
@@ -30,6 +27,6 @@ def load_reference(text: str) -> Reference:
     return load_search(text) if reference_kind(text) == "search" else load_oracle(text)
 
 
-def prepared(player: Player, given: Assignment) -> tuple[Policy, Mapping[str, Tensor]]:
-    """The policy that plays these problems, and what it remembers of each beforehand, for ``rollout.attempt``."""
-    return player.prepare(given) if isinstance(player, Reference) else (player, {})
+def prepared(player: Player, given: Assignment) -> Plan:
+    """What plays these problems."""
+    return player.prepare(given) if isinstance(player, Reference) else Plan(player)

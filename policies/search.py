@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
-from torch import Tensor
 
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Assignment, Decision, Policy, Reference
+from dllm_env.policies.base import Assignment, Decision, Plan, Policy, Reference
 from dllm_env.policies.heuristics import at_least, number
 from dllm_env.policies.oracle import Following
 from dllm_env.policies.registry import load_heuristic
@@ -257,13 +256,14 @@ class Search(Reference):
         self.run(tree)
         return tree.found
 
-    def prepare(self, given: Assignment) -> tuple[Policy, Mapping[str, Tensor]]:
+    def prepare(self, given: Assignment) -> Plan:
         return replay(self.found(given))
 
 
-def replay(found: Sequence[Found]) -> tuple[Policy, Mapping[str, Tensor]]:
-    """What plays the best paths that were found, and what it remembers beforehand, for ``rollout.attempt``."""
-    return Planned(), {"plan": torch.tensor([one.best.path for one in found])}
+def replay(found: Sequence[Found]) -> Plan:
+    """What plays the best paths that were found."""
+    paths = {"plan": torch.tensor([one.best.path for one in found])}
+    return Plan(Planned(), paths, torch.tensor([one.evaluations for one in found]))
 
 
 class Tree:

@@ -66,8 +66,8 @@ class Words:
 
 def attempted(oracle: Oracle, denoiser: Scripted, rules: Rules, task: Words, count: int) -> Attempt:
     known = (rules, task, [task.problem(0)] * count, row_seeds(count, 0))
-    policy, memory = prepared(oracle, Assignment(denoiser, *known))  # type: ignore[arg-type]
-    return attempt(denoiser, policy, *known, memory=memory)  # type: ignore[arg-type]
+    plan = prepared(oracle, Assignment(denoiser, *known))  # type: ignore[arg-type]
+    return attempt(denoiser, plan.policy, *known, memory=plan.memory)  # type: ignore[arg-type]
 
 
 def one_problem(denoiser: Scripted) -> Assignment:
@@ -120,18 +120,19 @@ def test_of_several_rules_it_follows_the_slowest_that_is_right() -> None:
         ("oracle:leftmost:5", [4, 3, 3, 3, 3]),
         ("oracle:leftmost:5+leftmost:4", [4, 3, 3, 3, 3]),  # neither is right, so the first
     ]:
-        written = load_oracle(text).responses(one_problem(needing))
+        written, _ = load_oracle(text).written(one_problem(needing))
         assert written.tolist() == [expected], text
-    both = load_oracle("oracle:leftmost:5+leftmost:1").responses(one_problem(Needing([()] * 5)))
+    both, evaluations = load_oracle("oracle:leftmost:5+leftmost:1").written(one_problem(Needing([()] * 5)))
     assert both.tolist() == [[4] * 5]
+    assert evaluations.tolist() == [1 + 5]
 
 
 def test_rules_after_one_that_was_right_and_could_not_be_slower_are_not_played() -> None:
     """leftmost:1 takes 5 evaluations, of 5 that there can be; leftmost:4 takes 2."""
     for text, evaluations in (("oracle:leftmost:1+leftmost:5", 5), ("oracle:leftmost:4+leftmost:5", 2 + 1)):
         denoiser = Needing([()] * 5)
-        load_oracle(text).responses(one_problem(denoiser))
-        assert sum(denoiser.rows_per_call) == evaluations, text
+        _, counted = load_oracle(text).written(one_problem(denoiser))
+        assert counted.tolist() == [sum(denoiser.rows_per_call)] == [evaluations], text
 
 
 def test_a_deadline_is_the_oracle_s_and_not_that_of_its_references() -> None:

@@ -163,8 +163,10 @@ def test_what_plays_is_what_was_found(text: str, temperature: float) -> None:
     search = load_reference(text)
     assert isinstance(search, Search)
     found = search.found(given)
-    policy, memory = prepared(search, given)
-    played = attempt(denoiser, policy, rules, task, problems, given.seeds, memory=memory)
+    plan = prepared(search, given)
+    assert plan.evaluations is not None
+    assert plan.evaluations.tolist() == [one.evaluations for one in found]
+    played = attempt(denoiser, plan.policy, rules, task, problems, given.seeds, memory=plan.memory)
     assert played.correct.tolist() == [one.best.score for one in found]
     assert played.rollout.nfe.tolist() == [one.best.nfe for one in found]
     assert [tuple(row) for row in played.rollout.responses.tolist()] == [one.best.response for one in found]
@@ -178,6 +180,9 @@ def test_in_an_evaluation_it_is_of_a_kind_of_its_own(tmp_path: Path) -> None:
     results = evaluate(config, names)
     assert [result.setting.kind for result in results] == ["heuristic", "heuristic", "oracle", "search", "search"]
     assert [result.setting.policy for result in results][3:] == ["mcts:budget=30", "rgas:budget=30"]
+    planned = [result.record()["planning_nfe"] for result in results]
+    assert planned[:3] == [0, 0, 40]  # the oracle follows leftmost:1
+    assert min(planned[3:]) >= 30
     entries = pool(results)
     whose = [front.who for front in fronts(entries)]
     assert "search" in whose
@@ -246,4 +251,4 @@ def test_names_are_read_back() -> None:
     rules = "mcts:budget=200,proposals='threshold:0.5,fallback=leftmost+leftmost:1'"
     assert load_reference(rules).name == rules
     assert load_reference(rules) == replace(MCTS(), proposals="threshold:0.5,fallback=leftmost+leftmost:1")
-    assert torch.is_tensor(prepared(MCTS(budget=1, proposals="leftmost:1"), three(1))[1]["plan"])
+    assert torch.is_tensor(prepared(MCTS(budget=1, proposals="leftmost:1"), three(1)).memory["plan"])

@@ -56,7 +56,7 @@ def learn_by_correction(setup: Setup, settings: PolicyTraining) -> None:
         f"{ROUNDS} times under correction, at most {len(problems) * times * length:,} denoiser evaluations"
     )
     seeds = row_seeds(len(problems), "dagger", settings.seed)
-    reference = oracle.responses(setup.assigned(problems, seeds, settings.batch_size))
+    reference, _ = oracle.written(setup.assigned(problems, seeds, settings.batch_size))
     optimizer = torch.optim.Adam(policy.network.parameters(), lr=config.imitation_learning_rate)
     generator = torch_generator("dagger", settings.seed)
     shown: list[tuple[Observation, Tensor]] = []

@@ -181,8 +181,8 @@ def _play(
 ) -> Attempt:
     player: Player = load_reference(name) if reference_kind(name) else load_heuristic(name)
     seeds = row_seeds(len(problems), key, settings.seed)
-    rule, memory = prepared(player, setup.assigned(problems, seeds, settings.batch_size))
-    return play_recorded(setup, settings, rule, setup.rules, problems, seeds, asked, memory)
+    plan = prepared(player, setup.assigned(problems, seeds, settings.batch_size))
+    return play_recorded(setup, settings, plan.policy, setup.rules, problems, seeds, asked, plan.memory)
 
 
 def _play_search(
@@ -203,8 +203,8 @@ def _play_search(
         f"start: {search.name} found a right path for {len(right)} of {len(problems)} problems, of {steps:.1f} "
         f"evaluations on average, with {sum(one.evaluations for one in found):,} denoiser evaluations in all"
     )
-    rule, memory = replay(found)
-    return play_recorded(setup, settings, rule, setup.rules, problems, seeds, asked, memory)
+    plan = replay(found)
+    return play_recorded(setup, settings, plan.policy, setup.rules, problems, seeds, asked, plan.memory)
 
 
 def _of_portfolio(

@@ -1,11 +1,18 @@
 """What a denoiser that learns, too, adds to a policy: frozen, adapters, all weights, from one weak denoiser.
 
-    python benchmarks/dcolt.py --seeds 1 2 3 --minutes 6 --out runs/dcolt
+    python benchmarks/dcolt.py --seeds 1 2 3 --minutes 12 --out runs/dcolt
 
-Trains a denoiser for a fraction of the updates of ``tiny``, so that its best order is right about half of the time,
-and from it, with each seed and each ``--train-denoiser``, DCoLT for the same time. Then all play the same test
-problems: with the most probable tokens, and several samples at temperature 1, whose entropy and pass@k say how
-diverse they are. A head of k positions a step makes all equally fast. What is there already is taken as it is.
+Trains a denoiser for a fraction of the updates of ``tiny``, so that its best order is right about half of the time
+on ``sudoku``, and from it, with each seed and each ``--train-denoiser``, DCoLT for the same time, from a policy
+that imitates ``top_k:4``. Then all play the same test problems: with the most probable tokens, and several samples
+at temperature 1, whose entropy and pass@k say how diverse they are. A head of k positions a step makes all equally
+fast. What is there already is taken as it is; with ``--workers 2`` two train at a time.
+
+A SEDD learns by the probabilities of its own reverse process:
+
+    python benchmarks/dcolt.py --weak.family sedd --weak.recipe sudoku --weak.first-updates 400
+        --training.policy.network reverse --training.policy.head bernoulli --training.imitation.start none
+        --rules ancestral:4 ancestral:16 top_k:4 --kinds full --out runs/dcolt-sedd
 """
 
 from __future__ import annotations
@@ -17,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +32,7 @@ from rich.table import Table
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.eval.metrics import mean, pass_at_k
 from dllm_env.eval.results import Outcome, summarise
+from dllm_env.processes import spread
 from dllm_env.train.dcolt import DCoLT, train_dcolt
 from dllm_env.train.denoiser import DenoiserTraining, train_denoiser
 from dllm_env.train.run import CHECKPOINT
@@ -35,18 +44,31 @@ KINDS = ("none", "lora", "full")
 class Settings:
     """Settings of the measurement."""
 
-    training: DCoLT = field(default_factory=lambda: DCoLT().changed(updates=10_000, evaluate_every=0))
+    training: DCoLT = field(
+        default_factory=lambda: DCoLT(task="sudoku", updates=10_000, microbatch_size=64).changed(
+            evaluate_every=0,
+            start="top_k:4",
+            learning_rate=3e-4,
+            warmup=5,
+        )
+    )
     """Every training, but for its denoiser, kind and seed; it ends by time."""
+    rates: dict[str, float] = field(default_factory=lambda: {"none": 3e-4, "lora": 1e-3, "full": 3e-4})
+    """The denoiser's learning rate of each kind."""
     weak: DenoiserTraining = field(
-        default_factory=lambda: DenoiserTraining(seed=5, first_updates=900, second_updates=0, third_updates=0)
+        default_factory=lambda: DenoiserTraining(seed=5, first_updates=300, second_updates=0, third_updates=0)
     )
     """The denoiser that all begin with."""
+    rules: tuple[str, ...] = ("leftmost:1", "top_k:1", "top_k:4")
+    """What plays it, for comparison."""
     kinds: tuple[str, ...] = KINDS
     """What of it learns."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Training seeds."""
     minutes: float = 6.0
     """Of each training."""
+    workers: int = 1
+    """Trainings at a time; from two on each has one thread."""
     problems: int = 500
     """Test problems."""
     samples: int = 8
@@ -67,6 +89,26 @@ def until(minutes: float) -> Callable[..., bool]:
     return go_on
 
 
+def folder_of(settings: Settings, kind: str, seed: int) -> Path:
+    """Of a training's run."""
+    return settings.out / f"{kind}-{seed}"
+
+
+def train(wanted: tuple[Settings, str, int]) -> None:
+    """One training, where it is not done."""
+    settings, kind, seed = wanted
+    folder = folder_of(settings, kind, seed)
+    if (folder / "best").exists():
+        return
+    training = settings.training.changed(
+        denoiser=str(settings.out / "weak" / "denoiser"),
+        train_denoiser=kind,
+        denoiser_learning_rate=settings.rates[kind],
+        seed=seed,
+    )
+    train_dcolt(training, folder, (folder / CHECKPOINT).exists(), callback=until(settings.minutes))
+
+
 def entropy(outcomes: list[Outcome]) -> float:
     """Mean over problems of the entropy, in nats, of what a position says over the samples, and over positions."""
     problems: dict[int, list[list[str]]] = {}
@@ -82,10 +124,11 @@ def entropy(outcomes: list[Outcome]) -> float:
 
 def measure(settings: Settings, policy: str, denoiser: str) -> list[float]:
     """Accuracy and NFE of the most probable tokens, then mean accuracy, pass@samples and entropy of the samples."""
-    plain = EvaluationConfig(denoiser=denoiser, problems=settings.problems)
+    task = settings.training.task
+    plain = EvaluationConfig(task=task, denoiser=denoiser, problems=settings.problems)
     found = summarise(evaluate(plain, [policy])[0].outcomes)
     several = EvaluationConfig(
-        denoiser=denoiser, problems=settings.sampled_problems, samples=settings.samples, temperature=1.0
+        task=task, denoiser=denoiser, problems=settings.sampled_problems, samples=settings.samples, temperature=1.0
     )
     outcomes = evaluate(several, [policy])[0].outcomes
     right: dict[int, list[float]] = {}
@@ -101,18 +144,16 @@ def main(settings: Settings) -> None:
     weak = settings.out / "weak"
     train_denoiser(settings.weak, weak, (weak / CHECKPOINT).exists())
     base = str(weak / "denoiser")
+    wanted = [(settings, kind, seed) for seed in settings.seeds for kind in settings.kinds]
+    threads = (1,) if settings.workers > 1 else (torch.get_num_threads(),)
+    list(spread(train, wanted, settings.workers, torch.set_num_threads, threads))
     rows: list[tuple[str, object, list[float]]] = [
-        ("the denoiser, leftmost:1", "", measure(settings, "leftmost:1", base))
+        (f"the denoiser, {rule}", "", measure(settings, rule, base)) for rule in settings.rules
     ]
-    rows.append(("the denoiser, top_k:4", "", measure(settings, "top_k:4", base)))
-    for kind in settings.kinds:
-        for seed in settings.seeds:
-            folder = settings.out / f"{kind}-{seed}"
-            training = settings.training.changed(denoiser=base, train_denoiser=kind, seed=seed)
-            if not (folder / "best").exists():
-                train_dcolt(training, folder, (folder / CHECKPOINT).exists(), callback=until(settings.minutes))
-            played = measure(settings, str(folder), base if kind == "none" else str(folder))
-            rows.append((f"train_denoiser {kind}", seed, played))
+    for _, kind, seed in sorted(wanted, key=lambda one: settings.kinds.index(one[1])):
+        folder = str(folder_of(settings, kind, seed))
+        played = measure(settings, folder, base if kind == "none" else folder)
+        rows.append((f"train_denoiser {kind}", seed, played))
     names = ("accuracy", "NFE", "of samples", f"pass@{settings.samples}", "entropy, nats")
     table = Table("", "seed", *names, title=f"{settings.problems} test problems, {settings.minutes:g} minutes each")
     for who, seed, values in rows:

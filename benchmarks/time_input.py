@@ -57,7 +57,7 @@ def losses(settings: Settings, timed: bool, seed: int) -> dict[int, float]:
     rows: dict[int, float] = {}
     for path in sorted((folder / "logs").glob("progress*.csv"), key=lambda path: path.stat().st_mtime):
         for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
-            rows[int(row["time/update"])] = float(row["loss/trace"])
+            rows[int(row["time/update"])] = float(row[f"loss/{training.recipe}"])
     return rows
 
 

@@ -61,8 +61,8 @@ class DenoiserTraining:
     """What it is: the bundled denoisers' network, or a score model (SEDD), which reads a time."""
     timed: bool = True
     """Whether a SEDD is told the time; without, it is always told 0."""
-    recipe: Literal["tiny", "many", "trace"] = "tiny"
-    """Which tasks it learns: tiny has trace and sudoku, many all domains, trace nothing else."""
+    recipe: Literal["tiny", "many", "trace", "sudoku"] = "tiny"
+    """Which tasks it learns: tiny has trace and sudoku, many all domains, the others one."""
     start: str = ""
     """A bundled kind of denoiser whose weights it begins with; of the same width, layers and heads."""
     seed: int = 1

@@ -13,7 +13,13 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
 from dllm_env import consent
-from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options, family_of, transformers
+from dllm_env.denoisers.huggingface import (
+    HuggingFaceDenoiser,
+    Options,
+    family_of,
+    refuse_block_causal,
+    transformers,
+)
 from dllm_env.denoisers.tiny import CONFIG
 from dllm_env.errors import UsageError
 from dllm_env.reading import is_folder, read_table
@@ -164,11 +170,14 @@ def check_finite(model: Any, place: str) -> None:
 
 def _model(place: str, raw: Mapping[str, Any], options: Options) -> Any:
     family = family_of(raw)
+    refuse_block_causal(place, raw)
     if family == "diffusion_gemma":
         raise UsageError(
             f"{place} is DiffusionGemma, whose canvas has no mask token: positions that are not accepted get new "
             "random tokens in every step. The dynamics here reveal masks; see docs/models.md"
         )
+    if family == "llada" and any("MoE" in str(kind) for kind in raw.get("architectures") or ()):
+        raise UsageError(f"{place} is LLaDA-MoE, a mixture of experts, which is not supported")
     if family == "llada":
         return _load(transformers.LlamaForCausalLM, place, options, _llada_config(raw), _LLADA_NAMES)
     if family == "dream":

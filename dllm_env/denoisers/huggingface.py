@@ -39,6 +39,13 @@ from dllm_env.denoisers.backbones import Decoder, backbone, evaluation_mode
 PAD = -1
 """Stands for padding; no token of a vocabulary, because several models pad with their end-of-text."""
 
+BLOCK_CAUSAL = {
+    **{"llada2_moe": "LLaDA2", "sdar": "SDAR", "sdar_moe": "SDAR", "fast_dllm_qwen": "Fast-dLLM v2"},
+    **{"LLaDA2MoeModelLM": "LLaDA2", "SDARForCausalLM": "SDAR", "SDARMoeForCausalLM": "SDAR"},
+    **{"Fast_dLLM_QwenForCausalLM": "Fast-dLLM v2", "Lfm2ForBlockDiffusion": "LFM2 for block diffusion"},
+}
+"""Models that look back at finished blocks only, by their ``model_type`` in small letters, or by their class."""
+
 SAMPLED = 1024
 """How many numbers of each weight the fingerprint reads."""
 
@@ -102,6 +109,7 @@ class HuggingFaceDenoiser(Denoiser):
     ) -> None:
         config = getattr(model, "config", None)
         known = dict(raw or {})
+        refuse_block_causal(name or str(getattr(config, "name_or_path", "")), known, config, type(model).__name__)
         self.model, self.tokenizer, self.options = model, tokenizer, options
         self.parts = backbone(model)
         self.name = name or str(getattr(config, "name_or_path", "")) or type(model).__name__
@@ -288,6 +296,30 @@ class HuggingFaceDenoiser(Denoiser):
 
     def text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def refuse_block_causal(place: str, raw: Mapping[str, Any], config: Any = None, kind: str = "") -> None:
+    """Refuses a model that is known to look back at finished blocks only: here it would get full attention.
+
+    Args:
+        place: folder, or name on the Hub; of Tiny-A2D's conversions it alone tells ``bd3lm`` from ``mdlm``.
+        raw: the configuration as it was published.
+        config: the same as transformers has read it.
+        kind: the class of a model that is loaded already.
+
+    Raises:
+        UsageError: it is.
+    """
+    listed = _of(raw, config, "architectures")
+    names = [kind, family_of(raw, config), *(listed if isinstance(listed, list) else ())]
+    found = next((BLOCK_CAUSAL[name] for name in names if name in BLOCK_CAUSAL), "")
+    if not found and family_of(raw, config).startswith("a2d-") and "bd3lm" in place.lower():
+        found = "a conversion of the kind bd3lm"
+    if found:
+        raise UsageError(
+            f"{place or kind} is {found}: it attends to its own block and to finished ones, block by block, which "
+            "is not supported; with full attention, which it would get here, its predictions are wrong"
+        )
 
 
 def family_of(raw: Mapping[str, Any], config: Any = None) -> str:

@@ -184,6 +184,31 @@ class Wishes:
         return Wishes(*moved)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Where the active blocks of B rows are.
+
+    Attributes:
+        start: (B,) int64, their first positions.
+        inside: bool, which of L positions are in them; (B, L), or () where the block is all of the response.
+        shown: (B, 1) rows and (B, W) positions that the context shows; None for all.
+    """
+
+    start: Tensor
+    inside: Tensor
+    shown: tuple[Tensor, Tensor] | None = None
+
+    def window(self, values: Tensor) -> Tensor:
+        """(B, L, …) to (B, W, …): the part that the context shows."""
+        return values if self.shown is None else values[self.shown]
+
+    def spread(self, values: Tensor, length: int) -> Tensor:
+        """(B, W) to (B, L), zeros outside of what the context shows."""
+        if self.shown is None:
+            return values
+        return values.new_zeros(len(values), length).scatter(1, self.shown[1], values)
+
+
 class Dynamics:
     """The process for one denoiser and one set of rules; it holds no rows itself.
 
@@ -298,32 +323,47 @@ class Dynamics:
 
     def block_start(self, state: State) -> Tensor:
         """(B,) int64, the first position of each row's active block: the one that holds its first open mask."""
+        if self.rules.block_length == self.rules.response_length:
+            return torch.zeros_like(state.step)
         first = self.open(state).to(torch.uint8).argmax(-1)
         return first // self.rules.block_length * self.rules.block_length
 
     def selectable(self, state: State) -> Tensor:
         """(B, L) bool: masked and inside the active block."""
-        return self.open(state) & self._in_block(state)
+        return self.open(state) & self._active(state).inside
 
     def remaskable(self, state: State) -> Tensor:
         """(B, L) bool: committed, inside the active block, and within the row's budget."""
+        return self._remaskable(state, self._active(state))
+
+    def _remaskable(self, state: State, block: _Block) -> Tensor:
         left = state.remasks < self.rules.remasks_allowed
-        return ~state.masked & self._in_block(state) & left[:, None]
+        return ~state.masked & block.inside & left[:, None]
 
-    def _in_block(self, state: State) -> Tensor:
-        block = self.rules.block_length
-        position = torch.arange(self.rules.response_length, device=state.masked.device)
-        return position // block == self.block_start(state)[:, None] // block
+    def _active(self, state: State) -> _Block:
+        length, size = self.rules.response_length, self.rules.block_length
+        start = self.block_start(state)
+        if size == length:
+            return _Block(start, torch.ones((), dtype=torch.bool, device=start.device))
+        place = torch.arange(length, device=start.device) - start[:, None]
+        inside = (place >= 0) & (place < size)
+        if self.view.context == "full":
+            return _Block(start, inside)
+        row = torch.arange(len(start), device=start.device)[:, None]
+        return _Block(start, inside, (row, start[:, None] + torch.arange(size, device=start.device)))
 
-    def predict(self, state: State) -> None:
+    def predict(self, state: State) -> bool:
         """Renews the prediction of all stale rows with one denoiser call, and counts it.
+
+        Returns:
+            Whether there was one, and so a call.
 
         Raises:
             LogitsError: logits that are no numbers, with the rows and the steps that they are in.
         """
         rows = state.stale.nonzero()[:, 0]
         if not len(rows):
-            return
+            return False
         everything = len(rows) == len(state)
         part = state if everything else state[rows]
         try:
@@ -333,15 +373,16 @@ class Dynamics:
             raise error.at(broken.tolist(), state.step[broken].tolist()) from None
         if not everything:
             state.write(rows, part)
+        return True
 
     def _predict(self, state: State) -> None:
-        rules, view = self.rules, self.view
-        needed = state.masked if view.context == "full" else self.selectable(state)
+        rules, view, block = self.rules, self.view, self._active(state)
+        needed = state.masked if view.context == "full" else self.open(state) & block.inside
         if state.last is not None:
             ending = self.is_last(state, state.nfe + 1)
             needed = torch.where(ending[:, None], self.open(state), needed)
         if state.prefix is not None:
-            state.prefix.start = self.prompt_length + self.block_start(state)
+            state.prefix.start = self.prompt_length + block.start
         prediction = self.denoiser.predict(
             state.tokens,
             needed,
@@ -350,33 +391,27 @@ class Dynamics:
             state.random,
             view.extras,
             rules.noise,
-            judged=~state.masked & self._in_block(state) if view.extras.support else None,
+            judged=~state.masked & block.inside if view.extras.support else None,
             prefix=state.prefix,
         )
         if state.last is not None:
             state.last = Prediction(prediction.token, prediction.confidence[..., :1])
-        if view.context == "block":
-            prediction = prediction.map(lambda values: self._window(state, values))
+        if block.shown is not None:
+            prediction = prediction.map(block.window)
             if prediction.attention is not None:
-                prediction.attention = self._window(state, prediction.attention.mT)
+                prediction.attention = block.window(prediction.attention.mT)
         state.prediction = prediction
         state.nfe += 1
         state.stale.zero_()
 
-    def _window(self, state: State, values: Tensor) -> Tensor:
-        """(B, L, …) to (B, W, …): the part that the context shows."""
-        if self.view.context == "full":
-            return values
-        position = self.block_start(state)[:, None] + torch.arange(self.rules.block_length, device=values.device)
-        return values[torch.arange(len(values), device=values.device)[:, None], position]
-
     def observe(self, state: State) -> Observation:
         """What a policy sees; call ``predict`` first."""
-        masked = self._window(state, state.masked)
+        block = self._active(state)
+        masked = block.window(state.masked)
         return Observation(
             confidence=state.prediction.confidence,
             masked=masked,
-            selectable=self._window(state, self.selectable(state)),
+            selectable=block.window(self.open(state) & block.inside),
             progress=state.step.float() / self.rules.response_length,
             masked_total=state.masked.sum(-1),
             step=state.step.clone(),
@@ -390,7 +425,7 @@ class Dynamics:
             log_mass=state.prediction.log_mass,
             token=state.prediction.token if self.view.extras.token else None,
             ends=is_end(state.prediction.token, self.denoiser.end_ids) & masked if self.view.extras.token else None,
-            remaskable=self._window(state, self.remaskable(state)) if self.rules.allow_remask else None,
+            remaskable=block.window(self._remaskable(state, block)) if self.rules.allow_remask else None,
             preference=state.preference,
             remaining=None if state.last is None else self.remaining(state),
         )
@@ -420,36 +455,37 @@ class Dynamics:
             UsageError: positions to remask, and rules that do not allow it.
         """
         self._check_action(state, unmask)
-        block = self.block_start(state) if self.rules.limit_block_steps else None
-        selectable = self._window(state, self.selectable(state))
-        chosen = unmask & selectable
-        state.ignored += (unmask & ~selectable).sum(-1)
-        row, column = chosen.nonzero(as_tuple=True)
-        start = None if self.view.context == "full" else self.block_start(state)
-        position = column if start is None else column + start[row]
+        block, length = self._active(state), self.rules.response_length
+        possible = block.window(self.open(state) & block.inside)
+        state.ignored += (unmask & ~possible).sum(-1)
+        chosen = block.spread(unmask & possible, length)
         if remask is not None:
-            self._remask(state, remask, start)
-        state.tokens[row, self.prompt_length + position] = state.prediction.token[row, column]
-        state.masked[row, position] = False
-        state.revealed_at[row, position] = state.step[row]
-        state.sureness[row, position] = state.prediction.confidence[row, column, 0]
+            self._remask(state, remask, block)
+        seen = state.prediction
+        token = block.spread(seen.token, length)
+        self._write(state, chosen, token, block.spread(seen.confidence[..., 0], length))
         state.stale |= chosen.any(-1)
         if state.last is not None:
             self._write_what_is_left(state)
         state.step += 1
-        if block is not None:
-            self._end_block(state, block)
+        if self.rules.limit_block_steps:
+            self._end_block(state, block.start)
         if self.rules.stop_at_eot:
             self._stop_at_eot(state)
+
+    def _write(self, state: State, chosen: Tensor, token: Tensor, sureness: Tensor) -> None:
+        """Writes what is chosen of (B, L) tokens; all of this is without a look at what is chosen, for GPUs."""
+        response = state.tokens[:, self.prompt_length :]
+        response.copy_(torch.where(chosen, token, response))
+        state.masked &= ~chosen
+        state.revealed_at = torch.where(chosen, state.step[:, None], state.revealed_at)
+        state.sureness = torch.where(chosen, sureness, state.sureness)
 
     def _write_what_is_left(self, state: State) -> None:
         """In rows that have had their last evaluation."""
         assert state.last is not None
-        row, position = (self.open(state) & self.is_last(state, state.nfe)[:, None]).nonzero(as_tuple=True)
-        state.tokens[row, self.prompt_length + position] = state.last.token[row, position]
-        state.masked[row, position] = False
-        state.revealed_at[row, position] = state.step[row]
-        state.sureness[row, position] = state.last.confidence[row, position, 0]
+        chosen = self.open(state) & self.is_last(state, state.nfe)[:, None]
+        self._write(state, chosen, state.last.token, state.last.confidence[..., 0])
 
     def _end_block(self, state: State, block: Tensor) -> None:
         """Leaves the blocks (B,) that these rows were in where their steps are used up."""
@@ -467,23 +503,22 @@ class Dynamics:
         if action.shape != expected or action.dtype != torch.bool:
             raise ValueError(f"an action must be {expected} bool, got {tuple(action.shape)} {action.dtype}")
 
-    def _remask(self, state: State, remask: Tensor, start: Tensor | None) -> None:
+    def _remask(self, state: State, remask: Tensor, block: _Block) -> None:
         """Puts positions back to mask, from the left while the row's budget lasts."""
         self._check_action(state, remask)
         if not self.rules.allow_remask:
             raise UsageError("this policy puts tokens back to mask; set allow_remask")
-        possible = remask & self._window(state, self.remaskable(state)) & ~self.is_last(state, state.nfe)[:, None]
+        possible = remask & block.window(self._remaskable(state, block)) & ~self.is_last(state, state.nfe)[:, None]
         left = self.rules.remasks_allowed - state.remasks
         chosen = possible & (possible.cumsum(-1) <= left[:, None])
         state.ignored += (remask & ~chosen).sum(-1)
         state.remasks += chosen.sum(-1)
-        row, column = chosen.nonzero(as_tuple=True)
-        position = column if start is None else column + start[row]
-        state.tokens[row, self.prompt_length + position] = self.denoiser.mask_id
-        state.masked[row, position] = True
-        state.revealed_at[row, position] = -1
-        state.sureness[row, position] = 0
         state.stale |= chosen.any(-1)
+        chosen = block.spread(chosen, self.rules.response_length)
+        state.tokens[:, self.prompt_length :].masked_fill_(chosen, self.denoiser.mask_id)
+        state.masked |= chosen
+        state.revealed_at = state.revealed_at.masked_fill(chosen, -1)
+        state.sureness = state.sureness.masked_fill(chosen, 0)
 
     def _stop_at_eot(self, state: State) -> None:
         """Fills what follows a committed end-of-text, once nothing before it is masked."""
@@ -501,6 +536,10 @@ class Dynamics:
     def truncated(self, state: State) -> Tensor:
         """(B,) bool: the steps are used up and something is still masked."""
         return (state.step >= self.rules.step_limit) & self.open(state).any(-1)
+
+    def ended(self, state: State) -> Tensor:
+        """(B,) bool: terminated or truncated."""
+        return ~self.open(state).any(-1) | (state.step >= self.rules.step_limit)
 
     def responses(self, state: State) -> Tensor:
         """(B, L) int64, the response tokens, masks where nothing was written."""

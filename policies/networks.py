@@ -320,7 +320,8 @@ class PolicyNetwork(Scorer):
         conditions = self.activation(self.kind_embedding.weight + progress[:, None]).flatten(0, 1)
         modulation = self.modulation(conditions).view(batch, self.kinds, -1)
         # Each position its kind's. The other kinds' zeros make the product exact, and its gradient is cheap.
-        kind = F.one_hot(self.kind(observation), self.kinds).float()
+        kinds = torch.arange(self.kinds, device=x.device)
+        kind = (self.kind(observation)[..., None] == kinds).float()
         modulation = kind @ modulation
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = modulation.chunk(6, -1)
 

@@ -51,7 +51,7 @@ class Recording:
         part = replace(seen, confidence=seen.confidence[..., : self.top], memory={}, **unread)
         if part.hidden is not None:
             part.hidden = part.hidden.to(hidden)
-        return part[torch.ones_like(seen.step, dtype=torch.bool)]
+        return part.map(torch.clone)
 
 
 _OPTIONAL = [column.name for column in fields(Extras)]
@@ -198,12 +198,11 @@ def _play(
         keep(slots.rows, observation, decision)
         dynamics.apply(state, decision.unmask, decision.remask)
 
-        ended = dynamics.terminated(state) | dynamics.truncated(state)
-        if ended.any():
+        ended = dynamics.ended(state).nonzero()[:, 0]
+        if len(ended):
             _collect(result, dynamics, state, slots.rows, ended)
-            count = int(ended.sum())
             slots.replace(ended)
-            told(count)
+            told(len(ended))
 
 
 def _check(prompts: Sequence[Sequence[int]], seeds: Sequence[int], batch_size: int) -> None:
@@ -216,9 +215,8 @@ def _check(prompts: Sequence[Sequence[int]], seeds: Sequence[int], batch_size: i
 def _predict(slots: _Slots, result: Rollout) -> None:
     """One call of the denoiser, counted and timed."""
     asked = time.perf_counter()
-    result.denoiser_calls += bool(slots.state.stale.any())
     try:
-        slots.dynamics.predict(slots.state)
+        result.denoiser_calls += slots.dynamics.predict(slots.state)
     except LogitsError as error:
         raise error.at(slots.rows[error.rows].tolist(), kind="prompt") from None
     result.denoiser_seconds += time.perf_counter() - asked
@@ -264,9 +262,8 @@ class _Slots:
         return state, RowRandom.from_seeds(list(seeds), "policy", self.dynamics.denoiser.device)
 
     def replace(self, ended: Tensor) -> None:
-        """Gives the slots of ended rows to waiting prompts; where none waits, the slot goes."""
-        slots = ended.nonzero()[:, 0]
-        count = min(len(slots), len(self.all.prompts) - self.waiting)
+        """Gives the slots (n,) of ended rows to waiting prompts; where none waits, the slot goes."""
+        slots, count = ended, min(len(ended), len(self.all.prompts) - self.waiting)
         if count:
             last = self.waiting + count
             state, random = self._begin(self.waiting, last)
@@ -276,8 +273,8 @@ class _Slots:
             self.rows = self.rows.index_copy(0, slots[:count], self.all.number[self.waiting : last])
             self.waiting = last
         if count < len(slots):
-            keep = torch.ones_like(ended)
-            keep[slots[count:]] = False
+            there = torch.ones(len(self.rows), dtype=torch.bool, device=slots.device)
+            keep = there.index_fill(0, slots[count:], False).nonzero()[:, 0]
             self.rows, self.state, self.random = self.rows[keep], self.state[keep], self.random[keep]
             self.memory = {name: value[keep] for name, value in self.memory.items()}
 
@@ -302,7 +299,7 @@ def _empty_result(count: int, rules: Rules, denoiser: Denoiser) -> Rollout:
 
 
 def _collect(result: Rollout, dynamics: Dynamics, state: State, rows: Tensor, ended: Tensor) -> None:
-    """Copies the ended rows into their places."""
+    """Copies the slots (n,) of rows that have ended into the places of these rows."""
     place = rows[ended]
     result.responses[place] = dynamics.responses(state)[ended]
     result.finished[place] = dynamics.terminated(state)[ended]

@@ -23,6 +23,7 @@ RUNS = {
         *("--seeds", "1", "--kinds", "full", "--minutes", "0", "--problems", "2", "--sampled-problems", "1"),
         *("--samples", "2", "--weak.first-updates", "1", "--weak.examples", "50", "--weak.width", "16"),
         *("--training.prompts", "1", "--training.num-generations", "2", "--training.policy.width", "8"),
+        *("--training.imitation.imitation-problems", "2", "--training.imitation.imitation-steps", "1"),
         *("--training.validation.validation-problems", "2", "--training.validation.validation-rules"),
     ],
     "denoiser_quality.py": ["--problems", "2"],
@@ -41,6 +42,7 @@ RUNS = {
         *("--vocabulary", "50", "--width", "12", "--feed-forward", "16", "--layers", "2", "--heads", "3"),
         *("--prompt", "4", "--length", "8", "--microbatches", "1", "2"),
     ],
+    "launches.py": ["--prompts", "4", "--policies", "leftmost:2", "--block-lengths", "8"],
     "one_front.py": ["--seeds", "1", "--problems", "3", "--training.updates", "1", *SMALL_TRAINING],
     "paper_recipe.py": [
         *("--seeds", "1", "--alphas", "0", "--block-length", "8", "--steered", "1"),

@@ -19,11 +19,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import make_dataclass
 from typing import Annotated, Any, Union
 
+import dllm_env
 from dllm_env import consent
 from dllm_env.commands.arguments import SUMMARIES, Interrupted, parse
 from dllm_env.errors import UsageError
 from dllm_env.files import write_failure
 from dllm_env.processes import Signals, exit_status, stop_before
+from dllm_env.reading import meant
 
 COMMANDS = {
     "demo": "training.demo",
@@ -189,8 +191,16 @@ def choose(arguments: list[str]) -> tuple[str, list[str]]:
         name = " ".join(arguments[:words])
         if name in COMMANDS:
             return name, arguments[words:]
+    if arguments[:1] == ["--version"]:
+        print(f"dllm-env {dllm_env.__version__}")
+        raise SystemExit(0)
     group = arguments[0] if arguments and any(name.startswith(arguments[0] + " ") for name in COMMANDS) else ""
     known = [(name, name.removeprefix(group).strip()) for name in COMMANDS if name.startswith(group)]
+    word = " ".join(arguments[bool(group) :][:1])
+    if word and not word.startswith("-"):
+        first = {name.split()[0] for name in COMMANDS} if not group else {short for _, short in known}
+        near = meant(word, sorted(first))
+        raise UsageError(f"unknown command {word!r}{near}; see {f'dllm-env {group}'.strip()} --help")
     # Empty classes stand for the commands' settings, whose real ones would import everything.
     shown = [
         Annotated[make_dataclass(f"_{i}", []), _subcommand(word, SUMMARIES[name])]

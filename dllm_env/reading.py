@@ -8,6 +8,7 @@ them); a name that is given twice is an error, not whichever comes last; and NaN
 
 from __future__ import annotations
 
+import difflib
 import errno
 import functools
 import json
@@ -15,7 +16,7 @@ import math
 import stat
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -88,6 +89,12 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"cannot read {name_of(path)}: {reason(error)}") from None
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean X?)`` with the known name that is most like this one, or nothing where none is like it."""
+    close = difflib.get_close_matches(name[:100], list(known), 1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def exists(path: Path) -> bool:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from dllm_env.errors import UsageError
-from dllm_env.reading import check_value, exists, is_file, type_hints
+from dllm_env.reading import check_value, exists, is_file, meant, type_hints
 from dllm_env.user_code import LONGEST, SETTING, file_part, load_from_file, parameters
 
 Settings = dict[str, str]
@@ -267,7 +267,8 @@ def typed(settings: Settings, known: Mapping[str, Any], about: str) -> dict[str,
             raise UsageError(f"{about} has no settings, got {text!r}")
         key = name or next(iter(known))
         if key not in known:
-            raise UsageError(f"{about} has no setting {key!r}; it has {', '.join(known) or 'none'}")
+            near = meant(key, known)
+            raise UsageError(f"{about} has no setting {key!r}{near}; it has {', '.join(known) or 'none'}")
         if key in values:
             raise UsageError(f"{about}: the setting {key!r} is given twice")
         values[key] = read_value(text, known[key], f"{about}: {key}")
@@ -289,6 +290,8 @@ def load(text: str, registry: Mapping[str, Callable[..., Any]], what: str) -> An
         return load_from_file(place, what).value
     name, settings = split(text, registry)
     if name not in registry:
-        known = ", ".join(registry)
-        raise UsageError(f"unknown {what} {name!r}; choose one of {known}, or a class in a file: my.py:MyClass")
+        near, known = meant(name, registry), ", ".join(registry)
+        raise UsageError(
+            f"unknown {what} {name!r}{near}; choose one of {known}, or a class in a file: my.py:MyClass"
+        )
     return registry[name](**typed(read_settings(settings), parameters(registry[name]), name))

@@ -25,10 +25,10 @@ from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
 from dllm_env.policies.networks import NetworkConfig, Scorer, make_network, network_name, seen_by
 from dllm_env.policies.public import base_names
-from dllm_env.policies.references import reference_kind
+from dllm_env.policies.references import REFERENCES, reference_kind
 from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
 from dllm_env.random import RowRandom, torch_generator
-from dllm_env.reading import as_table, check_fields, check_value, exists, is_file, read_table, reason
+from dllm_env.reading import as_table, check_fields, check_value, exists, is_file, meant, read_table, reason
 from dllm_env.reading import shown as in_short
 from dllm_env.rules import Context
 from dllm_env.specs import Settings, read_settings, split, typed
@@ -399,8 +399,9 @@ def _find(name: str) -> Path:
         if exists(folder / CONFIG) and is_file(folder / CONFIG) and is_file(folder / WEIGHTS):
             return folder
     if name.count("/") != 1 or exists(Path(name).parent):  # a Hub name is owner/name; this is a place on the disk
+        near = meant(name.partition(":")[0], (*HEURISTICS, *REFERENCES))
         raise UsageError(
-            f"no policy {name!r}: neither a heuristic ({', '.join(HEURISTICS)}), nor a class in a file "
+            f"no policy {name!r}{near}: neither a heuristic ({', '.join(HEURISTICS)}), nor a class in a file "
             f"(my_rules.py:MyRule), nor a folder with {CONFIG} and {WEIGHTS}"
         )
     return _download(name)

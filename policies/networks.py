@@ -22,6 +22,7 @@ from dllm_env.denoisers.base import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.numerics import in_tiles, rotate, rotation_angles, rows_at_once
+from dllm_env.reading import meant
 from dllm_env.specs import check_types
 from dllm_env.user_code import file_part, load_from_file, origin_of
 
@@ -479,7 +480,10 @@ def make_network(
         return HiddenTransformer(HiddenConfig(**{**asdict(config), "hidden_size": hidden_size}), generator)
     if (place := file_part(name)) is None:
         known = ", ".join(NETWORKS)
-        raise UsageError(f"unknown network {name!r}; choose one of {known}, or a class in a file: my.py:MyNetwork")
+        near = meant(name, NETWORKS)
+        raise UsageError(
+            f"unknown network {name!r}{near}; choose one of {known}, or a class in a file: my.py:MyNetwork"
+        )
     network = load_from_file(place, "network", ("forward", "features", "scores"), (config, generator)).value
     network.source = name
     return network

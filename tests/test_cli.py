@@ -15,6 +15,7 @@ import pytest
 import torch
 from test_compare import entries, result, scored
 
+import dllm_env
 from dllm_env.cli import main
 from dllm_env.commands.ablate import summarise
 from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
@@ -223,7 +224,7 @@ def test_settings_from_a_file(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     refused(["train", "grpo", "--config", "bad.yaml"], capsys, tmp_path, "bad.yaml: width must be a whole number")
     Path("bad.yaml").write_text("wide: 3\n")
-    refused(["train", "ppo", "--config", "bad.yaml"], capsys, tmp_path, "no setting 'wide'; did you mean width?")
+    refused(["train", "ppo", "--config", "bad.yaml"], capsys, tmp_path, "no setting 'wide' (did you mean width?)")
     refused(["train", "ppo", "--config", "none.yaml"], capsys, tmp_path, "no file none.yaml")
 
 
@@ -608,3 +609,36 @@ def test_an_alpha_that_would_not_be_used_is_refused(command, tmp_path, capsys, m
     assert not any(seen)
     assert main(["train", *command, "--alpha", "2", "--preferences", "--out", str(tmp_path / "run")]) == 0
     assert [s.rewards.alpha for s in (*seen[0], *seen[1])] == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian"], "unknown command 'trian' (did you mean train?); see dllm-env --help"),
+        (["train", "grop"], "unknown command 'grop' (did you mean grpo?); see dllm-env train --help"),
+        (["qqq"], "unknown command 'qqq'; see"),
+        (["eval", "--policies", "treshold:0.9"], "(did you mean threshold?)"),
+        (["eval", "--policies", "orcle"], "(did you mean oracle?)"),
+        (["eval", "--policies", "threshold:treshold=0.5"], "no setting 'treshold' (did you mean threshold?)"),
+        (["eval", "--policies", "top_k:1", "--task", "trce"], "unknown task 'trce' (did you mean trace?)"),
+        (["eval", "--policies", "top_k:1", "--denoiser", "tinny"], "'tinny' (did you mean tiny?)"),
+        (["train", "grpo", "--network", "confidnce"], "(did you mean confidence?)"),
+        (["train", "grpo", "--head", "bernouli"], "(did you mean bernoulli?)"),
+    ],
+)
+def test_near_misses_get_the_nearest_name(arguments, says, capsys, tmp_path):
+    refused(arguments, capsys, tmp_path, says)
+
+
+def test_near_misses_of_flags(capsys):
+    assert main(["eval", "--policy", "top_k:1", "--qqqqqq", "1"]) == 2
+    shown = capsys.readouterr().err
+    assert "there is no --policy (did you mean --policies?)" in shown
+    assert "no --qqqqqq" not in shown
+    assert main(["train", "grpo", "--lerning_rate", "1"]) == 2
+    assert "no --lerning-rate (did you mean --learning-rate?)" in capsys.readouterr().err
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dllm-env {dllm_env.__version__}\n"

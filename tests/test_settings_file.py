@@ -47,7 +47,7 @@ def test_changed_reaches_every_group() -> None:
     assert settings.optimizer.betas == (0.5, 0.6)
     assert (settings.policy.width, settings.experts, settings.validation.validation_problems) == (128, 2, 7)
     assert settings.optimizer.weight_decay == GRPO().optimizer.weight_decay
-    with pytest.raises(UsageError, match="no setting 'lerning_rate'; did you mean learning_rate"):
+    with pytest.raises(UsageError, match=r"no setting 'lerning_rate' \(did you mean learning_rate"):
         GRPO().changed(lerning_rate=1)
     with pytest.raises(UsageError, match="no setting 'group'; it is called num_generations now"):
         GRPO().changed(group=4)
@@ -84,7 +84,7 @@ def test_a_file_goes_over_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lerning_rate: 1", "no setting 'lerning_rate'; did you mean learning_rate?"),
+        ("lerning_rate: 1", "no setting 'lerning_rate' (did you mean learning_rate?)"),
         ("n_steps: 3", "no setting 'n_steps'"),
         ("learning_rate: fast", "learning_rate must be a number, got 'fast'"),
         ("learning_rate: true", "learning_rate must be a number, got True"),

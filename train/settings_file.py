@@ -7,7 +7,6 @@ may also write a group as a mapping. A run's ``settings.json`` is such a file.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import types
@@ -21,7 +20,7 @@ import yaml
 from dllm_env import consent
 from dllm_env.errors import UsageError
 from dllm_env.files import write_atomically
-from dllm_env.reading import MOST_YAML, check_value, exists, name_of, read_json, read_yaml, shown
+from dllm_env.reading import MOST_YAML, check_value, exists, meant, name_of, read_json, read_yaml, shown
 from dllm_env.user_code import origin_of
 
 Settings = TypeVar("Settings")
@@ -118,8 +117,7 @@ def _changed(settings: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
 def _meant(name: str, known: Mapping[str, Any]) -> str:
     if RENAMED.get(name) in known:
         return f"; it is called {RENAMED[name]} now"
-    close = difflib.get_close_matches(name[:100], known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return meant(name, known)
 
 
 # ------------------------------------------------------------------------------------------ old names

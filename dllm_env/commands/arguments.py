@@ -5,6 +5,7 @@
 import contextlib
 import io
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from dllm_env.errors import UsageError
 from dllm_env.files import write_failure
 from dllm_env.locks import locked
 from dllm_env.processes import INTERRUPTED, exit_status
-from dllm_env.reading import as_path, exists, is_file, is_folder, reason
+from dllm_env.reading import as_path, exists, is_file, is_folder, meant, reason
 
 Settings = TypeVar("Settings")
 
@@ -86,7 +87,23 @@ def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
         print(shown.getvalue(), end="", file=sys.stderr)
+        for flag, near in _near_flags(kind, words, **more):
+            print(f"dllm-env: there is no {flag}{near}", file=sys.stderr)
         raise
+
+
+def _near_flags(kind: Any, words: Sequence[str], **more: Any) -> Iterator[tuple[str, str]]:
+    """Flags that there are not, each with which one was probably meant, where one is like it."""
+    import tyro
+
+    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        tyro.cli(kind, args=["--help"], **more)
+    known = {name.replace("_", "-") for name in re.findall(r"--[a-z][\w-]*", shown.getvalue())}
+    for flag in sorted(given - known):
+        if near := meant(flag, known):
+            yield flag, near
 
 
 def without_arguments(name: str, arguments: list[str]) -> None:

@@ -16,7 +16,7 @@ from dllm_env.denoisers.base import Denoiser
 from dllm_env.denoisers.sedd import is_sedd, load_sedd
 from dllm_env.denoisers.tiny import CONFIG, WEIGHTS, TinyDenoiser
 from dllm_env.errors import UsageError
-from dllm_env.reading import exists, is_file, read_json
+from dllm_env.reading import exists, is_file, meant, read_json
 from dllm_env.specs import read_settings, split, typed
 from dllm_env.user_code import FilePart, file_part, load_from_file, parameters
 
@@ -73,10 +73,10 @@ def _load(text: str, device: str | torch.device | None, above: tuple[Path, ...])
         chosen = typed(settings, {"device": str}, f"denoiser {place!r}").get("device") or device or "cpu"
         return TinyDenoiser.load(folder, name=text, device=check_device(chosen))
     if not (exists(folder) and folder.is_dir()) and place.count("/") != 1:
-        known = ", ".join(bundled_denoisers())
+        near, known = meant(place, bundled_denoisers()), ", ".join(bundled_denoisers())
         raise UsageError(
-            f"unknown denoiser {text!r}; choose one of {known}, or give a folder, a name on the Hub, or a class "
-            "in a file: my.py:MyDenoiser"
+            f"unknown denoiser {text!r}{near}; choose one of {known}, or give a folder, a name on the Hub, or a "
+            "class in a file: my.py:MyDenoiser"
         )
     from dllm_env.denoisers.checkpoints import load_huggingface
     from dllm_env.denoisers.huggingface import Options

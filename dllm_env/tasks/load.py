@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NewType
 
 from dllm_env.errors import UsageError
 from dllm_env.grading.sandbox import find_sandbox
+from dllm_env.reading import meant
 from dllm_env.specs import literal, load, read_settings, several, split, typed
 from dllm_env.tasks.base import Task
 from dllm_env.tasks.benchmarks import BENCHMARKS, NOT_ALLOWED
@@ -84,7 +85,10 @@ def _one(task: str, data: str, allow_code_execution: bool) -> Task:
     if name not in BENCHMARKS and name != "reasoning-gym":
         if name not in TASKS:
             known = ", ".join([*TASKS, *BENCHMARKS, "reasoning-gym:NAME"])
-            raise UsageError(f"unknown task {name!r}; choose one of {known}, or a class in a file: my.py:MyTask")
+            near = meant(name, (*TASKS, *BENCHMARKS))
+            raise UsageError(
+                f"unknown task {name!r}{near}; choose one of {known}, or a class in a file: my.py:MyTask"
+            )
         return load(task, TASKS, "task")
     settings = read_settings(written)
     if name == "reasoning-gym":

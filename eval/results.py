@@ -46,7 +46,17 @@ SETTINGS, PROBLEMS, RESULTS_JSON, RESULTS_CSV = "settings.jsonl", "problems.json
 VERSIONS = ("policy_version", "denoiser_version", "code_version")
 NOT_PLAYED = (
     *("train", "eval", "policies"),  # in an installed package they are folders of it; policies count by themselves
-    *("commands", "cli.py", "__main__.py", "pareto.py", "intervals.py", "files.py", "locks.py", "processes.py"),
+    *(
+        "commands",
+        "cli.py",
+        "__main__.py",
+        "pareto.py",
+        "intervals.py",
+        "files.py",
+        "locks.py",
+        "processes.py",
+        "progress.py",
+    ),
 )
 """What of the core cannot change an outcome: commands and pictures. All other modules count, new ones as well."""
 

@@ -8,14 +8,6 @@ from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from dllm_env.errors import UsageError
 from dllm_env.eval.compare import (
@@ -40,10 +32,11 @@ from dllm_env.eval.results import (
     read,
     write_tables,
 )
-from dllm_env.eval.tables import comparison_table, front_table, table
+from dllm_env.eval.tables import ROOM, comparison_table, front_table, table
 from dllm_env.files import write_atomically, write_figure
 from dllm_env.locks import locked
 from dllm_env.pareto import plot_pareto
+from dllm_env.progress import Bar
 
 PARETO_PICTURE = "front.png"
 SCORES, SCORES_PICTURE = "scores.csv", "scores.png"
@@ -69,18 +62,11 @@ def _play(evaluations: Sequence[Evaluation], folder: Path, workers: int) -> None
             evaluation.check_same_problems(result)
     done = {(result.setting.key, (o.index, o.sample)) for result in there for o in result.outcomes}
     todo = pieces(evaluations, done)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("", total=sum(len(piece.places) for piece in todo))
+    with Bar(Console(stderr=True), transient=True) as bar:
+        shown = bar.add_task("evaluation", total=sum(len(piece.places) for piece in todo))
 
         def report(label: str, more: int) -> None:
-            bar.update(shown, description=label, advance=more)
+            bar.update(shown, figures=label, advance=more)
 
         with closing(play_pieces(evaluations, todo, workers, report)) as played:
             for setting, outcomes in played:
@@ -120,12 +106,12 @@ def finish(folder: Path, baseline: str = "") -> list[Entry]:
             write_atomically(folder / SCORES, matrix_csv(matrix).encode())
             write_figure(folder / SCORES_PICTURE, plot_matrix(matrix))
             files += [SCORES, SCORES_PICTURE]
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(table(entries))
+    console = Console() if sys.stdout.isatty() else Console(width=ROOM)
+    console.print(table(entries, width=console.width))
     if pairs:
-        console.print(comparison_table(pairs))
+        console.print(comparison_table(pairs, console.width))
     if len(entries) > 1:
-        console.print(front_table(areas))
+        console.print(front_table(areas, console.width))
     if matrix is not None:
         console.print(matrix_table(matrix))
     print(f"results: {folder} ({', '.join(files)})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 from rich.table import Table
 from test_results import SETTING, outcome
@@ -156,3 +157,42 @@ def test_scores_are_shown_where_there_are_some() -> None:
     assert [cell.strip() for cell in said[1].split("┃")[6:]] == ["score", "95% interval", "AUP"]
     assert [cell.strip() for cell in said[2].split("│")[6:]] == ["-0.250", "-0.500 – 0.000", "8"]
     assert [cell.strip() for cell in said[-1].split("│")[6:]] == ["", "", "8"]
+
+
+LONG = "threshold:threshold=0.7,fallback=leftmost"
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_in_every_terminal_tables_are_whole(width: int) -> None:
+    """Names wrap, and what matters least is left out first; nothing is cut off."""
+    entries = [
+        entry(LONG, remasks=1.0, planning_nfe=40.0, accuracy=1.0, accuracy_low=1.0, accuracy_high=1.0),
+        entry("runs/a-folder-with-a-long-name:alpha=0.3", accuracy=1.0, accuracy_low=1.0, accuracy_high=1.0),
+    ]
+    pair = comparison(LONG, "best heuristic as fast", 1.0, (0.96, 1.0), (1000, 1000, 1.7e-21), 0.714)
+    value = Value(0.1794, 0.1, 0.26)
+    front = Front("block length 40", "threshold:fallback=leftmost", 12, 1000, value, value, 87.6, tuple(entries))
+    named = "threshold:fallback=leftmost"
+    for made, heads, column, name, figure in [
+        (table(entries, width=width), {"BL", "accuracy", "95% interval", "NFE"}, 0, LONG, "100.0%"),
+        (comparison_table([pair], width), {"accuracy", "95% interval", "NFE"}, 1, LONG, "+100.0 points"),
+        (front_table([front], width), {"area", "score", "95% interval"}, 1, named, "0.179"),
+    ]:
+        assert heads <= {str(head.header) for head in made.columns}
+        console = Console(width=width, file=io.StringIO(), color_system=None)
+        console.print(made)
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "…" not in text
+        assert figure in text
+        cells = [line.split("│")[column + 1].strip() for line in text.splitlines() if line.startswith("│")]
+        assert name in "".join(cells)
+
+
+def test_what_matters_least_is_left_out_first() -> None:
+    entries = [entry(LONG, remasks=1.0)]
+    heads = [[str(column.header) for column in table(entries, width=width).columns] for width in (160, 100, 80)]
+    assert heads[0][-3:] == ["tokens/NFE", "remasked", "seconds"]
+    assert set(heads[2]) <= set(heads[1]) <= set(heads[0])
+    assert "seconds" not in heads[2]
+    least = [str(column.header) for column in table(entries, width=10).columns]
+    assert least == ["policy", "BL", "accuracy", "95% interval", "NFE"]

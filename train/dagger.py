@@ -25,12 +25,12 @@ from dllm_env.policies.base import Policy
 from dllm_env.policies.oracle import Corrected, Oracle
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Recording, attempt, row_seeds
+from dllm_env.progress import Bar
 from dllm_env.random import torch_generator
 from dllm_env.tasks.base import Problem
 from dllm_env.train.config import ImitationConfig, PolicyTraining
 from dllm_env.train.imitation import PIECE
 from dllm_env.train.losses import finite_step
-from dllm_env.train.run import progress_bar
 from dllm_env.train.setup import Setup
 from dllm_env.train.wishes import draw_wishes
 
@@ -60,8 +60,8 @@ def learn_by_correction(setup: Setup, settings: PolicyTraining) -> None:
     optimizer = torch.optim.Adam(policy.network.parameters(), lr=config.imitation_learning_rate)
     generator = torch_generator("dagger", settings.seed)
     shown: list[tuple[Observation, Tensor]] = []
-    with progress_bar() as bar:
-        task = bar.add_task("correction", total=config.imitation_steps, figures="")
+    with Bar() as bar:
+        task = bar.add_task("correction", total=config.imitation_steps)
         for number in range(ROUNDS):
             policy.network.eval()
             players: Sequence[Policy] = [policy] if number else [load_heuristic(name) for name in TEACHERS]

@@ -22,13 +22,14 @@ from dllm_env.denoisers.load import load_denoiser
 from dllm_env.denoisers.tiny import MASK, WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.errors import UsageError
 from dllm_env.locks import locked
+from dllm_env.progress import Bar
 from dllm_env.random import torch_generator
 from dllm_env.reading import check_value
 from dllm_env.specs import check_types
 from dllm_env.train.config import ROWS, above_zero, at_least
 from dllm_env.train.examples import DIGITS, RECIPES, Examples, batches, make_examples
 from dllm_env.train.families import Family, TinyFamily, make_family
-from dllm_env.train.run import Run, is_due, progress_bar
+from dllm_env.train.run import Run, is_due
 
 
 @dataclass(frozen=True)
@@ -251,8 +252,8 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
     logger.name_to_value.update(means[0])
     logger.name_to_count.update(means[1])
     try:
-        with progress_bar() as bar:
-            shown = bar.add_task("denoiser", total=total, completed=update, figures="")
+        with Bar() as bar:
+            shown = bar.add_task("denoiser", total=total, completed=update)
             while update < total and update != stop_after:
                 stage, place = stage_at(settings, update)
                 if stage != made_for:

@@ -26,6 +26,7 @@ from dllm_env.dynamics import Wishes
 from dllm_env.errors import UsageError
 from dllm_env.locks import locked
 from dllm_env.policies.rollout import Attempt, Recording, attempt, row_seeds
+from dllm_env.progress import Bar
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Earned, Rewards
 from dllm_env.tasks.base import Problem
@@ -42,7 +43,7 @@ from dllm_env.train.config import (
 )
 from dllm_env.train.imitation import check_expert, play_expert
 from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, finite_step, group_advantages
-from dllm_env.train.run import Run, is_due, progress_bar
+from dllm_env.train.run import Run, is_due
 from dllm_env.train.setup import Setup, make_setup
 from dllm_env.train.start import check_start, imitate
 from dllm_env.train.validation import Validator
@@ -392,8 +393,8 @@ def _loop(
 ) -> None:
     """Updates until the last one, ``stop_after``, or a callback that says so."""
     log, last = learner.logger, settings.updates
-    with progress_bar() as bar:
-        shown = bar.add_task(algorithm.name, total=last, completed=learner.update, figures="")
+    with Bar() as bar:
+        shown = bar.add_task(algorithm.name, total=last, completed=learner.update)
         callbacks.start({"setup": setup, "settings": settings, "folder": run.folder})
         while learner.update < last and learner.update != stop_after:
             figures = algorithm.once(setup, learner, settings, callbacks)

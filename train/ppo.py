@@ -24,6 +24,7 @@ from dllm_env.denoisers.base import Extras
 from dllm_env.env import EXTRAS, EnvConfig
 from dllm_env.errors import UsageError
 from dllm_env.locks import locked
+from dllm_env.progress import Bar
 from dllm_env.random import derive_key
 from dllm_env.reading import check_value
 from dllm_env.train.callbacks import as_callback
@@ -38,7 +39,7 @@ from dllm_env.train.config import (
     at_least,
     learning_rate,
 )
-from dllm_env.train.run import Run, is_due, progress_bar
+from dllm_env.train.run import Run, is_due
 from dllm_env.train.sb3 import UnmaskPolicy, UnmaskVecEnv
 from dllm_env.train.setup import Setup, make_setup
 from dllm_env.train.start import check_start, imitate
@@ -344,8 +345,8 @@ def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, ca
     log = run.logger(update)
     algorithm.set_logger(log)
     try:
-        with progress_bar() as bar:
-            shown = bar.add_task("ppo", total=settings.updates, completed=update, figures="")
+        with Bar() as bar:
+            shown = bar.add_task("ppo", total=settings.updates, completed=update)
             supervisor = Supervisor(run, validator, settings, (bar, shown), as_callback(callback), stop_after)
             left = (settings.updates - update) * per_update
             algorithm.learn(left, supervisor, log_interval=settings.updates + 1, reset_num_timesteps=False)

@@ -15,14 +15,6 @@ from typing import Any
 
 import torch
 from google.protobuf.message import DecodeError
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from safetensors.torch import save
 from stable_baselines3.common.logger import (
     CSVOutputFormat,
@@ -243,18 +235,6 @@ def _events(path: Path) -> Iterator[tuple[bytes, int]]:
             yield data, Event.FromString(data).step
     except (DecodeError, ValueError, OSError) as error:
         raise UsageError(f"cannot read the log {path}: {reason(error)}; move it away to go on") from None
-
-
-def progress_bar() -> Progress:
-    """A progress bar with a ``figures`` column for the numbers that matter."""
-    return Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
 
 
 def is_due(update: int, every: int, last: int) -> bool:

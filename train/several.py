@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import track
 
 from dllm_env import consent
 from dllm_env.errors import UsageError
 from dllm_env.processes import spread
+from dllm_env.progress import Bar
 from dllm_env.reading import exists
 from dllm_env.train.grpo import GRPO, train_grpo
 from dllm_env.train.run import CHECKPOINT
@@ -35,8 +35,10 @@ def train_several(trainings: Sequence[tuple[GRPO, Path]], workers: int) -> None:
     if workers < 1 or not folders or len(set(folders)) < len(folders):
         raise UsageError("several trainings need at least one worker, and a folder for each")
     done = spread(_train, trainings, min(workers, len(trainings)), _prepare, (consent.current(),))
-    for _ in track(done, "trainings", len(trainings), console=Console(stderr=True)):
-        pass
+    with Bar(Console(stderr=True)) as bar:
+        shown = bar.add_task("trainings", total=len(trainings))
+        for _ in done:
+            bar.update(shown, advance=1)
 
 
 def _prepare(said: consent.Consent) -> None:

@@ -27,6 +27,7 @@ from dllm_env.policies.references import load_reference, prepared, reference_kin
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.policies.search import load_search, replay
+from dllm_env.progress import Bar
 from dllm_env.random import torch_generator
 from dllm_env.tasks.base import Problem
 from dllm_env.train.config import PolicyTraining
@@ -39,7 +40,6 @@ from dllm_env.train.imitation import (
     play_recorded,
 )
 from dllm_env.train.losses import finite_step
-from dllm_env.train.run import progress_bar
 from dllm_env.train.setup import Setup
 from dllm_env.train.validation import alphas
 from dllm_env.train.wishes import draw_wishes
@@ -138,8 +138,8 @@ def imitate_round(setup: Setup, settings: PolicyTraining, number: int) -> None:
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     network.train()
     generator, accuracy = torch_generator("imitation", settings.seed), 0.0
-    with progress_bar() as bar:
-        task = bar.add_task("imitation", total=config.imitation_steps, figures="")
+    with Bar() as bar:
+        task = bar.add_task("imitation", total=config.imitation_steps)
         if shown is None:
             none = f"nothing to imitate: {config.start} solves none of {config.imitation_problems} problems"
             bar.update(task, figures=none)

@@ -1,0 +1,76 @@
+"""Bars in terminals of several widths, and lines in logs."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from dllm_env.progress import Bar, in_words
+
+FIGURES = "accuracy 91% NFE 10.2 | validation accuracy 93.5% NFE 9.87"
+
+
+def shown(bar: Bar) -> str:
+    return bar.console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_nothing_of_a_bar_is_cut_off(width: int) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    with Bar(console) as bar:
+        task = bar.add_task("correction", total=12_000)
+        bar.update(task, completed=20, figures=FIGURES)
+        bar.refresh()
+        rendered = Console(file=io.StringIO(), width=width, color_system=None)
+        rendered.print(bar.get_renderable())
+    text = rendered.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert "20/12000" in text
+    assert "0:00:0" in text
+    assert "-:--:--" in text
+    assert set(FIGURES.split()) <= set(text.split())
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+
+
+def plain(every: float, transient: bool = False) -> Bar:
+    return Bar(Console(file=io.StringIO(), width=80), transient, every)
+
+
+def test_a_log_gets_lines() -> None:
+    with plain(0.0) as bar:
+        task = bar.add_task("grpo", total=120, completed=19)
+        bar.update(task, completed=20, figures=FIGURES)
+        bar.update(task, completed=20)
+    assert shown(bar) == f"grpo 20/120 {FIGURES}\n"
+
+
+def test_no_more_than_one_in_so_many_seconds_and_one_at_the_end() -> None:
+    with plain(1000.0) as bar:
+        task = bar.add_task("grpo", total=2)
+        bar.update(task, advance=1)
+        assert shown(bar) == ""
+        bar.update(task, advance=1, figures="[done]")
+    assert shown(bar) == "grpo 2/2 [done], took 0:00\n"
+
+
+def test_what_is_transient_says_nothing_at_the_end() -> None:
+    with plain(1000.0, transient=True) as bar:
+        bar.update(bar.add_task("evaluation", total=2), completed=2)
+    assert shown(bar) == ""
+
+
+def test_times_in_words() -> None:
+    with plain(1000.0) as bar:
+        task = bar.add_task("grpo", total=3)
+        now = [0.0]
+        bar.get_time = lambda: now[0]
+        bar.tasks[0]._get_time = bar.get_time
+        bar.reset(task)
+        for now[0], done in ((0.0, 0), (100.0, 1), (200.0, 2)):
+            bar.update(task, completed=done)
+        assert in_words(bar.tasks[0]) == "grpo 2/3, 1:40 left"
+        now[0] = 4000.0
+        bar.update(task, completed=3)
+        assert in_words(bar.tasks[0]) == "grpo 3/3, took 1:06:40"

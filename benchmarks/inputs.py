@@ -44,6 +44,8 @@ class Settings:
     """Training seeds."""
     updates: int = 0
     """Updates of GRPO after the start."""
+    pairs: tuple[int, ...] = tuple(range(len(PAIRS) + 1))
+    """How many of the pairs of inputs each of the sets has: none, then one more and more."""
     problems: int = 500
     """Test problems."""
     within: tuple[float, ...] = (8.0, 5.6, 5.0)
@@ -52,9 +54,9 @@ class Settings:
     """Folder of the results."""
 
 
-def sets() -> list[tuple[str, ...]]:
-    """None, then one pair more and more."""
-    return [sum(PAIRS[:count], ()) for count in range(len(PAIRS) + 1)]
+def sets(settings: Settings) -> list[tuple[str, ...]]:
+    """Of the pairs so many each."""
+    return [sum(PAIRS[:count], ()) for count in settings.pairs]
 
 
 def trained(settings: Settings, sight: tuple[str, ...], seed: int) -> tuple[Setup, LearnedPolicy, GRPO]:
@@ -95,7 +97,7 @@ def main(settings: Settings) -> None:
     done = list(csv.reader(file.open(encoding="utf-8"))) if file.exists() else []
     known = {(row[0], row[1]): [float(x) for x in row[2:]] for row in done}
     for seed in settings.seeds:
-        for sight in sets():
+        for sight in sets(settings):
             key = (" ".join(sight), str(seed))
             if key not in known:
                 known[key] = measure(settings, sight, seed)
@@ -103,7 +105,7 @@ def main(settings: Settings) -> None:
                     csv.writer(out).writerow([*key, *known[key]])
     heads = ("inputs", *(f"within {nfe:g} NFE" for nfe in settings.within), "area", "lowest", "highest")
     table = Table(*heads, title=f"{settings.updates} updates, {len(settings.seeds)} seeds")
-    for sight in sets():
+    for sight in sets(settings):
         rows = [known[" ".join(sight), str(seed)] for seed in settings.seeds]
         means = [mean(list(column)) for column in zip(*rows, strict=True)]
         areas = [row[-1] for row in rows]

@@ -106,6 +106,7 @@ def _trained(
     @dataclass(frozen=True)
     class Arguments:
         settings: tyro.conf.OmitArgPrefixes[kind] = field(default_factory=kind)  # type: ignore[valid-type]
+        """What is trained, and how."""
         config: Path | None = None
         """YAML or JSON file with settings, under the names of the flags; a run's settings.json is one. Flags
         override it."""

@@ -683,9 +683,12 @@ def test_all_canonical_solutions_pass_and_all_broken_ones_fail() -> None:
     whole = [(i, f"```python\n{row['prompt']}{row['canonical_solution']}```") for i, row in enumerate(rows)]
     broken = [(i, "    return 'nobody expects this'\n" + row["canonical_solution"]) for i, row in enumerate(rows)]
     with ThreadPoolExecutor(2) as pool:
-        assert sum(pool.map(score, right)) == 164
-        assert sum(pool.map(score, whole)) == 164
+        found = list(pool.map(score, [*right, *whole]))
         assert sum(pool.map(score, broken)) == 0
+    # The slowest of them need seconds, and on a busy machine more than they get: these once more, one at a time.
+    slow = [one for one, good in zip([*right, *whole], found, strict=True) if not good]
+    assert len(slow) < 5
+    assert all(score(one) for one in slow)
 
 
 # ------------------------------------------------------------------------------------------ whole runs

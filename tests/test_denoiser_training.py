@@ -113,7 +113,8 @@ def test_recipes_fit(name: str) -> None:
             assert examples.tokens.max() < len(words)
         assert part.length >= part.task.response_length or part.task.name == "sudoku"
         assert min(part.batch) > 0
-    assert {part.length for part in parts if part.name != "trace4"} == ({40, 16} if name == "tiny" else {40})
+    lengths = {"tiny": {40, 16}, "sudoku": {16}}.get(name, {40})
+    assert {part.length for part in parts if part.name != "trace4"} == lengths
 
 
 def test_another_seed_gives_other_weights(run: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from dllm_env.eval.fronts import Front, Value
 
 SCORE_SAID = "; score: 0 is random, 1 the oracle"
 NAME = 14
-"""Letters that a column which wraps is left at least."""
+"""Letters of a line that a column which wraps is left at least."""
 ROOM = 140
 """Columns of a table that goes to no terminal."""
 
@@ -34,12 +34,14 @@ class _Column:
         rank: 0 for what is always there; of the others those of largest rank go first where there is no room.
         left: text, not numbers.
         wraps: goes on in a second line where there is no room.
+        least: letters of a line that it is then left at least.
     """
 
     name: str
     rank: int = 0
     left: bool = False
     wraps: bool = False
+    least: int = NAME
 
 
 def _fit(shown: Table, columns: Sequence[_Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
@@ -47,7 +49,7 @@ def _fit(shown: Table, columns: Sequence[_Column], rows: Sequence[Sequence[str]]
 
     def needed(i: int) -> int:
         longest = max(map(cell_len, (columns[i].name, *(row[i] for row in rows))))
-        return 3 + (min(longest, NAME) if columns[i].wraps else longest)
+        return 3 + (min(longest, columns[i].least) if columns[i].wraps else longest)
 
     kept = list(range(len(columns)))
     while 1 + sum(map(needed, kept)) > width and any(columns[i].rank for i in kept):
@@ -66,7 +68,12 @@ def table(entries: Sequence[Entry], title: str = "", width: int = ROOM) -> Table
     remasked = any(entry.figures.remasks for entry in entries)
     planned = any(entry.figures.planning_nfe for entry in entries)
     rewarded = any(entry.figures.reward is not None for entry in entries)
-    columns = [_Column("policy", left=True, wraps=True), _Column("BL"), _Column("problems", 7), _Column("accuracy")]
+    columns = [
+        _Column("policy", left=True, wraps=True, least=30),
+        _Column("BL"),
+        _Column("problems", 7),
+        _Column("accuracy"),
+    ]
     columns += [_Column("95% interval"), *(_Column(f"pass@{k}", 4) for k in ks), _Column("NFE"), _Column("90%", 6)]
     columns += [_Column("tokens/NFE", 8), *([_Column("planning", 2)] if planned else [])]
     columns += [*([_Column("remasked", 3)] if remasked else []), *([_Column("reward", 5)] if rewarded else [])]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -136,7 +136,7 @@ def per_round(
     for steps in (FIRST, LAST):
         launches, loaded = Launches(), load_denoiser(denoiser)
         tokens = [loaded.encode(prompt) for prompt in prompts]
-        limit = Rules(**{**vars(rules), "max_steps": steps})
+        limit = replace(rules, max_steps=steps)
         rollout(loaded, policy, limit, tokens, row_seeds(len(tokens), "warm-up"), record=record)  # finds tile sizes
         uncounted(loaded, launches)
         with launches, torch.no_grad():

@@ -198,8 +198,7 @@ def choose(arguments: list[str]) -> tuple[str, list[str]]:
     known = [(name, name.removeprefix(group).strip()) for name in COMMANDS if name.startswith(group)]
     word = " ".join(arguments[bool(group) :][:1])
     if word and not word.startswith("-"):
-        first = {name.split()[0] for name in COMMANDS} if not group else {short for _, short in known}
-        near = meant(word, sorted(first))
+        near = meant(word, sorted({short.split()[0] for _, short in known}))
         raise UsageError(f"unknown command {word!r}{near}; see {f'dllm-env {group}'.strip()} --help")
     # Empty classes stand for the commands' settings, whose real ones would import everything.
     shown = [

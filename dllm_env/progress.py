@@ -41,13 +41,12 @@ class Bar(Progress):
 
     def __init__(self, console: Console | None = None, transient: bool = False, every: float = EVERY) -> None:
         console = console or Console()
-        whole = [Column(no_wrap=True) for _ in range(3)]
         super().__init__(
             TextColumn("[bold]{task.description}"),
             BarColumn(WIDE if console.width >= ROOMY else NARROW, table_column=Column(no_wrap=True)),
-            MofNCompleteColumn(table_column=whole[0]),
-            TimeElapsedColumn(table_column=whole[1]),
-            TimeRemainingColumn(table_column=whole[2]),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[figures]}", markup=False, table_column=Column(overflow="fold")),
             console=console,
             transient=transient,

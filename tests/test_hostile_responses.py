@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import gc
 import importlib
 import inspect
 import resource
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import least_seconds
 from response_data import quickly, write_problems
 
 from dllm_env.grading import limited as judge
@@ -128,21 +128,14 @@ def helper_seconds() -> float:
 
 
 def seconds(task: Task, problem: Problem, response: str) -> float:
-    """How long it takes to find a response wrong: the better of two tries; on a busy machine the processor time."""
-    taken = []
-    for _ in range(2):
-        gc.disable()  # what other tests have loaded is searched in nobody's time
-        began, before = time.perf_counter(), spent()
-        try:
-            assert task.score(problem, response) == 0.0
-        finally:
-            elapsed, computed = time.perf_counter() - began, spent() - before
-            gc.enable()
-        assert elapsed < 60
-        taken.append(min(elapsed, computed))
-        if taken[-1] < 0.9 * LIMIT:
-            break
-    return min(taken)
+    """How long it takes to find a response wrong: the best of a few tries; on a busy machine the processor time."""
+
+    def judged() -> None:
+        began = time.perf_counter()
+        assert task.score(problem, response) == 0.0
+        assert time.perf_counter() - began < 60
+
+    return least_seconds(judged, 0.9 * LIMIT, spent)
 
 
 @functools.cache

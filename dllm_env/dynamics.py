@@ -10,6 +10,9 @@ active block (the block of its first mask) get the denoiser's token. The row end
 With ``allow_remask`` an action may also put committed positions of the active block back to mask, as long as the
 row's budget lasts; that budget is why such a row ends, too.
 
+A denoiser may attend in blocks (``Denoiser.attention_block``). Blocks are then counted from the first token of the
+prompt, so that the response's first one may be shorter, and nothing behind the active block is predicted.
+
 A row may have a deadline: with the last denoiser evaluation that it allows, everything that is left is written,
 whatever the action says.
 """
@@ -91,6 +94,11 @@ class Observation:
     def __len__(self) -> int:
         return len(self.masked)
 
+    def as_numbers(self) -> Tensor:
+        """(B, K) float32, everything that is there but memory, one after the other."""
+        shown = (getattr(self, name) for name in _SEEN)
+        return torch.cat([value.reshape(len(self), -1).float() for value in shown if value is not None], 1)
+
     @classmethod
     def concatenate(cls, parts: Sequence[Observation]) -> Observation:
         """All rows of the parts, in order, without memory."""
@@ -122,7 +130,9 @@ class State:
         deadline: (B,) int64, denoiser evaluations that the row may take, 0 for no limit.
         preference: (B,) float32, α of the row's reward, or None.
         last: (B, L) wide, what to write after a row's last evaluation, where there are deadlines.
-        prefix: keys and values of B rows, with ``Rules.prefix_cache``.
+        prefix: keys and values of B rows, with ``Rules.prefix_cache``, or of finished blocks.
+        offset: (B,) int64, how many tokens of the prompt stand in the block in which the response begins; None
+            where blocks are counted from the response's start.
     """
 
     tokens: Tensor
@@ -142,6 +152,7 @@ class State:
     preference: Tensor | None = None
     last: Prediction | None = None
     prefix: PrefixCache | None = None
+    offset: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.step)
@@ -189,7 +200,7 @@ class _Block:
     """Where the active blocks of B rows are.
 
     Attributes:
-        start: (B,) int64, their first positions.
+        start: (B,) int64, their first positions; below 0 where that is in the prompt.
         inside: bool, which of L positions are in them; (B, L), or () where the block is all of the response.
         shown: (B, 1) rows and (B, W) positions that the context shows; None for all.
     """
@@ -223,7 +234,8 @@ class Dynamics:
     """
 
     def __init__(self, denoiser: Denoiser, rules: Rules, prompt_length: int, view: View = FULL_VIEW) -> None:
-        rules = rules.resolve()
+        rules = rules.resolve(attention_block=denoiser.attention_block)
+        check_blocks(denoiser, rules)
         total = prompt_length + rules.response_length
         if total > denoiser.max_length:
             raise UsageError(
@@ -286,8 +298,19 @@ class Dynamics:
             deadline=deadline,
             preference=None if wishes is None or wishes.preference is None else wishes.preference.to(device),
             last=self._empty_last(count) if rules.deadline or own is not None else None,
-            prefix=PrefixCache(count, device) if rules.prefix_cache else None,
+            prefix=PrefixCache(count, device) if self._caches else None,
+            offset=self._offset([len(prompt) for prompt in prompts]) if self.denoiser.attention_block else None,
         )
+
+    @property
+    def _caches(self) -> bool:
+        """Whether keys and values are kept from one evaluation to the next."""
+        extras = self.view.extras
+        exact = self.denoiser.keeps_blocks and not (extras.support or extras.attention)
+        return self.rules.prefix_cache or exact
+
+    def _offset(self, lengths: Sequence[int]) -> Tensor:
+        return torch.tensor(lengths, dtype=torch.int64, device=self.denoiser.device) % self.rules.block_length
 
     def _empty_prediction(self, count: int) -> Prediction:
         view, device = self.view, self.denoiser.device
@@ -322,11 +345,17 @@ class Dynamics:
         return state.masked & (position >= state.open_from[:, None])
 
     def block_start(self, state: State) -> Tensor:
-        """(B,) int64, the first position of each row's active block: the one that holds its first open mask."""
-        if self.rules.block_length == self.rules.response_length:
+        """(B,) int64, the first position of each row's active block: the one that holds its first open mask.
+
+        Below 0 where that is a position of the prompt.
+        """
+        size = self.rules.block_length
+        if size == self.rules.response_length and state.offset is None:
             return torch.zeros_like(state.step)
         first = self.open(state).to(torch.uint8).argmax(-1)
-        return first // self.rules.block_length * self.rules.block_length
+        if state.offset is None:
+            return first // size * size
+        return (first + state.offset) // size * size - state.offset
 
     def selectable(self, state: State) -> Tensor:
         """(B, L) bool: masked and inside the active block."""
@@ -343,14 +372,15 @@ class Dynamics:
     def _active(self, state: State) -> _Block:
         length, size = self.rules.response_length, self.rules.block_length
         start = self.block_start(state)
-        if size == length:
+        if size == length and state.offset is None:
             return _Block(start, torch.ones((), dtype=torch.bool, device=start.device))
         place = torch.arange(length, device=start.device) - start[:, None]
         inside = (place >= 0) & (place < size)
         if self.view.context == "full":
             return _Block(start, inside)
         row = torch.arange(len(start), device=start.device)[:, None]
-        return _Block(start, inside, (row, start[:, None] + torch.arange(size, device=start.device)))
+        first = start if state.offset is None else start.clamp(0, length - size)
+        return _Block(start, inside, (row, first[:, None] + torch.arange(size, device=start.device)))
 
     def predict(self, state: State) -> bool:
         """Renews the prediction of all stale rows with one denoiser call, and counts it.
@@ -377,12 +407,16 @@ class Dynamics:
 
     def _predict(self, state: State) -> None:
         rules, view, block = self.rules, self.view, self._active(state)
-        needed = state.masked if view.context == "full" else self.open(state) & block.inside
+        active = view.context == "block" or state.offset is not None
+        needed = self.open(state) & block.inside if active else state.masked
         if state.last is not None:
             ending = self.is_last(state, state.nfe + 1)
             needed = torch.where(ending[:, None], self.open(state), needed)
         if state.prefix is not None:
             state.prefix.start = self.prompt_length + block.start
+            if state.offset is not None:
+                place = torch.arange(1, rules.response_length + 1, device=needed.device)
+                state.prefix.end = self.prompt_length + (needed * place).amax(-1)
         prediction = self.denoiser.predict(
             state.tokens,
             needed,
@@ -495,7 +529,8 @@ class Dynamics:
         state.open_from = torch.where(over, block + length, state.open_from)
         # What the context shows moves with the block, though no token has changed.
         moved = over & self.open(state).any(-1)
-        state.stale |= moved & (self.view.context == "block" or self.rules.prefix_cache)
+        moves = self.view.context == "block" or self.rules.prefix_cache or state.offset is not None
+        state.stale |= moved & moves
         state.block_step[over | (self.block_start(state) != block)] = 0
 
     def _check_action(self, state: State, action: Tensor) -> None:
@@ -544,6 +579,26 @@ class Dynamics:
     def responses(self, state: State) -> Tensor:
         """(B, L) int64, the response tokens, masks where nothing was written."""
         return state.tokens[:, self.prompt_length :]
+
+
+def check_blocks(denoiser: Denoiser, rules: Rules) -> None:
+    """Whether a denoiser that attends in blocks can write in blocks of this length.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    size, asked = denoiser.attention_block, rules.block_length
+    if size and size % asked:
+        what = "full diffusion" if asked == rules.response_length else f"a block length of {asked}"
+        raise UsageError(
+            f"denoiser {denoiser.name!r} attends in blocks of {size} and sees nothing behind them, so {what} would "
+            f"ask for what it has not learned; use block length {size}, or a divisor of it"
+        )
+    if size and rules.prefix_cache:
+        raise UsageError(
+            f"denoiser {denoiser.name!r} attends in blocks, and keeps what is finished anyway, exactly; leave "
+            "prefix_cache away"
+        )
 
 
 PROMPT_STEP = 32

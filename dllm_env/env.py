@@ -211,9 +211,11 @@ class Game:
         if not isinstance(self.task, Task):
             raise UsageError(f"{config.task!r} is not a task; give a name or an object with problem and score")
         self.rewards = load_rewards(config.reward, config.reward_weights, config.alpha, config.cost)
-        self.rules = Rules.of(config).resolve(self.task.response_length)
+        rules = Rules.of(config)
+        rules.resolve(self.task.response_length)  # what does not fit is refused before anything large is read
         self.view = View(config.context, int(config.top), _extras(config.extras))
         self.denoiser = load_denoiser(config.denoiser)
+        self.rules = rules.resolve(self.task.response_length, self.denoiser.attention_block)
         if config.top >= self.denoiser.vocabulary:
             raise UsageError(f"top must be below the size of the vocabulary, {self.denoiser.vocabulary}")
         width = prompt_width(self.denoiser, self.task, config.split)
@@ -340,7 +342,8 @@ class Game:
         drawings = []
         for (ids, masked, start), info, episode in zip(rows, self.infos(state, episodes), episodes, strict=True):
             words = ["" if hidden else self.denoiser.decode([i]) for i, hidden in zip(ids, masked, strict=True)]
-            block = range(start, start + self.rules.block_length) if any(masked) else range(0)
+            end = min(start + self.rules.block_length, len(ids))
+            block = range(max(start, 0), end) if any(masked) else range(0)
             status = f"step {info['step']}, {info['nfe']} denoiser evaluations"
             drawings.append(Drawing(episode.problem.prompt, words, masked, block, status))
         return drawings

@@ -4,13 +4,19 @@ How a row of a product is added up, and by which instructions the end of a tenso
 tensor's shape: a library picks its kernel by the number of rows, and splits them among threads by it. So one row
 alone and in a batch can differ in the last bit, and a sampled or thresholded decision can turn on that bit. On the
 processor all that depends on shapes is therefore computed in tiles of one fixed number of rows, the last of them
-filled up (``in_tiles``). docs/reproducibility.md says what holds where.
+filled up (``in_tiles``), each by one thread, several side by side: so small a product gains nothing by being split.
+docs/reproducibility.md says what holds where.
 """
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import hashlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,6 +25,9 @@ from torch import Tensor
 NUMBERS_AT_ONCE = 2**16
 """Numbers between two layers for all rows of a tile: few enough that a lone row wastes little and that they stay in
 the processor's cache, enough that the calls themselves cost little."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _SETTLED: WeakKeyDictionary[object, dict[Hashable, int]] = WeakKeyDictionary()
 """Rows of a tile, by whose they are and what they are of."""
@@ -39,9 +48,10 @@ def in_tiles(
 ) -> list[Tensor]:
     """``function`` of n rows in tiles of one size: what a row gets depends neither on n nor on other rows.
 
-    A tile has always the same shape, so its row i always goes the same way through the library. Whether all of its
-    rows go equal ways is found out before the first tile of a kind: a tile that is one row again and again has to
-    answer the same everywhere. Where it does not, rows go one at a time.
+    A tile has always the same shape and one thread, so its row i always goes the same way through the library.
+    Whether all of its rows go equal ways is found out before the first tile of a kind: a tile that is one row again
+    and again has to answer the same everywhere. Where it does not, rows go one at a time. Tiles that are one row
+    from the start have all threads, as they may be large.
 
     Args:
         function: from (m,) int64, which rows, to tensors with m rows; up to rounding, each depends on itself alone.
@@ -58,8 +68,60 @@ def in_tiles(
         return list(function(torch.arange(0, device=device)))
     size = _settled(function, rows, owner, key, device)
     places = torch.arange(-(-count // size) * size, device=device).clamp(max=count - 1)
-    columns = zip(*(function(tile) for tile in places.split(size)), strict=True)
-    return [torch.cat(column)[:count] for column in columns]
+    tiles = places.split(size)
+    done = map(function, tiles) if rows == 1 else side_by_side(function, tiles)
+    return [torch.cat(column)[:count] for column in zip(*done, strict=True)]
+
+
+def of_distinct(function: Callable[[Tensor], Sequence[Tensor]], rows: Tensor) -> list[Tensor]:
+    """A function of rows (B, S) whose answers have B rows, with equal rows looked at once.
+
+    Trajectories of one group begin with the same masks, and often go on alike.
+    """
+    first, place = distinct_rows(rows)
+    if len(first) == len(rows):
+        return list(function(rows))
+    return [values[place] for values in function(rows[first])]
+
+
+def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of rows (B, S) the first of each kind, (n,) in order, and (B,) which of these each row equals."""
+    count = len(rows)
+    number = torch.arange(count, device=rows.device)
+    if count < 2 or not rows.shape[1]:
+        return number, number
+    _, kind = rows.unique(dim=0, return_inverse=True)
+    kinds = int(kind.max()) + 1
+    first = number.new_full((kinds,), count).scatter_reduce(0, kind, number, "amin")
+    order = first.argsort()
+    return first[order], order.argsort()[kind]
+
+
+def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """The function of each item, in order, in as many threads as torch has, each with one of its own.
+
+    Gradients are on in them where they are on here.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return [function(item) for item in items]
+    grad = torch.is_grad_enabled()
+
+    def call(context: contextvars.Context, item: Item) -> Result:
+        with torch.set_grad_enabled(grad):
+            return context.run(function, item)
+
+    asked = list(items)
+    return list(_pool(threads).map(call, [contextvars.copy_context() for _ in asked], asked))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "tile", initializer=torch.set_num_threads, initargs=(1,))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads stay with the parent
 
 
 def _settled(
@@ -73,9 +135,9 @@ def _settled(
     if rows == 1:
         return 1
     known = _SETTLED.setdefault(owner, {})
-    kind = (key, rows, torch.get_num_threads())
+    kind = (key, rows)
     if kind not in known:
-        found = function(torch.zeros(rows, dtype=torch.int64, device=device))
+        (found,) = side_by_side(function, [torch.zeros(rows, dtype=torch.int64, device=device)])
         known[kind] = rows if all(_all_rows_equal(values) for values in found) else 1
     return known[kind]
 

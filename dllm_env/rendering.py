@@ -49,7 +49,8 @@ def as_text(drawing: Drawing) -> str:
     words = [MASK if hidden else word for word, hidden in zip(drawing.words, drawing.masked, strict=True)]
     if drawing.block:
         first, last = drawing.block[0], drawing.block[-1]
-        words[first], words[last] = "[" + words[first], words[last] + "]"
+        words[first] = "[" + words[first]
+        words[last] += "]"
     return f"{drawing.prompt}\n{' '.join(words)}\n{drawing.status}\n"
 
 

@@ -30,7 +30,8 @@ class Rules:
     response_length: int = 0
     """L, tokens to generate; 0 takes the task's."""
     block_length: int = 0
-    """BL, divides L; 0 takes L, which is full diffusion. BL < L is semi-autoregressive."""
+    """BL, divides L; 0 takes L, which is full diffusion, or the denoiser's own where it attends in blocks. BL < L
+    is semi-autoregressive."""
     temperature: float = 0.0
     """Of the denoiser's tokens; 0 takes the most probable."""
     noise: NoiseType = "float64"
@@ -84,11 +85,12 @@ class Rules:
         names = [field.name for field in fields(Rules)]
         return Rules(**{name: changes.get(name, getattr(settings, name)) for name in names})
 
-    def resolve(self, response_length: int = 0) -> Rules:
+    def resolve(self, response_length: int = 0, attention_block: int = 0) -> Rules:
         """With the lengths that were left open.
 
         Args:
             response_length: L, where the rules do not say it.
+            attention_block: of the denoiser, which is the block length where the rules do not say it.
 
         Raises:
             UsageError: nobody says it, or the block length does not divide it.
@@ -96,7 +98,7 @@ class Rules:
         length = self.response_length or response_length
         if length < 1:
             raise UsageError("the rules need a response length of at least 1")
-        return replace(self, response_length=length, block_length=self.block_length or length)
+        return replace(self, response_length=length, block_length=self.block_length or attention_block or length)
 
     @property
     def step_limit(self) -> int:

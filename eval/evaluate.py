@@ -129,8 +129,11 @@ class Evaluation:
         self.rewards = load_rewards(config.reward, weights, alpha, cost) if config.reward or weights else None
         count = _count(config, self.task)
         _check_rows(config, count, len(policies))
-        rules = [each.resolve(self.task.response_length) for each in config.rules]
+        length = self.task.response_length
+        for each in config.rules:  # what does not fit is refused before anything large is read
+            each.resolve(length)
         self.denoiser = denoiser or load_denoiser(config.denoiser)
+        rules = [each.resolve(length, self.denoiser.attention_block) for each in config.rules]
         loaded = [each for policy in policies for each in _load(policy, self.denoiser.device)]
         _check_rows(config, count, len(loaded))
         _refuse_repeated([_one_name(policy.name) for policy in loaded], "policy")
@@ -147,7 +150,8 @@ class Evaluation:
         self.places = [(index, sample) for index in range(count) for sample in range(config.samples)]
         looked_at = ((seed, index) for seed in range(config.seeds) for index in range(min(count, LOOKED_AT)))
         longest = max(len(self.denoiser.encode(self.prompt(*problem))) for problem in looked_at)
-        Dynamics(self.denoiser, rules[0], max(longest, self.task.prompt_length))
+        for some in rules:
+            Dynamics(self.denoiser, some, max(longest, self.task.prompt_length))
 
     def prompt(self, seed: int, index: int) -> str:
         """The prompt of a problem."""

@@ -92,7 +92,8 @@ class HarnessModel(LM):
         self._played: dict[str, list[Played]] = {}
         if getattr(self.policy, "remasks", False) and not config.allow_remask:
             raise UsageError(f"{self.policy.name} puts tokens back to mask; allow it with allow_remask=true")
-        length = config.response_length or config.block_length or 1
+        self.block = config.block_length or self.denoiser.attention_block
+        length = config.response_length or self.block or 1
         Dynamics(self.denoiser, self._rules(length, config.temperature or 0.0), 0)  # refuses what does not fit
 
     @classmethod
@@ -164,7 +165,7 @@ class HarnessModel(LM):
     # -------------------------------------------------------------------------------------- generation
 
     def _rules(self, length: int, temperature: float, block_length: int = 0) -> Rules:
-        block = block_length or self.config.block_length
+        block = block_length or self.block
         return Rules.of(self.config, response_length=length, block_length=block, temperature=temperature).resolve()
 
     def _play(self, rules: Rules, contexts: Sequence[list[int]], seeds: Sequence[int], bar: Any) -> list[Played]:
@@ -228,7 +229,7 @@ class HarnessModel(LM):
         ignored = [name for name, value in given.items() if name not in USED and value is not None]
         if ignored:
             _warn_once(f"generation arguments that mean nothing here: {', '.join(ignored)}")
-        most, block = int(given["max_gen_toks"]), self.config.block_length
+        most, block = int(given["max_gen_toks"]), self.block
         length = self.config.response_length or (-(-most // block) * block if block else most)
         temperature = self.config.temperature
         if temperature is None:
@@ -294,7 +295,8 @@ class HarnessModel(LM):
     def _are_written(self, pairs: Sequence[Pair], disable_tqdm: bool) -> list[bool]:
         """Of each continuation, whether the policy writes exactly it at temperature 0.
 
-        It generates just as many tokens, in blocks of the block length where that divides them, else in one.
+        It generates just as many tokens, in blocks of the block length where that divides them, else in one; a
+        model that attends in blocks as many as fill its blocks, of which the first count.
         """
         wanted: dict[int, dict[tuple[int, ...], list[int]]] = {}
         for ids, rest in pairs:
@@ -303,12 +305,15 @@ class HarnessModel(LM):
         total = sum(map(len, wanted.values()))
         with tqdm(total=total, desc="Generating continuations", disable=disable_tqdm) as bar:
             for length, found in wanted.items():
-                block = self.config.block_length
-                rules = self._rules(length, 0.0, block if block and length % block == 0 else length)
+                if self.denoiser.attention_block:
+                    rules = self._rules(-(-length // self.block) * self.block, 0.0)
+                else:
+                    fits = self.block and length % self.block == 0
+                    rules = self._rules(length, 0.0, self.block if fits else length)
                 contexts = [list(ids) for ids in found]
                 seeds = [derive_key("greedy", self.config.seed, ids, length) for ids in contexts]
                 rows = self._play(rules, contexts, seeds, bar)
-                found.update(zip(list(found), (response for response, _, _ in rows), strict=True))
+                found.update(zip(list(found), (response[:length] for response, _, _ in rows), strict=True))
         wanted[0] = nothing
         return [wanted[len(rest)][tuple(ids)] == list(rest) for ids, rest in pairs]
 

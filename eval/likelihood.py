@@ -22,6 +22,7 @@ with less variance than independent ones have and no bias:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, in_pieces, refuse_broken
 from dllm_env.errors import LogitsError
-from dllm_env.random import RowRandom
+from dllm_env.random import RowRandom, derive_key
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """Token ids of a context and of its continuation."""
@@ -45,7 +46,8 @@ def log_likelihoods(
     """Estimates (1) for each pair, in nats; which of them and its value, as soon as it is there.
 
     A value depends on its pair, seed and number of samples alone: only sequences of one length are evaluated
-    together, so that nothing is padded.
+    together, so that nothing is padded. With a denoiser that attends in blocks it is the sum over the blocks of a
+    continuation, each behind all that stands before it.
 
     Args:
         denoiser: the model.
@@ -60,6 +62,38 @@ def log_likelihoods(
     """
     if samples < 1 or batch_size < 1 or len(pairs) != len(seeds):
         raise ValueError(f"{samples} samples, batches of {batch_size}, {len(pairs)} pairs, {len(seeds)} seeds")
+    if not denoiser.attention_block:
+        yield from _whole(denoiser, pairs, seeds, samples, batch_size)
+        return
+    parts = [list(in_blocks(pair, denoiser.attention_block)) for pair in pairs]
+    owners = [i for i, some in enumerate(parts) for _ in some]
+    numbered = [(seed, number) for seed, some in zip(seeds, parts, strict=True) for number in range(len(some))]
+    own = [derive_key("block", seed, number) for seed, number in numbered]
+    totals, left = [0.0] * len(pairs), Counter(owners)
+    for part, value in _whole(denoiser, [part for some in parts for part in some], own, samples, batch_size):
+        i = owners[part]
+        totals[i] += value
+        left[i] -= 1
+        if not left[i]:
+            yield i, totals[i]
+
+
+def in_blocks(pair: Pair, size: int) -> Iterator[Pair]:
+    """A pair's continuation block by block, counted from the context's start, each behind what stands before it."""
+    context, continuation = pair
+    tokens, begin = [*context, *continuation], len(context)
+    while True:
+        end = min((begin // size + 1) * size, len(tokens))
+        yield tokens[:begin], tokens[begin:end]
+        begin = end
+        if begin >= len(tokens):
+            return
+
+
+def _whole(
+    denoiser: Denoiser, pairs: Sequence[Pair], seeds: Sequence[int], samples: int, batch_size: int
+) -> Iterator[tuple[int, float]]:
+    """Of continuations in one piece."""
     shapes: dict[tuple[int, int], list[int]] = {}
     for i, (context, continuation) in enumerate(pairs):
         shapes.setdefault((len(context), len(continuation)), []).append(i)

@@ -73,12 +73,13 @@ def make_generation(config: GenerationConfig) -> Generation:
         UsageError: unknown names, or settings that do not fit, before the denoiser is called.
     """
     task = load_task(config.task, config.data, config.allow_code_execution)
-    rules = Rules.of(config).resolve(task.response_length)
+    Rules.of(config).resolve(task.response_length)  # what does not fit is refused before anything large is read
     if config.prompt.strip() and config.data:
         raise UsageError("a prompt of your own leaves no use for --data; leave one of them away")
     if config.index < 0:
         raise UsageError(f"--index must be at least 0, got {config.index}")
     denoiser = load_denoiser(config.denoiser)
+    rules = Rules.of(config).resolve(task.response_length, denoiser.attention_block)
     policy = load_policy(config.policy, denoiser.device)
     problem: Problem | None = None
     prompt = config.prompt.strip()

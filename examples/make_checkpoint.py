@@ -24,6 +24,7 @@ from dllm_env.random import torch_generator
 from dllm_env.tasks.load import load_task
 
 D, LAYERS, HEADS, GROUPS, FEED_FORWARD, CONTEXT = 32, 2, 4, 2, 64, 4096
+EXPERTS, CHOSEN, EXPERT_WIDTH = 8, 2, 24
 Weights = dict[str, Tensor]
 
 LLADA_CHAT = (
@@ -118,7 +119,7 @@ def make_llada(folder: Path, layers: int = LAYERS, **changes: Any) -> Path:
     return folder
 
 
-def _qwen_shapes(size: int, bias: bool, norms: bool) -> dict[str, tuple[int, ...]]:
+def _qwen_shapes(size: int, bias: bool, norms: bool, experts: bool = False) -> dict[str, tuple[int, ...]]:
     kv = D * GROUPS // HEADS
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (size, D)}
     for i in range(LAYERS):
@@ -130,10 +131,25 @@ def _qwen_shapes(size: int, bias: bool, norms: bool) -> dict[str, tuple[int, ...
         if norms:
             shapes |= {f"{block}self_attn.{name}_norm.weight": (D // HEADS,) for name in "qk"}
         shapes[block + "self_attn.o_proj.weight"] = (D, D)
-        shapes |= {f"{block}mlp.{name}_proj.weight": (FEED_FORWARD, D) for name in ("gate", "up")}
-        shapes[block + "mlp.down_proj.weight"] = (D, FEED_FORWARD)
+        if experts:
+            shapes |= {block + "mlp.gate.weight": (EXPERTS, D)}
+            shapes |= _expert_shapes(block + "mlp.experts.{}.")
+        else:
+            shapes |= _feed_forward_shapes(block + "mlp.", FEED_FORWARD)
         shapes |= {block + name + ".weight": (D,) for name in ("input_layernorm", "post_attention_layernorm")}
     return shapes | {"model.norm.weight": (D,), "lm_head.weight": (size, D)}
+
+
+def _feed_forward_shapes(prefix: str, width: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {f"{prefix}{name}_proj.weight": (width, D) for name in ("gate", "up")}
+    return shapes | {prefix + "down_proj.weight": (D, width)}
+
+
+def _expert_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i in range(EXPERTS):
+        shapes |= _feed_forward_shapes(prefix.format(i), EXPERT_WIDTH)
+    return shapes
 
 
 def _qwen_config(size: int, **changes: Any) -> dict[str, Any]:
@@ -191,8 +207,8 @@ def make_dream(folder: Path) -> Path:
     return folder
 
 
-def make_a2d(folder: Path, family: str = "a2d-qwen3") -> Path:
-    """As the Tiny-A2D models: an autoregressive model, converted; the mask is a token of the tokenizer."""
+def _make_qwen(folder: Path, shapes: Mapping[str, tuple[int, ...]], seed: str, **changes: Any) -> Path:
+    """Configuration, weights and tokenizer; the mask is a token of the tokenizer. Shapes say V as −1."""
     folder.mkdir(parents=True)
     tokenizer = byte_tokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"])
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -202,10 +218,89 @@ def make_a2d(folder: Path, family: str = "a2d-qwen3") -> Path:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
     size = tokenizer.get_vocab_size()
-    config = _qwen_config(size, model_type=family, head_dim=D // HEADS, attention_bias=False)
+    config = _qwen_config(size, **changes)
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    save_file(_draw(_qwen_shapes(size, False, True), family), folder / "model.safetensors", {"format": "pt"})
+    sized = {name: tuple(size if n < 0 else n for n in shape) for name, shape in shapes.items()}
+    save_file(_draw(sized, seed), folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+QWEN3 = {"head_dim": D // HEADS, "attention_bias": False}
+QWEN3_EXPERTS = {
+    **QWEN3,
+    **{"num_experts": EXPERTS, "num_experts_per_tok": CHOSEN, "moe_intermediate_size": EXPERT_WIDTH},
+    **{"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True},
+}
+
+
+def make_a2d(folder: Path, family: str = "a2d-qwen3") -> Path:
+    """As the Tiny-A2D models: an autoregressive model, converted."""
+    return _make_qwen(folder, _qwen_shapes(-1, False, True), family, model_type=family, **QWEN3)
+
+
+def make_bd3lm(folder: Path) -> Path:
+    """As those of them that are block-causal, which the name alone tells: it has to hold ``bd3lm``."""
+    return make_a2d(folder / "qwen3-diffusion-bd3lm")
+
+
+def make_sdar(folder: Path, block: int = 4) -> Path:
+    """As JetLM/SDAR-1.7B-Chat and Gen-Verse/TraDo-4B-Instruct: Qwen3's weights, block-causal."""
+    named = {"architectures": ["SDARForCausalLM"], "model_type": "sdar", "block_size": block}
+    return _make_qwen(folder, _qwen_shapes(-1, False, True), "sdar", **named, **QWEN3)
+
+
+def make_sdar_moe(folder: Path) -> Path:
+    """As JetLM/SDAR-30B-A3B-Chat: a mixture of experts."""
+    named = {"architectures": ["SDARMoeForCausalLM"], "model_type": "sdar_moe", "block_size": 4}
+    return _make_qwen(folder, _qwen_shapes(-1, False, True, True), "sdar_moe", **named, **QWEN3_EXPERTS)
+
+
+def make_fast_dllm(folder: Path, block: int = 8) -> Path:
+    """As Efficient-Large-Model/Fast_dLLM_v2_7B: Qwen2's weights, block-causal, shifted."""
+    named = {"architectures": ["Fast_dLLM_QwenForCausalLM"], "model_type": "Fast_dLLM_Qwen", "bd_size": block}
+    return _make_qwen(folder, _qwen_shapes(-1, True, False), "fast_dllm", **named)
+
+
+def make_llada_moe(folder: Path) -> Path:
+    """As inclusionAI/LLaDA-MoE-7B-A1B-Instruct: full attention, and a mixture of experts; it calls itself llada."""
+    named = {"architectures": ["LLaDAMoEModelLM"], "model_type": "llada", "num_key_value_heads": HEADS}
+    said = {
+        **{"attention_bias": False, "num_experts": EXPERTS, "num_experts_per_tok": CHOSEN, "clip_qkv": None},
+        **{"expert_intermediate_size": EXPERT_WIDTH, "dense_intermediate_size": FEED_FORWARD},
+        **{"shared_expert_intermediate_size": None, "norm_topk_prob": None, "qk_layernorm": True},
+        **{"moe_layer_freq": [1] * LAYERS, "moe_router_enable_expert_bias": False, "router_num_group": None},
+        **{"moe_router_score_function": "softmax", "partial_rotary_factor": 1, "routed_scaling_factor": 1},
+    }
+    shapes = _qwen_shapes(-1, False, True, True)
+    shapes |= {name: (D, D) for name in shapes if name.endswith(("k_proj.weight", "v_proj.weight"))}
+    return _make_qwen(folder, shapes, "llada_moe", **named, **said)
+
+
+def make_llada2(folder: Path, block: int = 8) -> Path:
+    """As inclusionAI/LLaDA2.0-mini: block-causal; a dense layer first, then experts in groups and a shared one."""
+    named = {"architectures": ["LLaDA2MoeModelLM"], "model_type": "llada2_moe", "block_size": block}
+    said = {
+        **{"head_dim": D // HEADS, "use_qkv_bias": False, "use_bias": False, "use_qk_norm": True},
+        **{"norm_head": False, "num_experts": EXPERTS, "num_experts_per_tok": CHOSEN, "num_shared_experts": 1},
+        **{"n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "moe_intermediate_size": EXPERT_WIDTH},
+        **{"first_k_dense_replace": 1, "partial_rotary_factor": 0.5, "norm_topk_prob": True},
+        **{"score_function": "sigmoid", "moe_router_enable_expert_bias": True, "rope_scaling": None},
+    }
+    shapes: dict[str, tuple[int, ...]] = {"model.word_embeddings.weight": (-1, D)}
+    for i in range(LAYERS):
+        layer = f"model.layers.{i}."
+        shapes |= {layer + "attention.query_key_value.weight": (D + 2 * D * GROUPS // HEADS, D)}
+        shapes |= {layer + "attention.dense.weight": (D, D)}
+        shapes |= {f"{layer}attention.{name}_layernorm.weight": (D // HEADS,) for name in ("query", "key")}
+        shapes |= {layer + name + ".weight": (D,) for name in ("input_layernorm", "post_attention_layernorm")}
+        if i == 0:
+            shapes |= _feed_forward_shapes(layer + "mlp.", FEED_FORWARD)
+            continue
+        shapes |= {layer + "mlp.gate.weight": (EXPERTS, D), layer + "mlp.gate.expert_bias": (EXPERTS,)}
+        shapes |= _expert_shapes(layer + "mlp.experts.{}.")
+        shapes |= _feed_forward_shapes(layer + "mlp.shared_experts.", EXPERT_WIDTH)
+    shapes |= {"model.norm.weight": (D,), "lm_head.weight": (-1, D)}
+    return _make_qwen(folder, shapes, "llada2", **named, **said)
 
 
 def make_bert(folder: Path) -> Path:
@@ -265,7 +360,11 @@ def make_sedd(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-MAKERS = {"llada": make_llada, "dream": make_dream, "a2d": make_a2d, "bert": make_bert, "sedd": make_sedd}
+MAKERS = {
+    **{"llada": make_llada, "dream": make_dream, "a2d": make_a2d, "bert": make_bert, "sedd": make_sedd},
+    **{"llada-moe": make_llada_moe, "llada2": make_llada2, "sdar": make_sdar, "sdar-moe": make_sdar_moe},
+    **{"fast-dllm-v2": make_fast_dllm, "bd3lm": make_bd3lm},
+}
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in MAKERS:

@@ -44,7 +44,7 @@ def generate(
     prompts: str | Messages | Sequence[str | Messages],
     policy: str | Policy = "threshold:0.9",
     gen_length: int = 128,
-    block_length: int = 32,
+    block_length: int | None = None,
     *,
     seed: int = 0,
     batch_size: int = 16,
@@ -62,7 +62,8 @@ def generate(
             one. What reads like a special token in them is text.
         policy: heuristic (``threshold:0.9``), class in a file, folder or Hub name of a learned one, or an object.
         gen_length: tokens to generate, a multiple of ``block_length``.
-        block_length: equal to ``gen_length`` for full diffusion.
+        block_length: equal to ``gen_length`` for full diffusion; None for that of a model which attends in blocks,
+            and 32 of all others.
         seed: everything random follows from it and the place of a prompt.
         batch_size: prompts played at a time; a prompt that is done makes room for the next.
         options: ``dllm_env.denoisers.huggingface.Options``: ``shift``, ``chat`` and ``mask`` where they are
@@ -77,10 +78,13 @@ def generate(
         UsageError: settings or a model that do not fit.
     """
     listed = _listed(prompts)
-    lengths = {"gen_length": gen_length, "block_length": block_length, "batch_size": batch_size, "seed": seed}
+    asked = 32 if block_length is None else block_length
+    lengths = {"gen_length": gen_length, "block_length": asked, "batch_size": batch_size, "seed": seed}
     lengths = {name: _whole(name, value) for name, value in lengths.items()}
     _check_policy(policy)
     denoiser = _denoiser(model, tokenizer, options)
+    if block_length is None and denoiser.attention_block:
+        lengths["block_length"] = denoiser.attention_block
     played_by = _rules(lengths["gen_length"], lengths["block_length"], rules)
     ids = [denoiser.encode(p) if isinstance(p, str) else _conversation(denoiser, tokenizer, p) for p in listed]
     seeds = row_seeds(len(ids), "generate", lengths["seed"])

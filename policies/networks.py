@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dllm_env.denoisers.base import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.numerics import in_tiles, rotate, rotation_angles, rows_at_once
+from dllm_env.numerics import distinct_rows, in_tiles, rotate, rotation_angles, rows_at_once
 from dllm_env.reading import meant
 from dllm_env.specs import check_types
 from dllm_env.user_code import file_part, load_from_file, origin_of
@@ -189,6 +189,10 @@ def seen_by(network: Scorer) -> Extras:
     return network.extras | Extras(token=bool(READ_TOKENS & set(network.config.sight)))
 
 
+COMPARED = 2**13
+"""Numbers of a row up to which rows are compared with each other."""
+
+
 class SteadySiLU(nn.Module):
     """x · sigmoid(x), the same to the last bit wherever in a tensor a number stands.
 
@@ -241,7 +245,19 @@ class Scorer(nn.Module, abc.ABC):
         return self._by_rows(lambda some: self.scores(self._features(some)), observation, "scores")
 
     def _by_rows(self, function: Callable[[Observation], Tensor], observation: Observation, what: str) -> Tensor:
-        """A function of the observation; without gradient, on the processor, in tiles of rows."""
+        """A function of the observation; of rows that are equal one is looked at.
+
+        Without gradient, on the processor, in tiles of rows.
+        """
+        if observation.masked.device.type == "cpu" or torch.is_grad_enabled():  # a rollout on a GPU does not wait
+            known = observation.as_numbers()
+            if known.shape[1] <= COMPARED:
+                first, place = distinct_rows(known)
+                if len(first) < len(known):
+                    return self._in_tiles(function, observation[first], what)[place]
+        return self._in_tiles(function, observation, what)
+
+    def _in_tiles(self, function: Callable[[Observation], Tensor], observation: Observation, what: str) -> Tensor:
         masked = observation.masked
         if torch.is_grad_enabled() or masked.device.type != "cpu":
             return function(observation)

@@ -59,7 +59,7 @@ _OPTIONAL = [column.name for column in fields(Extras)]
 
 @dataclass
 class Trajectories:
-    """Every step of every row, flat: M steps in all, in no particular order.
+    """Every step of every row, flat: M steps in all, row by row.
 
     Attributes:
         row: (M,) int64, the row that a step belongs to.
@@ -142,7 +142,8 @@ def rollout(
     began = time.perf_counter()
     recording = record if isinstance(record, Recording) else Recording(policy.top, policy.extras)
     extras = policy.extras | recording.extras if record else policy.extras
-    rules, view = rules.resolve(), View(policy.context, policy.top, extras)
+    rules = rules.resolve(attention_block=denoiser.attention_block)
+    view = View(policy.context, policy.top, extras)
     if limit := getattr(policy, "deadline", 0):
         rules = replace(rules, deadline=min(limit, rules.deadline or limit))
     result = _empty_result(len(prompts), rules, denoiser)
@@ -311,17 +312,20 @@ def _collect(result: Rollout, dynamics: Dynamics, state: State, rows: Tensor, en
 
 
 def _join(steps: list[_Step]) -> Trajectories:
+    """All steps, sorted by row, in which they follow each other: not by which rows were in the batch together."""
     log_probs, entropies = [], []
     for rows, _, decision in steps:
         missing = torch.zeros(len(rows), device=rows.device)
         log_probs.append(missing if decision.log_prob is None else decision.log_prob)
         entropies.append(missing if decision.entropy is None else decision.entropy)
+    row = torch.cat([rows for rows, _, _ in steps])
+    order = row.argsort(stable=True)
     return Trajectories(
-        row=torch.cat([rows for rows, _, _ in steps]),
-        observation=Observation.concatenate([observation for _, observation, _ in steps]),
-        draw=torch.cat([d.unmask if d.draw is None else d.draw for _, _, d in steps]),
-        log_prob=torch.cat(log_probs),
-        entropy=torch.cat(entropies),
+        row=row[order],
+        observation=Observation.concatenate([observation for _, observation, _ in steps])[order],
+        draw=torch.cat([d.unmask if d.draw is None else d.draw for _, _, d in steps])[order],
+        log_prob=torch.cat(log_probs)[order],
+        entropy=torch.cat(entropies)[order],
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from make_checkpoint import HEADS, LAYERS, D, Weights
+from make_checkpoint import CHOSEN, EXPERTS, HEADS, LAYERS, D, Weights
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -45,11 +45,20 @@ def _turn(x: Tensor, theta: float) -> Tensor:
 
 
 def _llama(
-    ids: Tensor, get: Callable[[str, int], Tensor | None], eps: float, theta: float, seen: list[Tensor]
+    ids: Tensor,
+    get: Callable[[str, int], Tensor | None],
+    eps: float,
+    theta: float,
+    seen: list[Tensor],
+    block: int = 0,
+    turned: float = 1.0,
+    mixture: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Tensor:
-    """Logits (S, V) of a Llama-like network with full attention; ``get`` gives a weight by its role and layer.
+    """Logits (S, V) of a Llama-like network; ``get`` gives a weight by its role and layer.
 
-    ``seen`` gets the attention weights (heads, S, S) of each layer.
+    ``seen`` gets the attention weights (heads, S, S) of each layer. With a block, position i looks at j where j is
+    in the same block or an earlier one. ``turned`` is the share of a head that turns with the position, and
+    ``mixture`` what a layer without ``gate`` does instead.
     """
 
     def must(role: str, layer: int = 0) -> Tensor:
@@ -66,17 +75,50 @@ def _llama(
             y = y.view(len(ids), -1, D // HEADS).transpose(0, 1)
             scale = get(role + " norm", layer)
             y = y if scale is None else _norm(y, scale, eps)
-            y = y if role == "value" else _turn(y, theta)
+            size = int(turned * y.shape[-1])
+            y = y if role == "value" else torch.cat((_turn(y[..., :size], theta), y[..., size:]), -1)
             parts.append(y.repeat_interleave(HEADS // len(y), 0))
         query, key, value = parts
-        seen.append((query @ key.transpose(-1, -2) / math.sqrt(D // HEADS)).softmax(-1))
+        scores = query @ key.transpose(-1, -2) / math.sqrt(D // HEADS)
+        if block:
+            for i in range(len(ids)):
+                scores[:, i, (i // block + 1) * block :] = -torch.inf
+        seen.append(scores.softmax(-1))
         mixed = seen[-1] @ value
         x = x + F.linear(mixed.transpose(0, 1).reshape(len(ids), D), must("out", layer))
         h = _norm(x, must("feed-forward norm", layer), eps)
-        x = x + F.linear(
-            F.silu(F.linear(h, must("gate", layer))) * F.linear(h, must("up", layer)), must("down", layer)
-        )
+        if mixture is not None and get("gate", layer) is None:
+            x = x + mixture(h, layer)
+        else:
+            x = x + _feed_forward(h, must("gate", layer), must("up", layer), must("down", layer))
     return F.linear(_norm(x, must("norm"), eps), must("head"))
+
+
+def _feed_forward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
+
+
+def _mixture(weights: Weights, route: Callable[[Tensor, str], dict[int, float]]) -> Callable[[Tensor, int], Tensor]:
+    """What a mixture of experts adds, token by token; ``route`` says which expert counts how much for a token."""
+
+    def mixture(x: Tensor, layer: int) -> Tensor:
+        place, rows = f"model.layers.{layer}.mlp.", []
+
+        def expert(name: str, token: Tensor) -> Tensor:
+            return _feed_forward(
+                token, *(weights[f"{place}{name}.{part}_proj.weight"] for part in ("gate", "up", "down"))
+            )
+
+        for token in x:
+            row = torch.zeros(D)
+            for i, share in route(token, place).items():
+                row = row + share * expert(f"experts.{i}", token)
+            if place + "shared_experts.up_proj.weight" in weights:
+                row = row + expert("shared_experts", token)
+            rows.append(row)
+        return torch.stack(rows)
+
+    return mixture
 
 
 _LLADA_ROLES = {
@@ -115,6 +157,71 @@ def qwen_logits(folder: Path, ids: Tensor, seen: list[Tensor] | None = None) -> 
     """(S, V) logits of a Qwen2 or Qwen3 with full attention, not shifted; ``seen`` as above."""
     weights, seen = read(folder), [] if seen is None else seen
     return _llama(ids, lambda role, layer: weights.get(_QWEN_ROLES[role].format(layer)), 1e-6, 1e6, seen)
+
+
+def block_logits(block: int) -> Callable[[Path, Tensor], Tensor]:
+    """Of a Qwen2 or Qwen3 that attends in blocks."""
+
+    def logits(folder: Path, ids: Tensor) -> Tensor:
+        weights = read(folder)
+        return _llama(ids, lambda role, i: weights.get(_QWEN_ROLES[role].format(i)), 1e-6, 1e6, [], block)
+
+    return logits
+
+
+def expert_logits(block: int, normed: bool) -> Callable[[Path, Tensor], Tensor]:
+    """Of a Qwen3 with experts, the probabilities of the chosen ones summing to 1 or left as they are."""
+
+    def logits(folder: Path, ids: Tensor) -> Tensor:
+        weights = read(folder)
+
+        def route(token: Tensor, place: str) -> dict[int, float]:
+            shares = F.linear(token, weights[place + "gate.weight"]).softmax(-1).tolist()
+            chosen = sorted(range(EXPERTS), key=lambda i: -shares[i])[:CHOSEN]
+            total = sum(shares[i] for i in chosen) if normed else 1.0
+            return {i: shares[i] / total for i in chosen}
+
+        def get(role: str, layer: int) -> Tensor | None:
+            return weights.get(_QWEN_ROLES[role].format(layer))
+
+        return _llama(ids, get, 1e-6, 1e6, [], block, mixture=_mixture(weights, route))
+
+    return logits
+
+
+_LLADA2_ROLES = {
+    **{"embedding": "model.word_embeddings.weight", "norm": "model.norm.weight", "head": "lm_head.weight"},
+    "attention norm": "model.layers.{}.input_layernorm.weight",
+    "feed-forward norm": "model.layers.{}.post_attention_layernorm.weight",
+    **{f"{role} norm": f"model.layers.{{}}.attention.{role}_layernorm.weight" for role in ("query", "key")},
+    "out": "model.layers.{}.attention.dense.weight",
+    **{role: f"model.layers.{{}}.mlp.{role}_proj.weight" for role in ("gate", "up", "down")},
+}
+
+
+def llada2_logits(folder: Path, ids: Tensor) -> Tensor:
+    """(S, V) logits of a LLaDA2: of four groups of experts the two whose best two count most, of these the best."""
+    weights, about = read(folder), json.loads((folder / "config.json").read_text())
+    groups, kept, size = about["n_group"], about["topk_group"], EXPERTS // about["n_group"]
+
+    def route(token: Tensor, place: str) -> dict[int, float]:
+        score = F.linear(token, weights[place + "gate.weight"]).sigmoid().tolist()
+        told = [s + bias for s, bias in zip(score, weights[place + "gate.expert_bias"].tolist(), strict=True)]
+        worth = [sum(sorted(told[g * size : (g + 1) * size])[-2:]) for g in range(groups)]
+        best = sorted(range(groups), key=lambda g: -worth[g])[:kept]
+        among = [i for i in range(EXPERTS) if i // size in best]
+        chosen = sorted(among, key=lambda i: -told[i])[:CHOSEN]
+        total = sum(score[i] for i in chosen)
+        return {i: about["routed_scaling_factor"] * score[i] / total for i in chosen}
+
+    def get(role: str, layer: int) -> Tensor | None:
+        if role in ("query", "key", "value"):
+            all_three = weights[f"model.layers.{layer}.attention.query_key_value.weight"]
+            each = (len(all_three) - D) // 2
+            return dict(zip(("query", "key", "value"), all_three.split([D, each, each]), strict=True))[role]
+        return weights.get(_LLADA2_ROLES.get(role, role).format(layer))
+
+    return _llama(ids, get, 1e-6, 1e6, [], about["block_size"], 0.5, _mixture(weights, route))
 
 
 def bert_logits(folder: Path, ids: Tensor, seen: list[Tensor] | None = None) -> Tensor:

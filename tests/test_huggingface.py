@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -441,12 +440,9 @@ def changed(folder: Path, tmp_path: Path, drop: tuple[str, ...] = (), **changes)
     [
         ({"model_type": "diffusion_gemma"}, (), "DiffusionGemma"),
         ({"model_type": "nobody", "auto_map": {"AutoModel": "a.B"}}, (), "trust_remote_code=1"),
-        ({"architectures": ["LLaDAMoEModelLM"]}, (), "LLaDA-MoE"),
-        ({"model_type": "llada2_moe", "auto_map": {"AutoModel": "a.B"}}, (), "is LLaDA2: .* block by block"),
-        ({"model_type": "sdar"}, (), "is SDAR"),
-        ({"model_type": "sdar_moe"}, (), "is SDAR"),
-        ({"model_type": "Fast_dLLM_Qwen"}, (), "is Fast-dLLM v2"),
-        ({"architectures": ["LLaDA2MoeModelLM"]}, (), "is LLaDA2"),
+        ({"architectures": ["LLaDAMoEModelLM"]}, (), "LLaDA-MoE's config.json has no expert_intermediate_size"),
+        ({"architectures": ["LLaDA2MoeModelLM"]}, (), "LLaDA2's config.json has no num_attention_heads"),
+        ({"architectures": ["Lfm2ForBlockDiffusion"]}, (), "is LFM2 for block diffusion: .* block by block"),
         ({"model_type": "nobody", "auto_map": {}}, (), "neither this package nor transformers"),
         ({"model_type": "vit"}, (), "no language model"),
         ({"block_type": "sequential"}, (), "block_type = 'sequential'"),
@@ -463,22 +459,11 @@ def test_what_cannot_be_used_is_refused(changes, drop, message, folders, tmp_pat
         load_denoiser(folder)
 
 
-def test_block_diffusion_conversions_are_refused_by_name(folders, tmp_path) -> None:
+def test_block_diffusion_conversions_are_told_by_their_name(folders, tmp_path) -> None:
     copy = changed(folders["a2d"], tmp_path)
-    load_denoiser(copy)
+    assert load_denoiser(copy).attention_block == 0
     named = copy.rename(tmp_path / "Qwen3-0.6B-diffusion-bd3lm-v0.1")
-    with pytest.raises(UsageError, match=r"bd3lm: .* block by block"):
-        load_denoiser(named)
-
-
-def test_a_loaded_model_that_is_block_causal_is_refused(loaded) -> None:
-    class SDARForCausalLM(type(loaded["a2d"].model)):
-        """By its name."""
-
-    model = copy.copy(loaded["a2d"].model)
-    model.__class__ = SDARForCausalLM
-    with pytest.raises(UsageError, match="is SDAR"):
-        HuggingFaceDenoiser(model, loaded["a2d"].tokenizer)
+    assert load_denoiser(named).attention_block == 32
 
 
 def test_damaged_files(folders, tmp_path) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from dllm_env.numerics import in_tiles, lowest_argmax, rows_at_once
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.numerics import in_tiles, lowest_argmax, of_distinct, rows_at_once, side_by_side
 
 FULL = os.environ.get("DLLM_ENV_INVARIANCE") == "full"
 HERE = Path(__file__).parent
@@ -109,6 +111,80 @@ def test_tiles_have_one_size() -> None:
     assert len(sizes) == 1 + 1 + 1 + 2 + 3  # one to find out, once
     assert [rows_at_once(positions, 128) for positions in (1, 64, 10_000)] == [512, 8, 1]
     assert [len(values) for values in in_tiles(function, 0, 4, owner, "x")] == [0, 0]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_side_by_side_each_has_one_thread_and_what_the_caller_has(threads: int) -> None:
+    chosen: ContextVar[str] = ContextVar("chosen", default="none")
+
+    def look(item: int) -> tuple[int, int, bool, str]:
+        return item, torch.get_num_threads(), torch.is_grad_enabled(), chosen.get()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    chosen.set("mine")
+    try:
+        assert side_by_side(look, range(7)) == [(i, 1, True, "mine") for i in range(7)]
+        with torch.no_grad():
+            assert {found[2] for found in side_by_side(look, range(3))} == {False}
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda item: 1 / item, [1, 0, 1])
+        assert torch.get_num_threads() == threads
+        assert side_by_side(lambda item: side_by_side(look, [item])[0][1], range(4)) == [1] * 4
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_does_not_wait_for_threads_that_stayed_behind() -> None:
+    code = """
+import os, torch
+from dllm_env.numerics import side_by_side
+torch.set_num_threads(2)
+assert side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
+child = os.fork()
+if not child:
+    assert side_by_side(abs, [-1, -2, -3]) == [1, 2, 3]
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+def test_equal_rows_are_looked_at_once() -> None:
+    asked: list[list[list[int]]] = []
+
+    def function(rows: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(rows.tolist())
+        return rows.sum(-1), rows * 2
+
+    rows = torch.tensor([[3, 1], [1, 2], [3, 1], [0, 9], [1, 2]])
+    total, twice = of_distinct(function, rows)
+    assert total.tolist() == [4, 3, 4, 9, 3]
+    assert torch.equal(twice, rows * 2)
+    assert sorted(asked[0]) == [[0, 9], [1, 2], [3, 1]]
+    for few in (rows[:2], rows[:1], rows[:0]):
+        total, twice = of_distinct(function, few)
+        assert torch.equal(twice, few * 2)
+        assert asked[-1] == few.tolist()
+
+
+def test_a_group_s_first_state_is_evaluated_once(monkeypatch) -> None:
+    denoiser = load_denoiser("tiny")
+    tokens = torch.full((6, 12), denoiser.mask_id)
+    tokens[:, 0] = torch.tensor([5, 6, 5, 5, 6, 5])
+    seen: list[int] = []
+    forward = type(denoiser.network).forward
+
+    def counted(self, some: Tensor, *more: object) -> Tensor:
+        seen.append(len(some.unique(dim=0)))
+        return forward(self, some, *more)
+
+    monkeypatch.setattr(type(denoiser.network), "forward", counted)
+    alone = torch.cat([denoiser.features(row[None], 8) for row in tokens])
+    seen.clear()
+    assert torch.equal(denoiser.features(tokens, 8), alone)
+    assert sum(seen) == 2
 
 
 def test_the_lowest_of_equals() -> None:

@@ -57,14 +57,16 @@ class Backbone(ABC):
 
 
 class Decoder(Backbone):
-    """A causal language model of transformers, with full attention as long as it is asked.
+    """A causal language model of transformers, with full attention as long as it is asked, or with that in blocks.
 
     Args:
         model: with a base model and output embeddings. It is left as it is.
+        block: N, a position sees its own block of so many and those before; 0: everything.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, block: int = 0) -> None:
         self.config: Any = model.config
+        self.block = block
         self.base: Any = model.base_model
         self.output: Any = model.get_output_embeddings()
         self.hidden_size = int(self.config.hidden_size)
@@ -72,7 +74,27 @@ class Decoder(Backbone):
 
     def features(self, ids: Tensor, real: Tensor | None) -> Tensor:
         mask, positions = _where(ids, real)
+        if self.block:
+            known = torch.ones_like(ids, dtype=torch.bool) if real is None else real
+            mask = _additive(self._sees(positions, positions, known), self.base.dtype)
         return self.run(ids, attention_mask=mask, position_ids=positions)
+
+    def look(self, ids: Tensor, real: Tensor, place: Tensor, layers: Layers) -> Tensor:
+        """Hidden states (B, W, d) at the places (B, W), for block-causal models.
+
+        All other places have the keys and values that were kept, (B, heads, S, size) of each layer; those of these
+        places are written there. A place may be named more than once.
+        """
+        _, positions = _where(ids, real)
+        asked = positions.gather(1, place)
+        mask = _additive(self._sees(asked, positions, real), self.base.dtype)
+        write = _Write(layers, place, ids.shape[1])
+        return self.run(ids.gather(1, place), attention_mask=mask, position_ids=asked, past_key_values=write)
+
+    def _sees(self, queries: Tensor, keys: Tensor, real: Tensor) -> Tensor:
+        """(B, W, S) bool: whether the position (B, W) is in the block of the position (B, S), or in a later one."""
+        earlier = (keys // self.block)[:, None] <= (queries // self.block)[..., None]
+        return earlier & real[:, None]
 
     def run(self, ids: Tensor, **inputs: Any) -> Tensor:
         """The base model's last hidden states."""
@@ -104,7 +126,7 @@ class Decoder(Backbone):
         """``features``, and the keys and values (B, heads, S, size) of each layer."""
         _, positions = _where(ids, real)
         kept = _Keep()
-        mask = _additive(real, ids.shape[1], self.base.dtype)
+        mask = _additive(real[:, None], self.base.dtype).expand(-1, 1, ids.shape[1], -1)
         hidden = self.run(ids, attention_mask=mask, position_ids=positions, past_key_values=kept)
         return hidden, kept.layers
 
@@ -117,7 +139,7 @@ class Decoder(Backbone):
         first = int(start.min())
         length = ids.shape[1] - first
         merge = _Merge(layers, first, start)
-        mask = _additive(real, length, self.base.dtype)
+        mask = _additive(real[:, None], self.base.dtype).expand(-1, 1, length, -1)
         inputs = {"attention_mask": mask, "position_ids": positions[:, first:], "past_key_values": merge}
         return self.run(ids[:, first:], **inputs), first
 
@@ -132,6 +154,23 @@ class _Keep:
         """Called by each layer in turn: (B, heads, S, size) each."""
         self.layers.append((keys, values))
         return keys, values
+
+
+class _Write:
+    """Takes the place of transformers' cache: kept keys and values, into which new ones are written."""
+
+    def __init__(self, layers: Layers, place: Tensor, length: int) -> None:
+        self.layers, self.place, self.length = layers, place[:, None, :, None], length
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Called by each layer in turn: (B, heads, W, size) to (B, heads, S, size) each."""
+        if layer == len(self.layers):
+            shape = (*keys.shape[:2], self.length)
+            empty = keys.new_zeros(*shape, keys.shape[-1]), values.new_zeros(*shape, values.shape[-1])
+            self.layers.append(empty)
+        for kept, new in zip(self.layers[layer], (keys, values), strict=True):
+            kept.scatter_(2, self.place.expand_as(new), new)
+        return self.layers[layer]
 
 
 class _Merge:
@@ -151,11 +190,13 @@ class _Merge:
         return torch.cat((kept[:, :, : self.first], recent), -2)
 
 
-def _additive(real: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
-    """(B, 1, queries, S): 0 where a key is real, else the least number; every attention implementation takes it."""
-    hidden = torch.zeros(real.shape, dtype=dtype, device=real.device)
-    hidden = hidden.masked_fill(~real, torch.finfo(dtype).min)
-    return hidden[:, None, None].expand(-1, 1, queries, -1)
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, W, S): 0 where a position sees a key, (B, W, S), else the least number.
+
+    Every attention implementation takes it.
+    """
+    hidden = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return hidden.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
 class Encoder(Backbone):
@@ -222,8 +263,8 @@ def _where(ids: Tensor, real: Tensor | None) -> tuple[Tensor | None, Tensor]:
     return real.long(), (real.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def backbone(model: Any) -> Backbone:
-    """The parts of a loaded model, by its class."""
+def backbone(model: Any, block: int = 0) -> Backbone:
+    """The parts of a loaded model, by its class; ``block`` is that of a block-causal one."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -235,5 +276,5 @@ def backbone(model: Any) -> Backbone:
     if kind.__name__ in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values():
         return Encoder(model)
     if kind.__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and model.get_output_embeddings() is not None:
-        return Decoder(model)
+        return Decoder(model, block)
     return Whole(model)

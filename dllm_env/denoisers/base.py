@@ -116,27 +116,32 @@ class Prediction:
 class PrefixCache:
     """Keys and values of what stands before the active blocks of B rows, reused while a block lasts.
 
+    Where the denoiser attends in blocks they are exact, and reused for ever.
+
     Attributes:
         start: (B,) int64, where in the sequence the row's active block begins; set before every prediction.
+        end: (B,) int64, up to where predictions are wanted; set before every prediction of a denoiser that attends
+            in blocks.
         kept: (B,) int64, up to where keys and values are those of when the row's block began; −1 for nowhere.
         layers: keys and values (B, heads, S, size) of each layer; none before the first prediction.
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
         self.start = torch.zeros(count, dtype=torch.int64, device=device)
+        self.end = torch.zeros(count, dtype=torch.int64, device=device)
         self.kept = torch.full((count,), -1, device=device)
         self.layers: list[tuple[Tensor, Tensor]] = []
 
     def __getitem__(self, rows: Tensor) -> PrefixCache:
         """The chosen rows, as a copy."""
         part = PrefixCache(0, self.start.device)
-        part.start, part.kept = self.start[rows], self.kept[rows]
+        part.start, part.end, part.kept = self.start[rows], self.end[rows], self.kept[rows]
         part.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
         return part
 
     def write(self, rows: Tensor, other: PrefixCache) -> None:
         """Puts the rows of ``other`` in the places ``rows``."""
-        self.start[rows], self.kept[rows] = other.start, other.kept
+        self.start[rows], self.end[rows], self.kept[rows] = other.start, other.end, other.kept
         if other.layers and not self.layers:
             shapes = [(keys.shape[1:], keys) for keys, _ in other.layers]
             self.layers = [(k.new_zeros(len(self.kept), *s), k.new_zeros(len(self.kept), *s)) for s, k in shapes]
@@ -176,6 +181,9 @@ class Denoiser(abc.ABC):
     dtype: torch.dtype = torch.float32
     pads = True
     """Whether prompts can be padded: what stands behind padding is then predicted as without it."""
+    attention_block = 0
+    """N of a denoiser that attends in blocks: a position sees its own block of N and those before it, counted from
+    the first token of the prompt, and nothing behind; 0 where everything sees everything."""
     tells_scores = False
     """Whether logits are log-scores, whose sum has a meaning: ``log_mass`` of a prediction."""
 
@@ -215,6 +223,8 @@ class Denoiser(abc.ABC):
 
     caches_prefix = False
     """Whether it has ``cached_features``."""
+    keeps_blocks = False
+    """Whether it always is given a cache: it attends in blocks, and keys and values of finished ones are exact."""
 
     def cached_features(self, tokens: Tensor, last: int, prefix: PrefixCache) -> Tensor:
         """``features``, with the cache's keys and values for what stands before each row's active block.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -11,16 +13,13 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from dllm_env import consent
-from dllm_env.denoisers.huggingface import (
-    HuggingFaceDenoiser,
-    Options,
-    family_of,
-    refuse_block_causal,
-    transformers,
-)
+from dllm_env.denoisers.families import family_of, find_family, refuse_unsupported
+from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options, transformers
 from dllm_env.denoisers.tiny import CONFIG
+from dllm_env.denoisers.translations import TRANSLATED, Translation
 from dllm_env.errors import UsageError
 from dllm_env.reading import is_folder, read_table
 from dllm_env.reading import shown as in_short
@@ -52,7 +51,8 @@ def load_huggingface(place: str, options: Options, name: str = "") -> HuggingFac
             _need_trust(place, asked, f"is asked for attention={options.attention}, code from the Hub")
         check_shards(place, options.revision)
         check_files(place, raw, options.revision)
-        model = _model(place, raw, options)
+        with without_bars():
+            model = _model(place, raw, options)
         check_finite(model, place)
         tokenizer = _tokenizer(place, raw, options)
         return HuggingFaceDenoiser(model, tokenizer, name or place, options, raw)
@@ -60,6 +60,19 @@ def load_huggingface(place: str, options: Options, name: str = "") -> HuggingFac
         raise
     except Exception as error:  # transformers raises all kinds of errors for damaged files
         raise UsageError(f"cannot load the denoiser {place!r}: {_line(error)}") from None
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """transformers' own progress bars stay away while this lasts."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def check_shards(place: str, revision: str = "main") -> None:
@@ -169,22 +182,17 @@ def check_finite(model: Any, place: str) -> None:
 
 
 def _model(place: str, raw: Mapping[str, Any], options: Options) -> Any:
-    family = family_of(raw)
-    refuse_block_causal(place, raw)
+    family, known = family_of(raw), find_family(place, raw)
+    refuse_unsupported(place, known)
+    if (translation := TRANSLATED.get(known.name)) is not None:
+        return _translated(place, raw, options, translation)
     if family == "diffusion_gemma":
         raise UsageError(
             f"{place} is DiffusionGemma, whose canvas has no mask token: positions that are not accepted get new "
             "random tokens in every step. The dynamics here reveal masks; see docs/models.md"
         )
-    if family == "llada" and any("MoE" in str(kind) for kind in raw.get("architectures") or ()):
-        raise UsageError(f"{place} is LLaDA-MoE, a mixture of experts, which is not supported")
-    if family == "llada":
-        return _load(transformers.LlamaForCausalLM, place, options, _llada_config(raw), _LLADA_NAMES)
-    if family == "dream":
-        return _load(transformers.Qwen2ForCausalLM, place, options, _converted(raw, "qwen2"))
-    if family.startswith("a2d-"):
-        config = _converted(raw, family.removeprefix("a2d-"))
-        return _load(transformers.AutoModelForCausalLM, place, options, config)
+    if known.plain:
+        return _load(transformers.AutoModelForCausalLM, place, options, _converted(raw, known.plain))
     if family not in transformers.CONFIG_MAPPING:
         return _remote_model(place, raw, options)
     config = _converted(raw, family)
@@ -205,73 +213,67 @@ def _converted(raw: Mapping[str, Any], family: str) -> Any:
     return transformers.CONFIG_MAPPING[family].from_dict(kept)
 
 
-_LLADA_NAMES = {
-    r"^model\.transformer\.wte\.": "model.embed_tokens.",
-    r"^model\.transformer\.ln_f\.": "model.norm.",
-    r"^model\.transformer\.ff_out\.": "lm_head.",
-    **{
-        rf"^model\.transformer\.blocks\.(\d+)\.{theirs}\.": rf"model.layers.\1.{ours}."
-        for theirs, ours in (
-            ("attn_norm", "input_layernorm"),
-            ("ff_norm", "post_attention_layernorm"),
-            ("q_proj", "self_attn.q_proj"),
-            ("k_proj", "self_attn.k_proj"),
-            ("v_proj", "self_attn.v_proj"),
-            ("attn_out", "self_attn.o_proj"),
-            ("ff_proj", "mlp.gate_proj"),
-            ("up_proj", "mlp.up_proj"),
-            ("ff_out", "mlp.down_proj"),
-        )
-    },
-}
-"""LLaDA's names of weights, as patterns, to Llama's."""
-
-_LLADA_IS = {
-    **{"block_type": "llama", "layer_norm_type": "rms", "activation_type": "silu", "rope": True, "alibi": False},
-    **{"include_bias": False, "include_qkv_bias": False, "attention_layer_norm": False, "scale_logits": False},
-    **{"input_emb_norm": False, "multi_query_attention": False, "bias_for_layer_norm": False},
-}
-"""What LLaDA's configuration could also say, and Llama cannot do."""
+def _translated(place: str, raw: Mapping[str, Any], options: Options, how: Translation) -> Any:
+    """A family's checkpoint, read as a model of transformers that computes the same."""
+    config = transformers.CONFIG_MAPPING[how.plain].from_dict(how.config(raw))
+    weights = None
+    if how.weights is not None:
+        files = weight_files(place, options.revision)
+        weights = how.weights({name: value for file in files for name, value in load_file(file).items()}, raw)
+    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return _load(kind, place, options, config, how.names, weights)
 
 
-def _llada_config(raw: Mapping[str, Any]) -> Any:
-    """LLaDA's configuration as Llama's.
+def weight_files(place: str, revision: str) -> list[Path]:
+    """The safetensors files of a checkpoint, in a folder or on the Hub.
 
     Raises:
-        UsageError: a field is missing, or a variant that is no Llama.
+        UsageError: none.
     """
-    for name, value in _LLADA_IS.items():
-        if raw.get(name) is not None and raw[name] != value:
-            raise UsageError(f"this LLaDA has {name} = {raw[name]!r}; only {value!r} is supported")
-    try:
-        config: Any = transformers.LlamaConfig(
-            vocab_size=raw.get("embedding_size") or raw["vocab_size"],
-            hidden_size=raw["d_model"],
-            intermediate_size=raw.get("mlp_hidden_size") or raw["mlp_ratio"] * raw["d_model"],
-            num_hidden_layers=raw["n_layers"],
-            num_attention_heads=raw["n_heads"],
-            num_key_value_heads=raw.get("n_kv_heads") or raw["n_heads"],
-            max_position_embeddings=raw["max_sequence_length"],
-            rms_norm_eps=raw["rms_norm_eps"],
-            rope_parameters={"rope_type": "default", "rope_theta": raw["rope_theta"]},
-            tie_word_embeddings=bool(raw.get("weight_tying", False)),
+    from transformers.utils.hub import cached_file
+
+    def find(name: str) -> Path | None:
+        found = cached_file(
+            place,
+            name,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
         )
-    except KeyError as error:
-        raise UsageError(f"LLaDA's config.json has no {error.args[0]}") from None
-    config.mask_token_id = raw.get("mask_token_id")
-    return config
+        return None if found is None else Path(found)
+
+    if (index := find("model.safetensors.index.json")) is not None:
+        names = sorted(set(read_table(index)["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    found = [find(name) for name in names]
+    files = [file for file in found if file is not None]
+    if len(files) < len(names):
+        raise UsageError(f"{place} has no {names[found.index(None)]}: its weights have to be safetensors")
+    return files
 
 
-def _load(kind: Any, place: str, options: Options, config: Any, names: Mapping[str, str] | None = None) -> Any:
-    """A model of transformers, every weight of it from the checkpoint's safetensors."""
+def _load(
+    kind: Any,
+    place: str,
+    options: Options,
+    config: Any,
+    names: Mapping[str, str] | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> Any:
+    """A model of transformers, every weight of it from the checkpoint's safetensors, or from those given."""
     dtype: Any = options.dtype
     if dtype == "auto" and options.device == "cpu" and not options.device_map:
         dtype = "float32"
     more: dict[str, Any] = {"key_mapping": dict(names)} if names else {}
+    if weights is not None:
+        more["state_dict"] = weights
+    if options.bits:
+        more["quantization_config"] = _in_bits(options.bits)
     if options.device_map or options.device != "cpu":
         more["device_map"] = options.device_map or {"": options.device}
     model, found = kind.from_pretrained(
-        place,
+        place if weights is None else None,
         config=config,
         dtype=dtype,
         attn_implementation=options.attention,
@@ -286,6 +288,21 @@ def _load(kind: Any, place: str, options: Options, config: Any, names: Mapping[s
             first = sorted(map(str, found[what]))[0]
             raise UsageError(f"{place} does not fit its config.json: {what.replace('_', ' ')}, first {first}")
     return model.eval().requires_grad_(False)
+
+
+def _in_bits(bits: int) -> Any:
+    """How transformers is told to hold weights in so many bits.
+
+    Raises:
+        UsageError: bitsandbytes is missing.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(f"bits={bits} needs bitsandbytes: pip install bitsandbytes")
+    if bits == 8:
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
 
 
 def _remote_model(place: str, raw: Mapping[str, Any], options: Options) -> Any:
@@ -329,10 +346,10 @@ def _tokenizer(place: str, raw: Mapping[str, Any], options: Options) -> Any:
     auto, settings = transformers.AutoTokenizer.from_pretrained, dict[str, Any](revision=options.revision)
     if family_of(raw) == "dream":  # published with code of its own, around Qwen2's
         return transformers.Qwen2Tokenizer.from_pretrained(place, trust_remote_code=False, **settings)
-    native = family_of(raw) in ("llada", *transformers.CONFIG_MAPPING) or family_of(raw).startswith("a2d-")
-    if native:
+    plain = find_family(place, raw).plain or family_of(raw)  # the family of transformers that it is read as
+    if plain in transformers.CONFIG_MAPPING:
         # With the checkpoint's own configuration AutoTokenizer would look for its class.
-        settings["config"] = _plain(raw)
+        settings["config"] = transformers.CONFIG_MAPPING[plain]()
     elif consent.may_trust(place, bool(options.trust_remote_code)):  # as its model, which has been told of
         return auto(place, trust_remote_code=True, **settings)
     # Never without the argument: transformers would ask on the terminal, and take a "y" from a pipe for consent.
@@ -345,9 +362,3 @@ def _tokenizer(place: str, raw: Mapping[str, Any], options: Options) -> Any:
             raise
     _need_trust(place, options, "has a tokenizer that needs the Python code that comes with it")
     return auto(place, trust_remote_code=True, **settings)
-
-
-def _plain(raw: Mapping[str, Any]) -> Any:
-    family = family_of(raw)
-    family = "llama" if family == "llada" else family.removeprefix("a2d-")
-    return transformers.CONFIG_MAPPING[family]()

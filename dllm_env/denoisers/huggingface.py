@@ -7,6 +7,8 @@ What can be loaded, by ``load_denoiser``, with a checkpoint's folder or its name
 * Autoregressive models that were converted to masked diffusion (``a2d-…``, or any decoder of transformers with a
   mask token): full attention is switched on.
 * Masked language models (``AutoModelForMaskedLM``): BERT, RoBERTa, ModernBERT, …
+* Block-causal models (SDAR, TraDo, Fast-dLLM v2, conversions of the kind ``bd3lm``): a position sees its own block
+  and finished ones, whose keys and values are kept; see ``families.py``.
 
 Settings stand behind a colon, ``GSAI-ML/LLaDA-8B-Instruct:dtype=bfloat16,chat=1``; see ``Options``. What a model
 claims is tried out when it is loaded: a token must see what stands to its right, and padding must change nothing.
@@ -21,12 +23,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, PrefixCache
 from dllm_env.denoisers.plain_text import PlainText
 from dllm_env.errors import UsageError
-from dllm_env.numerics import digest, in_tiles
+from dllm_env.numerics import digest, in_tiles, of_distinct
 
 try:
     import transformers as transformers  # for checkpoints.py, too, which needs the same message
@@ -35,16 +38,10 @@ except ImportError:
 
 from dllm_env.denoisers.attention import seeing
 from dllm_env.denoisers.backbones import Decoder, backbone, evaluation_mode
+from dllm_env.denoisers.families import find_family, refuse_unsupported, said_by
 
 PAD = -1
 """Stands for padding; no token of a vocabulary, because several models pad with their end-of-text."""
-
-BLOCK_CAUSAL = {
-    **{"llada2_moe": "LLaDA2", "sdar": "SDAR", "sdar_moe": "SDAR", "fast_dllm_qwen": "Fast-dLLM v2"},
-    **{"LLaDA2MoeModelLM": "LLaDA2", "SDARForCausalLM": "SDAR", "SDARMoeForCausalLM": "SDAR"},
-    **{"Fast_dLLM_QwenForCausalLM": "Fast-dLLM v2", "Lfm2ForBlockDiffusion": "LFM2 for block diffusion"},
-}
-"""Models that look back at finished blocks only, by their ``model_type`` in small letters, or by their class."""
 
 SAMPLED = 1024
 """How many numbers of each weight the fingerprint reads."""
@@ -68,6 +65,13 @@ class Options:
     """Position i predicts token i + 1, instead of token i; none: what the family does."""
     mask: int = -1
     """Id of the mask token; −1: the checkpoint's."""
+    attention_block: int = -1
+    """Tokens of a block, of a model that sees its own block and those before it only; 0: it sees everything; −1:
+    what the family does."""
+    bits: int = 0
+    """4 or 8: weights are held in so many bits, by bitsandbytes; 0: as they are."""
+    cache: bool = True
+    """Keep keys and values of finished blocks, of such a model: exact, and faster."""
     revision: str = "main"
     """Branch, tag or commit on the Hub."""
     trust_remote_code: bool = False
@@ -77,6 +81,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise UsageError(f"unknown dtype {self.dtype!r}; choose auto, float32, bfloat16 or float16")
+        if self.bits not in (0, 4, 8):
+            raise UsageError(f"a denoiser's bits are 4, 8, or 0 for its weights as they are, got {self.bits}")
+        if not -1 <= self.attention_block <= 2**20:
+            raise UsageError(f"attention_block is a number of tokens, 0, or -1, got {self.attention_block}")
         for name in ("chat", "shift"):
             if getattr(self, name) not in (None, False, True):
                 raise UsageError(f"a denoiser's {name} is true, false or None, got {getattr(self, name)!r}")
@@ -109,40 +117,49 @@ class HuggingFaceDenoiser(Denoiser):
     ) -> None:
         config = getattr(model, "config", None)
         known = dict(raw or {})
-        refuse_block_causal(name or str(getattr(config, "name_or_path", "")), known, config, type(model).__name__)
+        place, kind = name or str(getattr(config, "name_or_path", "")), type(model).__name__
+        family = find_family(place, known, config, kind)
+        refuse_unsupported(place, family, kind)
         self.model, self.tokenizer, self.options = model, tokenizer, options
-        self.parts = backbone(model)
-        self.name = name or str(getattr(config, "name_or_path", "")) or type(model).__name__
-        self.shift = bool(options.shift) if options.shift is not None else family_of(known, config) == "dream"
+        self.name = place or kind
+        block = options.attention_block
+        self.attention_block = family.attention_block if block < 0 else block
+        self.parts = backbone(model, self.attention_block)
+        self.shift = family.shift if options.shift is None else bool(options.shift)
         templated = bool(getattr(tokenizer, "chat_template", None))
         self.chat = templated if options.chat is None else bool(options.chat)
         self.pad_id = PAD
-        self.mask_id = _first_id(options.mask, _of(known, config, "mask_token_id"), _id(tokenizer, "mask_token"))
+        self.mask_id = _first_id(
+            options.mask, said_by(known, config, "mask_token_id"), _id(tokenizer, "mask_token"), family.mask
+        )
         if self.mask_id < 0:
             raise UsageError(
                 f"{self.name}: no mask token is known; say which with {self.name}:mask=ID, in Python with "
                 "options=Options(mask=ID)"
             )
         self.eot_id = _first_id(
-            _id(tokenizer, "eos_token"), _of(known, config, "eos_token_id"), _id(tokenizer, "sep_token")
+            _id(tokenizer, "eos_token"), said_by(known, config, "eos_token_id"), _id(tokenizer, "sep_token")
         )
         if self.eot_id < 0:
             raise UsageError(f"{self.name}: its tokenizer has no end-of-text (eos_token or sep_token)")
-        self._ends = _ends(tokenizer, self.eot_id, _of(known, config, "eos_token_id"))
+        self._ends = _ends(tokenizer, self.eot_id, said_by(known, config, "eos_token_id"))
         weight = next(iter(model.parameters()))
         self.device = weight.device
         self.dtype = weight.dtype
-        self.vocabulary = int(_of(known, config, "embedding_size") or _of(known, config, "vocab_size") or 0)
+        self.vocabulary = int(said_by(known, config, "embedding_size") or said_by(known, config, "vocab_size") or 0)
         # ELECTRA calls the width of its embeddings embedding_size, others the number of their rows.
-        rows = max(int(_of(known, config, name) or 0) for name in ("embedding_size", "vocab_size"))
+        rows = max(int(said_by(known, config, name) or 0) for name in ("embedding_size", "vocab_size"))
         if 0 < rows <= self.mask_id:
             raise UsageError(
                 f"{self.name}: its mask token is {self.mask_id}, but it knows {self.vocabulary:,} tokens"
             )
         self.plain_text = PlainText(tokenizer, (self.mask_id, *self._ends), rows)
         self.hidden_size = self.parts.hidden_size
+        if self.attention_block and not isinstance(self.parts, Decoder):
+            raise UsageError(f"{self.name} cannot attend in blocks: it is no decoder that transformers can compute")
         self.caches_prefix = isinstance(self.parts, Decoder)
-        length = _of({}, config, "max_position_embeddings") or known.get("max_sequence_length") or 2**20
+        self.keeps_blocks = bool(self.attention_block) and options.cache
+        length = said_by({}, config, "max_position_embeddings") or known.get("max_sequence_length") or 2**20
         self.max_length = int(length) - getattr(self.parts, "_first", 0)
         with evaluation_mode(model):
             self._check()
@@ -153,13 +170,23 @@ class HuggingFaceDenoiser(Denoiser):
         with evaluation_mode(self.model):
             if tokens.device.type != "cpu":
                 return self._features(tokens, last)
-            # One at a time: on the processor more at once are hardly faster, and their number would show.
-            return in_tiles(lambda row: (self._features(tokens[row], last),), len(tokens), 1, self, last)[0]
+
+            def row_by_row(some: Tensor) -> list[Tensor]:
+                # On the processor more at once are hardly faster, and their number would show.
+                return in_tiles(lambda row: (self._features(some[row], last),), len(some), 1, self, last)
+
+            return of_distinct(row_by_row, tokens)[0]
 
     def _features(self, tokens: Tensor, last: int) -> Tensor:
-        real = self._real(tokens)
-        hidden = self.parts.features(tokens.clamp(min=0), real)
+        real, length = self._real(tokens), tokens.shape[1]
+        shown = self._to_end_of_block(tokens)
+        hidden = self.parts.features(shown.clamp(min=0), self._real(shown))[:, :length]
         return self._cut(hidden.to(tokens.device), last, real)  # spread over devices, it ends on another
+
+    def _to_end_of_block(self, tokens: Tensor) -> Tensor:
+        """The same, with as many masks behind as the last block may lack: it has learned blocks that are whole."""
+        more = max(self.attention_block - 1, 0)
+        return F.pad(tokens, (0, more), value=self.mask_id) if more else tokens
 
     def attending_features(self, tokens: Tensor, last: int) -> tuple[Tensor, Tensor]:
         with evaluation_mode(self.model):
@@ -181,15 +208,45 @@ class HuggingFaceDenoiser(Denoiser):
         return hidden, self._cut(attention, last, self._real(tokens))[..., -last:]
 
     def cached_features(self, tokens: Tensor, last: int, prefix: PrefixCache) -> Tensor:
+        features = self._kept_features if self.attention_block else self._cached_features
         with evaluation_mode(self.model):
             if tokens.device.type != "cpu":
-                return self._cached_features(tokens, last, prefix)
+                return features(tokens, last, prefix)
             found = []
             for row in torch.arange(len(tokens)).split(1):
                 own = prefix[row]
-                found.append(self._cached_features(tokens[row], last, own))
+                found.append(features(tokens[row], last, own))
                 prefix.write(row, own)
         return torch.cat(found)
+
+    def _kept_features(self, tokens: Tensor, last: int, prefix: PrefixCache) -> Tensor:
+        """What stands before the block of a row's active one is kept: it sees nothing behind, so that is exact.
+
+        A row in a new block is evaluated from where its last one began, others from where this one does.
+        """
+        assert isinstance(self.parts, Decoder)
+        size, shown = self.attention_block, self._to_end_of_block(tokens)
+        ids, real = shown.clamp(min=0), shown != PAD
+        before = (~real).sum(-1)
+        begin = before + (prefix.start - before) // size * size
+        end = before - (before - prefix.end) // size * size  # rounded up
+        done = torch.maximum(prefix.kept, before)
+        first = torch.maximum(done - int(self.shift), before)
+        out = torch.zeros(*ids.shape, self.hidden_size, device=self.device, dtype=self.model.dtype)
+        new = done < begin
+        for some in (new, ~new):
+            rows = some.nonzero()[:, 0]
+            if not len(rows):
+                continue
+            width = int((end - first)[rows].max())
+            place = first[rows, None] + torch.arange(width, device=ids.device)
+            place = torch.minimum(place, end[rows, None] - 1)
+            part = prefix[rows]
+            hidden = self.parts.look(ids[rows], real[rows], place, part.layers)
+            out[rows[:, None], place] = hidden
+            part.kept = begin[rows]
+            prefix.write(rows, part)
+        return self._cut(out[:, : tokens.shape[1]], last, real[:, : tokens.shape[1]])
 
     def _cached_features(self, tokens: Tensor, last: int, prefix: PrefixCache) -> Tensor:
         assert isinstance(self.parts, Decoder)
@@ -247,11 +304,13 @@ class HuggingFaceDenoiser(Denoiser):
             raise UsageError(
                 f"{self.name}: its hidden states are NaN or infinite; weights or config.json are damaged"
             )
-        if torch.equal(first[:, 0], other[:, 0]):
+        if torch.equal(first[:, 0], other[:, 0]) and not 0 < self.attention_block < 3:
             raise UsageError(
                 f"{self.name} attends to the left only, so it cannot predict masks from what follows them; "
                 f"another attention implementation may help: {self.name}:attention=eager"
             )
+        if self.attention_block:
+            self._check_blocks([a, b, c, d])
         self.pads = False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -263,6 +322,23 @@ class HuggingFaceDenoiser(Denoiser):
                 return
         scale = first.float().abs().max()
         self.pads = bool((padded - first).float().abs().max() <= 0.05 * scale)
+
+    def _check_blocks(self, some: list[int]) -> None:
+        """Whether a later block changes an earlier one, and its own block does."""
+        size = self.attention_block
+        ids = torch.tensor([(some * size)[: 2 * size]] * 3, device=self.device)
+        ids[1, size], ids[2, size - 1] = some[(some.index(int(ids[0, size])) + 1) % 4], some[size % 4]
+        plain, behind, within = (self.parts.features(row[None], None)[0, :size] for row in ids)
+        if not torch.allclose(plain, behind, rtol=1e-3, atol=1e-3 * float(plain.abs().max())):
+            raise UsageError(
+                f"{self.name} does not keep to blocks of {size}: a later block changes what stands in an earlier "
+                f"one; another attention implementation may help: {self.name}:attention=eager"
+            )
+        if size > 1 and torch.equal(plain[0], within[0]):
+            raise UsageError(
+                f"{self.name} attends to the left only, and not to the rest of a block; another attention "
+                f"implementation may help: {self.name}:attention=eager"
+            )
 
     @property
     def module(self) -> torch.nn.Module:
@@ -280,7 +356,12 @@ class HuggingFaceDenoiser(Denoiser):
         for name, value in self.model.state_dict().items():
             flat = value.detach().reshape(-1)
             sample[name] = flat[:: max(len(flat) // SAMPLED, 1)]
-        return digest(sample, repr((self.shift, self.chat, self.mask_id, transformers.__version__)))
+        return digest(sample, repr((self.shift, self.chat, self.mask_id, transformers.__version__, *self._blocks)))
+
+    @property
+    def _blocks(self) -> tuple[int, ...]:
+        """N, where there is one: fingerprints of others are what they were."""
+        return (self.attention_block,) if self.attention_block else ()
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -296,40 +377,6 @@ class HuggingFaceDenoiser(Denoiser):
 
     def text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-
-
-def refuse_block_causal(place: str, raw: Mapping[str, Any], config: Any = None, kind: str = "") -> None:
-    """Refuses a model that is known to look back at finished blocks only: here it would get full attention.
-
-    Args:
-        place: folder, or name on the Hub; of Tiny-A2D's conversions it alone tells ``bd3lm`` from ``mdlm``.
-        raw: the configuration as it was published.
-        config: the same as transformers has read it.
-        kind: the class of a model that is loaded already.
-
-    Raises:
-        UsageError: it is.
-    """
-    listed = _of(raw, config, "architectures")
-    names = [kind, family_of(raw, config), *(listed if isinstance(listed, list) else ())]
-    found = next((BLOCK_CAUSAL[name] for name in names if name in BLOCK_CAUSAL), "")
-    if not found and family_of(raw, config).startswith("a2d-") and "bd3lm" in place.lower():
-        found = "a conversion of the kind bd3lm"
-    if found:
-        raise UsageError(
-            f"{place or kind} is {found}: it attends to its own block and to finished ones, block by block, which "
-            "is not supported; with full attention, which it would get here, its predictions are wrong"
-        )
-
-
-def family_of(raw: Mapping[str, Any], config: Any = None) -> str:
-    """The kind of model that a configuration names, in small letters."""
-    return str(raw.get("model_type") or getattr(config, "model_type", "")).lower()
-
-
-def _of(raw: Mapping[str, Any], config: Any, name: str) -> Any:
-    value = raw.get(name)
-    return getattr(config, name, None) if value is None else value
 
 
 def _id(tokenizer: Any, name: str) -> Any:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dllm_env.denoisers.base import Denoiser, attending
 from dllm_env.errors import UsageError
 from dllm_env.files import write_together
-from dllm_env.numerics import digest, in_tiles, rotate, rotation_angles, rows_at_once
+from dllm_env.numerics import digest, in_tiles, of_distinct, rotate, rotation_angles, rows_at_once
 from dllm_env.reading import as_table, check_fields, check_value, is_file, read_table, reason
 from dllm_env.specs import check_types
 from dllm_env.tasks.cascade import CASCADE
@@ -269,9 +269,13 @@ class TinyDenoiser(Denoiser):
         learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.network.parameters())
         if learns or tokens.device.type != "cpu":
             return function(tokens)
-        count, length = tokens.shape
+        length = tokens.shape[1]
         size = rows_at_once(length, self.hidden_size)
-        return in_tiles(lambda rows: function(tokens[rows]), count, size, self, (what, length, last))
+
+        def in_rows(some: Tensor) -> Sequence[Tensor]:
+            return in_tiles(lambda rows: function(some[rows]), len(some), size, self, (what, length, last))
+
+        return of_distinct(in_rows, tokens)
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.network.head(hidden)

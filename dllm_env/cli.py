@@ -15,8 +15,10 @@ import importlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import make_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Union
 
 import dllm_env
@@ -26,6 +28,7 @@ from dllm_env.errors import UsageError
 from dllm_env.files import write_failure
 from dllm_env.processes import Signals, exit_status, stop_before
 from dllm_env.reading import meant
+from dllm_env.world import rank_of_process, size_of_world
 
 COMMANDS = {
     "demo": "training.demo",
@@ -44,17 +47,24 @@ COMMANDS = {
 }
 """Where each command is, within ``dllm_env.commands``; imported when it is chosen."""
 
+TOGETHER = ("train grpo", "train dcolt", "eval")
+"""Commands that ``torchrun`` may start several times, to share the work."""
+
 
 BUSY = 0.25
-"""Share of the processors that were in use in the last minute, above which a machine is busy."""
+"""Share of the processors that others use, above which a machine is busy."""
+LOOK = 0.1
+"""Seconds for which that is watched."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--"]:  # torchrun -m dllm_env -- train grpo …: what follows is not torchrun's
+        arguments = arguments[1:]
     tolerate_any_character(sys.stdout, sys.stderr)
     share_processors()
-    with Signals() as signals, quiet_threads():
+    with Signals() as signals, quiet_threads(), one_voice():
         try:
             check(arguments)
             name, rest = choose(arguments)
@@ -81,10 +91,30 @@ def share_processors() -> None:
     Threads that spin are a little faster alone, and several times slower beside another program that does so. The
     library reads this once, when torch is loaded.
     """
-    if any(name in os.environ for name in WAITING) or "torch" in sys.modules or not hasattr(os, "getloadavg"):
+    if any(name in os.environ for name in WAITING) or "torch" in sys.modules:
         return
-    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+    if in_use() > BUSY:
         os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+def in_use(times: Path = Path("/proc/stat")) -> float:
+    """Share of the processors that is in use just now; 0 where the system does not say.
+
+    The load average would still count what ended a moment ago, such as an installation.
+    """
+
+    def ticks() -> tuple[int, int]:
+        """Idle ones, and all."""
+        fields = [int(text) for text in times.read_text().splitlines()[0].split()[1:9]]
+        return fields[3] + fields[4], sum(fields)
+
+    try:
+        idle, total = ticks()
+        time.sleep(LOOK)
+        idle_now, total_now = ticks()
+        return 1 - (idle_now - idle) / (total_now - total)
+    except (OSError, ValueError, IndexError, ZeroDivisionError):
+        return 0.0
 
 
 def ended_by(error: BaseException) -> int:
@@ -127,8 +157,20 @@ def quiet_threads() -> Iterator[None]:
         threading.excepthook = before
 
 
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Of several processes that were started together the first one prints; others only say what went wrong."""
+    with contextlib.ExitStack() as stack:
+        if rank_of_process():
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        yield
+
+
 def said(text: str, status: int) -> int:
     """Says it as the last thing, where there is still a terminal to say it on, and returns the status."""
+    if rank := rank_of_process():
+        text = f"[process {rank}] {text.strip()}"
     with contextlib.suppress(OSError):
         sys.stdout.flush()  # which waits where it is no terminal
     with contextlib.suppress(OSError):
@@ -153,7 +195,13 @@ def check(arguments: Sequence[str]) -> None:
 
 
 def run(name: str, arguments: list[str]) -> None:
-    """Runs a command on the arguments after its name."""
+    """Runs a command on the arguments after its name.
+
+    Raises:
+        UsageError: several processes, of a command that runs in one.
+    """
+    if size_of_world() > 1 and name not in TOGETHER:
+        raise UsageError(f"{name} runs in one process, but {size_of_world()} were started; leave torchrun away")
     module, _, function = COMMANDS[name].partition(".")
     with consent.given(consent.said_by(arguments)):
         getattr(importlib.import_module(f"dllm_env.commands.{module}"), function)(arguments)

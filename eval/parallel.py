@@ -13,6 +13,7 @@ from dllm_env.denoisers.tiny import TinyDenoiser
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, OnProgress, Place, earned, label, prepare
 from dllm_env.eval.results import Outcome, Setting
 from dllm_env.processes import spread
+from dllm_env.world import ALONE, Counter, World
 
 PIECE = 4
 """Batches of a piece: what an interruption loses at most."""
@@ -52,20 +53,26 @@ def play_pieces(
     todo: Sequence[Piece],
     workers: int = 1,
     on_progress: OnProgress | None = None,
+    world: World = ALONE,
 ) -> Generator[tuple[Setting, list[Outcome]], None, None]:
     """Plays pieces, in this process or in several; each comes as soon as it is there.
+
+    Processes that were started together share them: each yields those that it has played itself.
 
     Args:
         evaluations: to which the pieces belong.
         todo: the pieces.
         workers: processes; each has two threads where there are several.
         on_progress: told after every round, or with several processes after every piece.
+        world: processes that were started together, which have no workers of their own.
 
     Raises:
         UsageError: one of the processes was ended from outside.
     """
-    if min(workers, len(todo)) <= 1:
-        for piece in todo:
+    if world.size > 1 or min(workers, len(todo)) <= 1:
+        taken = Counter(world)
+        while (number := taken.add(1) - 1) < len(todo):
+            piece = todo[number]
             evaluation = evaluations[piece.evaluation]
             job = evaluation.jobs[piece.job]
             outcomes = evaluation.play(job, piece.places, on_progress)

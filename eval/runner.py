@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -37,7 +38,10 @@ from dllm_env.files import write_atomically, write_figure
 from dllm_env.locks import locked
 from dllm_env.pareto import plot_pareto
 from dllm_env.progress import Bar
+from dllm_env.world import Counter, World, this_world
 
+PART = "process-{}"
+"""Folder of what a process that is not the first one has played."""
 PARETO_PICTURE = "front.png"
 SCORES, SCORES_PICTURE = "scores.csv", "scores.png"
 """Of several conditions together."""
@@ -46,15 +50,42 @@ SCORES, SCORES_PICTURE = "scores.csv", "scores.png"
 def play(evaluations: Sequence[Evaluation], folder: Path, workers: int = 1) -> None:
     """Plays what the folder does not have yet, with a progress bar; every piece is written as soon as it is there.
 
+    Of several processes that were started together each takes the next piece when it is done with one, and writes
+    into a folder of its own within this one, which the first puts together at the end.
+
     Raises:
         UsageError: the folder's results are from other versions, or other data, of what is to be played, or
             somebody else is writing into it.
     """
-    with locked(folder):
-        _play(evaluations, folder, workers)
+    world = this_world()
+    with locked(folder) if world.first else nullcontext():
+        if world.first:
+            put_together(folder)
+        world.wait()
+        _play(evaluations, folder, workers, world)
+        world.wait()
+        if world.first:
+            put_together(folder)
+        world.wait()
 
 
-def _play(evaluations: Sequence[Evaluation], folder: Path, workers: int) -> None:
+def put_together(folder: Path) -> None:
+    """Takes over what other processes have written into folders of their own, also before a kill."""
+    parts = sorted(folder.glob(PART.format("*")))
+    done = {
+        (result.setting.key, (o.index, o.sample))
+        for result in (read([folder]) if parts and has_outcomes(folder) else [])
+        for o in result.outcomes
+    }
+    for part in parts:
+        for result in read([part]) if has_outcomes(part) else []:
+            new = [o for o in result.outcomes if (result.setting.key, (o.index, o.sample)) not in done]
+            if new:
+                append(folder, result.setting, new)
+        shutil.rmtree(part)
+
+
+def _play(evaluations: Sequence[Evaluation], folder: Path, workers: int, world: World) -> None:
     there = read([folder]) if has_outcomes(folder) else []
     check_versions([r.setting for r in there] + [job.setting for e in evaluations for job in e.jobs])
     for result in there:
@@ -62,15 +93,19 @@ def _play(evaluations: Sequence[Evaluation], folder: Path, workers: int) -> None
             evaluation.check_same_problems(result)
     done = {(result.setting.key, (o.index, o.sample)) for result in there for o in result.outcomes}
     todo = pieces(evaluations, done)
-    with Bar(Console(stderr=True), transient=True) as bar:
+    world.wait()  # until all have read what is there
+    mine = folder if world.first else folder / PART.format(world.rank)
+    mine.mkdir(parents=True, exist_ok=True)
+    counted = Counter(world)
+    with Bar(Console(stderr=True, quiet=not world.first), transient=True) as bar:
         shown = bar.add_task("evaluation", total=sum(len(piece.places) for piece in todo))
 
         def report(label: str, more: int) -> None:
-            bar.update(shown, figures=label, advance=more)
+            bar.update(shown, figures=label, completed=counted.add(more))
 
-        with closing(play_pieces(evaluations, todo, workers, report)) as played:
+        with closing(play_pieces(evaluations, todo, workers, report, world)) as played:
             for setting, outcomes in played:
-                append(folder, setting, outcomes)
+                append(mine, setting, outcomes)
 
 
 def check_baseline(evaluations: Sequence[Evaluation], folder: Path, baseline: str) -> None:

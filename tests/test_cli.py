@@ -383,8 +383,8 @@ def test_demo_leaves_everything_and_says_where(toy, tmp_path, capsys, preference
 @pytest.mark.parametrize(
     ("load", "given", "expected"),
     [
-        (0.9, {}, "passive"),
-        (0.4, {}, None),
+        (0.3, {}, "passive"),
+        (0.2, {}, None),
         (0.9, {"OMP_WAIT_POLICY": "active"}, "active"),
         (0.9, {"GOMP_SPINCOUNT": "5"}, None),
         (0.9, {"OMP_NUM_THREADS": "1"}, None),
@@ -397,14 +397,32 @@ def test_threads_sleep_while_they_wait_where_the_machine_is_busy(monkeypatch, lo
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 9.0, 9.0))
+    monkeypatch.setattr(cli, "in_use", lambda: load)
     cli.share_processors()
     assert os.environ.get("OMP_WAIT_POLICY") == given.get("OMP_WAIT_POLICY")  # torch has been loaded already
     monkeypatch.delitem(sys.modules, "torch")
     cli.share_processors()
     assert os.environ.get("OMP_WAIT_POLICY") == expected
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "share"),
+    [
+        ("cpu 10 0 10 70 10 0 0 0 0 0", "cpu 20 0 15 130 15 0 0 0 0 0", 0.1875),  # 15 of 80 new ticks
+        ("cpu 1 2 3 4 5 6 7 8 9 9", "cpu 1 2 3 4 5 6 7 8 9 9", 0.0),  # none yet
+        ("cpu", "cpu", 0.0),
+        ("", "", 0.0),
+    ],
+)
+def test_how_much_of_the_processors_is_in_use(monkeypatch, tmp_path, before, after, share):
+    from dllm_env import cli
+
+    file = tmp_path / "stat"
+    file.write_text(before + "\ncpu0 1 1\n")
+    monkeypatch.setattr(cli.time, "sleep", lambda seconds: file.write_text(after + "\n"))
+    assert cli.in_use(file) == pytest.approx(share)
+    assert cli.in_use(tmp_path / "none") == 0.0
 
 
 def test_train_ppo_leaves_a_run_that_eval_takes(toy, tmp_path, capsys):
@@ -421,7 +439,7 @@ def test_train_ppo_leaves_a_run_that_eval_takes(toy, tmp_path, capsys):
 
 def test_ablation_trains_all_and_compares_them(toy, tmp_path, capsys):
     out = tmp_path / "ablation"
-    arguments = ["ablate", "heads", "--heads", "bernoulli", "plackett_luce:k=2", "--seeds", "2", "--problems", "3"]
+    arguments = ["ablate", "heads", "--heads", "bernoulli", "--seeds", "2", "--problems", "3"]
     arguments += ["--denoiser", str(toy), *SMALL, "--out", str(out)]
     assert main(arguments) == 0
     lines = (out / "ablation.csv").read_text().splitlines()
@@ -429,7 +447,7 @@ def test_ablation_trains_all_and_compares_them(toy, tmp_path, capsys):
     assert [line.rsplit(",", 3)[0] for line in lines[1:]] == [
         f"{network},{head},{seed},{setting}"
         for network in ("confidence", "hidden")
-        for head in ("bernoulli", "plackett_luce:k=2")
+        for head in ("bernoulli",)
         for seed in (1, 2)
         for setting in (1, 2, 3, 4, 5)
     ]
@@ -442,8 +460,8 @@ def test_ablation_trains_all_and_compares_them(toy, tmp_path, capsys):
     assert main([*arguments, "--resume"]) == 0
     assert (out / "ablation.csv").read_text().splitlines() == lines
     one = [*arguments[:-1], str(tmp_path / "one"), "--preferences", "--alpha", "1", "--seeds", "1"]
-    assert main(one) == 0  # of a training for one α there is one point
-    assert len((tmp_path / "one" / "ablation.csv").read_text().splitlines()) == 1 + 4
+    assert main([*one, "--heads", "plackett_luce:k=2"]) == 0  # of a training for one α there is one point
+    assert len((tmp_path / "one" / "ablation.csv").read_text().splitlines()) == 1 + 2
 
 
 def test_an_ablation_has_means_and_areas_by_hand():

@@ -24,7 +24,7 @@ from dllm_env.dynamics import Observation
 from dllm_env.policies.base import Policy
 from dllm_env.policies.oracle import Corrected, Oracle
 from dllm_env.policies.registry import load_heuristic
-from dllm_env.policies.rollout import Recording, attempt, row_seeds
+from dllm_env.policies.rollout import Recording, row_seeds
 from dllm_env.progress import Bar
 from dllm_env.random import torch_generator
 from dllm_env.tasks.base import Problem
@@ -102,14 +102,10 @@ def _play(
         part = slice(i * count // len(players), (i + 1) * count // len(players))
         if part.start == part.stop:
             continue  # fewer problems than players
-        played = attempt(
-            setup.denoiser,
+        played = setup.attempt(
             Corrected(player, policy.context, policy.top, policy.extras),
-            setup.rules,
-            setup.task,
             problems[part],
             seeds[part],
-            batch_size=settings.batch_size,
             wishes=asked[part],
             memory={"reference": reference[part]},
             record=Recording(policy.top, policy.extras),

@@ -50,6 +50,7 @@ from dllm_env.train.joint import States, as_drawn, evaluate
 from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, finite_step
 from dllm_env.train.setup import Setup
 from dllm_env.train.validation import Validator
+from dllm_env.world import ALONE, World
 
 Trained = Literal["none", "lora", "full"]
 """What of a denoiser learns."""
@@ -251,7 +252,7 @@ def make_batch(setup: Setup, learner: JointLearner, settings: DCoLT, drawn: Coll
     """The steps to learn from, and the states that they were taken in."""
     prompts = [setup.denoiser.encode(problem.prompt) for problem in drawn.problems]
     states = States.of(setup.denoiser, prompts, drawn.attempt.rollout)
-    plain = grpo.make_batch(setup, settings, drawn)
+    plain = grpo.make_batch(setup, settings, drawn, own=True)
     plain.old_log_prob = plain.old_log_prob + as_drawn(plain)
     values = {column.name: getattr(plain, column.name) for column in fields(Batch)}
     reference = torch.zeros_like(plain.weight)
@@ -279,14 +280,22 @@ def loss_of(
 
 
 def learn(
-    learner: JointLearner, denoiser: Denoiser, states: States, batch: JointBatch, settings: DCoLT, log: Logger
+    learner: JointLearner,
+    denoiser: Denoiser,
+    states: States,
+    batch: JointBatch,
+    settings: DCoLT,
+    log: Logger,
+    among: World = ALONE,
 ) -> None:
     """Takes the update's gradient steps, each over the whole batch.
+
+    With processes ``among`` whom the batch is divided, it is this one's share, and gradients are those of all.
 
     ``train/ratio_*`` are those before the last one. Gradients that are infinite or undefined change nothing;
     ``train/skipped`` counts such steps.
     """
-    if not len(batch):
+    if not sum(among.gather(len(batch))):
         return
     learner.network.train()
     skipped = 0
@@ -299,15 +308,16 @@ def learn(
                 part = loss_of(learner, denoiser, states, piece, settings)
                 part.loss.backward()
                 parts.append(part)
+        among.sum_gradients([*learner.network.parameters(), *learner.trained.parameters()])
         norm = finite_step(learner.network, learner.optimizer, settings.optimizer.max_grad_norm)
         own = finite_step(learner.trained, learner.denoiser_optimizer, settings.optimizer.max_grad_norm)
         skipped += not (math.isfinite(norm) and math.isfinite(own))
-    ratio = torch.cat([part.ratio for part in parts])
+    ratio = among.joined([part.ratio for part in parts])
     log.record("train/gradient_norm", norm)
     log.record("train/denoiser_gradient_norm", own)
     log.record("train/ratio_mean", ratio.mean().item())
     log.record("train/ratio_max", ratio.max().item())
-    log.record("train/clip_share", torch.cat([part.clipped for part in parts]).float().mean().item())
+    log.record("train/clip_share", among.joined([part.clipped for part in parts]).float().mean().item())
     log.record("train/approximate_kl", approximate_kl(ratio))
     log.record("train/skipped", skipped)
 
@@ -325,6 +335,8 @@ class JointValidator(Validator):
 
     def keep(self, policy: LearnedPolicy, name: str) -> None:
         joint, denoiser, folder = self.settings.joint, self.setup.denoiser, self.folder / name / DENOISER
+        if not self.setup.world.first:
+            return
         if joint.train_denoiser == "full":
             denoiser.save(folder)
         elif joint.train_denoiser == "lora":
@@ -345,7 +357,7 @@ def train_once(setup: Setup, learner: Learner, settings: DCoLT, callbacks: Callb
 def improve(setup: Setup, learner: JointLearner, settings: DCoLT, drawn: Collected) -> None:
     """The gradient steps of an update."""
     states, batch = make_batch(setup, learner, settings, drawn)
-    learn(learner, setup.denoiser, states, batch, settings, learner.logger)
+    learn(learner, setup.denoiser, states, batch, settings, learner.logger, setup.world)
 
 
 DCOLT = Algorithm("dcolt", make_learner, train_once, JointValidator)

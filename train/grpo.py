@@ -13,6 +13,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from torch import Tensor
 from dllm_env.dynamics import Wishes
 from dllm_env.errors import UsageError
 from dllm_env.locks import locked
-from dllm_env.policies.rollout import Attempt, Recording, attempt, row_seeds
+from dllm_env.policies.rollout import Attempt, Recording, row_seeds
 from dllm_env.progress import Bar
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Earned, Rewards
@@ -45,9 +46,11 @@ from dllm_env.train.imitation import check_expert, play_expert
 from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, finite_step, group_advantages
 from dllm_env.train.run import Run, is_due
 from dllm_env.train.setup import Setup, make_setup
+from dllm_env.train.shared import gathered
 from dllm_env.train.start import check_start, imitate
 from dllm_env.train.validation import Validator
 from dllm_env.train.wishes import draw_wishes
+from dllm_env.world import ALONE, World, this_world
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def collect(setup: Setup, settings: GRPO, update: int, log: Logger, record: bool
     own, expert = _play(setup, settings, update, repeated, wishes, record), None
     rewards = setup.rewards.at(alpha_at(settings, update))
     earned = rewards(own.outcomes(repeated, wishes.preference))
-    _log_rollout(own, earned, log)
+    _log_rollout(setup, own, earned, log)
     groups = earned.total.view(-1, settings.num_generations)
     if settings.experts and (settings.expert_updates == 0 or update < settings.expert_updates):
         expert, theirs = _play_expert(setup, settings, update, problems, rewards, wishes)
@@ -167,16 +170,10 @@ def _play(
     record: bool | Recording,
 ) -> Attempt:
     """The policy's own trajectories."""
-    return attempt(
-        setup.denoiser,
-        setup.policy,
-        setup.rules,
-        setup.task,
-        problems,
-        row_seeds(len(problems), "grpo", setup.policy.name, settings.seed, update),
-        batch_size=settings.batch_size,
-        wishes=wishes,
-        record=record,
+    seeds = row_seeds(len(problems), "grpo", setup.policy.name, settings.seed, update)
+    together = settings.num_generations
+    return setup.attempt(
+        setup.policy, problems, seeds, wishes=wishes, record=record, together=together, own_steps=True
     )
 
 
@@ -202,9 +199,10 @@ def _repeated(problems: list[Problem], times: int) -> list[Problem]:
     return [problem for problem in problems for _ in range(times)]
 
 
-def _log_rollout(tried: Attempt, earned: Earned, log: Logger) -> None:
+def _log_rollout(setup: Setup, tried: Attempt, earned: Earned, log: Logger) -> None:
     played = tried.rollout
     assert played.trajectories is not None
+    entropies = setup.world.joined([played.trajectories.entropy])
     log.record("rollout/reward", earned.total.mean().item())
     for name, values in earned.parts.items():
         log.record(f"rewards/{name}", values.mean().item())
@@ -212,7 +210,7 @@ def _log_rollout(tried: Attempt, earned: Earned, log: Logger) -> None:
     log.record("rollout/nfe", played.nfe.float().mean().item())
     log.record("rollout/steps", played.steps.float().mean().item())
     log.record("rollout/finished", played.finished.float().mean().item())
-    log.record("rollout/entropy", played.trajectories.entropy.mean().item())
+    log.record("rollout/entropy", entropies.mean().item())
     log.record("time/rollouts_per_second", len(played.nfe) / played.seconds)
     log.record("time/denoiser_share_of_rollout", played.denoiser_seconds / played.seconds)
     log.record("time/denoiser_seconds", played.denoiser_seconds)
@@ -224,42 +222,51 @@ def alpha_at(settings: GRPO, update: int) -> float:
     return alpha * min(1.0, update / warmup) if warmup else alpha
 
 
-def make_batch(setup: Setup, settings: GRPO, drawn: Collected) -> Batch:
-    """The steps to learn from."""
+def make_batch(setup: Setup, settings: GRPO, drawn: Collected, own: bool = False) -> Batch:
+    """The steps to learn from, of all processes, or with ``own`` only those that this one played."""
     count, total = settings.num_generations, drawn.rewards.numel()
     batch = useful_steps(drawn.attempt, drawn.advantages[:, :count], total)
+    if not own:
+        batch = gathered(setup.world, batch, setup.denoiser.device)
     if drawn.expert is None:
         return batch
     guided = useful_steps(drawn.expert, drawn.advantages[:, count:], total)
-    if not len(guided):
+    if not len(guided) or (own and not setup.world.first):
         return batch
     mixture = Mixture(count, settings.experts)
     return join(batch, as_expert_steps(guided, setup.policy, mixture, settings.microbatch_size))
 
 
-def learn(learner: Learner, batch: Batch, settings: GRPO, log: Logger) -> None:
+def too_large_to_tell(setup: Setup) -> bool:
+    """Whether steps stay with the process that played them, and gradients are added up instead."""
+    return setup.world.size > 1 and (setup.policy.extras.hidden or setup.policy.extras.log_probability)
+
+
+def learn(learner: Learner, batch: Batch, settings: GRPO, log: Logger, among: World = ALONE) -> None:
     """Takes the update's gradient steps, each over the whole batch, then shortens the update to its target KL.
+
+    With processes ``among`` whom the batch is divided, it is this one's share, and gradients are those of all.
 
     ``train/approximate_kl`` is the divergence of the whole update, ``train/step`` the share of it that is taken.
     Gradients, or a policy after them, with infinite or undefined probability ratios change nothing;
     ``train/skipped`` counts such gradient steps, and a whole update as all of its steps.
     """
-    if not len(batch):
+    if not sum(among.gather(len(batch))):
         return
     network = learner.network.train()
     before = [parameter.detach().clone() for parameter in network.parameters()]
     skipped = 0
     for _ in range(settings.gradient_steps):
-        norm, parts = _gradient_step(learner, batch, settings)
+        norm, parts = _gradient_step(learner, batch, settings, among)
         skipped += not math.isfinite(norm)
-    ratio = torch.cat([part.ratio for part in parts])
+    ratio = among.joined([part.ratio for part in parts])
     log.record("train/gradient_norm", norm)
     log.record("train/ratio_mean", ratio.mean().item())
     log.record("train/ratio_max", ratio.max().item())
-    log.record("train/clip_share", torch.cat([part.clipped for part in parts]).float().mean().item())
+    log.record("train/clip_share", among.joined([part.clipped for part in parts]).float().mean().item())
     with torch.no_grad():
         pieces = batch.pieces(settings.microbatch_size)
-        ratio = torch.cat([loss_of(learner, piece, settings).ratio for piece in pieces])
+        ratio = among.joined([loss_of(learner, piece, settings).ratio for piece in pieces])
         divergence, possible = approximate_kl(ratio), bool(ratio.isfinite().all())
         step = step_within(settings.target_kl, divergence) if possible else 0.0
         for parameter, start in zip(network.parameters(), before, strict=True):
@@ -269,7 +276,7 @@ def learn(learner: Learner, batch: Batch, settings: GRPO, log: Logger) -> None:
     log.record("train/skipped", skipped if possible else settings.gradient_steps)
 
 
-def _gradient_step(learner: Learner, batch: Batch, settings: GRPO) -> tuple[float, list[ClippedLoss]]:
+def _gradient_step(learner: Learner, batch: Batch, settings: GRPO, among: World) -> tuple[float, list[ClippedLoss]]:
     """One step over the whole batch; the gradient's norm, and the losses of the pieces before it."""
     learner.optimizer.zero_grad(set_to_none=True)
     parts = []
@@ -277,6 +284,7 @@ def _gradient_step(learner: Learner, batch: Batch, settings: GRPO) -> tuple[floa
         part = loss_of(learner, piece, settings)
         part.loss.backward()
         parts.append(part)
+    among.sum_gradients(learner.network.parameters())
     return finite_step(learner.network, learner.optimizer, settings.optimizer.max_grad_norm), parts
 
 
@@ -357,13 +365,19 @@ def train(
     callback: MaybeCallback = None,
 ) -> Path:
     """The training that an algorithm is; see ``train_grpo``."""
-    with locked(folder):
+    world = this_world()
+    if settings.prompts < world.size:
+        raise UsageError(
+            f"{settings.prompts} prompts an update are too few for {world.size} processes; raise prompts"
+        )
+    with locked(folder) if world.first else nullcontext():
         setup = make_setup(settings)
         check_start(setup, settings)
         if settings.experts:
             check_expert(setup, settings)
         learner, validator = algorithm.learner(setup, settings), algorithm.validator(setup, settings, folder)
-        run = Run(folder, settings, resume)
+        run = Run(folder, settings, resume, writes=world.first)
+        world.wait()
         if resume:
             info = run.load(learner.parts(), settings.gradient_steps, settings.updates)
             learner.restore(info)
@@ -423,7 +437,9 @@ def train_once(setup: Setup, learner: Learner, settings: GRPO, callbacks: Callba
 
 def improve(setup: Setup, learner: Learner, settings: GRPO, drawn: Collected) -> None:
     """The gradient steps of an update."""
-    learn(learner, make_batch(setup, settings, drawn), settings, learner.logger)
+    own = too_large_to_tell(setup)
+    batch = make_batch(setup, settings, drawn, own)
+    learn(learner, batch, settings, learner.logger, setup.world if own else ALONE)
 
 
 def update_once(

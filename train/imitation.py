@@ -20,7 +20,7 @@ from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, PlackettLuce
 from dllm_env.policies.heuristics import Heuristic
 from dllm_env.policies.registry import load_heuristic
-from dllm_env.policies.rollout import Attempt, Recording, attempt, row_seeds
+from dllm_env.policies.rollout import Attempt, Recording, row_seeds
 from dllm_env.random import RowRandom
 from dllm_env.rules import Context, Rules
 from dllm_env.tasks.base import Problem
@@ -128,14 +128,11 @@ def play_recorded(
     ``memory`` is what it remembers of each of them beforehand.
     """
     policy = setup.policy
-    return attempt(
-        setup.denoiser,
+    return setup.attempt(
         Recorded(rule, policy.context, policy.top, policy.extras, rules.block_length),
-        rules,
-        setup.task,
         problems,
         seeds,
-        batch_size=settings.batch_size,
+        rules=rules,
         wishes=wishes,
         memory=memory,
         record=Recording(policy.top, policy.extras),

@@ -63,21 +63,22 @@ class Run:
         folder: where everything is written.
         settings: the run's configuration, a dataclass; written once, compared on resume.
         resume: continue the run in ``folder`` instead of beginning a new one.
+        writes: whether this process does; of several, the first one.
 
     Raises:
         UsageError: the folder holds a run already and ``resume`` is off, or ``resume`` is on and there is
             nothing to continue or the settings differ.
     """
 
-    def __init__(self, folder: Path, settings: Any, resume: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, settings: Any, resume: bool = False, writes: bool = True) -> None:
+        self.folder, self.writes = folder, writes
         if resume:
             if not is_file(folder / CHECKPOINT):
                 raise UsageError(f"nothing to resume in {folder}: {CHECKPOINT} is missing")
             _compare_settings(flat(settings), flat(settings_of_run(folder, settings, used=False)))
-        elif exists(folder / CHECKPOINT):
-            raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
-        else:
+        elif writes:
+            if exists(folder / CHECKPOINT):
+                raise UsageError(f"{folder} holds a run already; give --resume to continue it, or another --out")
             folder.mkdir(parents=True, exist_ok=True)
             write_settings(folder / SETTINGS, settings)
         self.resume = resume
@@ -89,6 +90,8 @@ class Run:
         twice.
         """
         logs = self.folder / "logs"
+        if not self.writes:
+            return Logger(str(logs), [])
         cut_logs(logs, at)
         return configure_logger(logs, f"-{at}" if at else "")
 
@@ -99,6 +102,8 @@ class Run:
             parts: networks and optimizers by name.
             info: anything that JSON can hold.
         """
+        if not self.writes:
+            return
         tensors: dict[str, Tensor] = {}
         for name, part in parts.items():
             values = part.state_dict() if isinstance(part, nn.Module) else optimizer_tensors(part)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Dynamics
+from dllm_env.dynamics import Dynamics, Wishes
 from dllm_env.env import prompt_width
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Assignment
+from dllm_env.policies.base import Assignment, Policy
 from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import NetworkConfig, make_network
 from dllm_env.policies.registry import load_heuristic
+from dllm_env.policies.rollout import Attempt, Recording
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Rewards, load_rewards
 from dllm_env.rules import Rules
@@ -23,6 +26,8 @@ from dllm_env.tasks.base import Problem, Task, count_problems
 from dllm_env.tasks.load import load_task
 from dllm_env.train.config import PolicyTraining
 from dllm_env.train.settings_file import flat
+from dllm_env.train.shared import gathered, shared_attempt
+from dllm_env.world import World, this_world
 
 TRIES = 1000
 """So many training problems in a row with too long a prompt are an error."""
@@ -38,6 +43,8 @@ class Setup:
         validation: problems to validate on.
         seed: of the training problems.
         max_prompt_length: of training problems; 0 takes all.
+        batch_size: rows played at a time.
+        world: the processes that train together.
     """
 
     task: Task
@@ -48,6 +55,8 @@ class Setup:
     validation: list[Problem]
     seed: int = 0
     max_prompt_length: int = 0
+    batch_size: int = 128
+    world: World = field(default_factory=World)
     _short: list[int] = field(default_factory=list)
 
     def problems(self, first: int, count: int) -> list[Problem]:
@@ -57,6 +66,42 @@ class Setup:
         while len(self._short) < first + count:
             self._short.append(self._next_short())
         return [self.task.problem(index, "train", self.seed) for index in self._short[first : first + count]]
+
+    def attempt(
+        self,
+        policy: Policy,
+        problems: Sequence[Problem],
+        seeds: Sequence[int],
+        *,
+        rules: Rules | None = None,
+        wishes: Wishes | None = None,
+        memory: Mapping[str, Tensor] | None = None,
+        record: bool | Recording = False,
+        together: int = 1,
+        own_steps: bool = False,
+    ) -> Attempt:
+        """A policy on these problems, by all processes; see ``shared_attempt``.
+
+        ``own_steps`` leaves recorded steps with the process that played them.
+        """
+        found = shared_attempt(
+            self.world,
+            self.denoiser,
+            policy,
+            rules or self.rules,
+            self.task,
+            problems,
+            seeds,
+            together=together,
+            memory=memory,
+            wishes=wishes,
+            batch_size=self.batch_size,
+            record=record,
+        )
+        if own_steps or not record:
+            return found
+        steps = gathered(self.world, found.rollout.trajectories, self.denoiser.device)
+        return replace(found, rollout=replace(found.rollout, trajectories=steps))
 
     def assigned(self, problems: Sequence[Problem], seeds: Sequence[int], batch_size: int) -> Assignment:
         """What references are given of these problems."""
@@ -86,9 +131,10 @@ def make_setup(settings: PolicyTraining) -> Setup:
     count_problems(task, "train")  # there have to be some
     chosen = settings.rewards
     rewards = load_rewards(chosen.reward, chosen.reward_weights, chosen.alpha, chosen.cost)
-    rules = Rules.of(settings).resolve(task.response_length)
+    Rules.of(settings).resolve(task.response_length)  # what does not fit is refused before anything large is read
     head, shape = load_head(settings.policy.head), network_shape(settings)
     denoiser = load_denoiser(settings.denoiser, settings.device or None)
+    rules = Rules.of(settings).resolve(task.response_length, denoiser.attention_block)
     Dynamics(denoiser, rules, prompt_width(denoiser, task))
     generator = torch_generator("policy network", settings.seed)
     network = make_network(settings.policy.network, shape, generator, denoiser.hidden_size)
@@ -96,7 +142,18 @@ def make_setup(settings: PolicyTraining) -> Setup:
     for rule in settings.validation.validation_rules:
         if load_heuristic(rule).remasks:
             raise UsageError(f"the validation rule {rule} puts tokens back to mask, which training does not allow")
-    return Setup(task, denoiser, rewards, rules, policy, validation, settings.seed, settings.max_prompt_length)
+    return Setup(
+        task,
+        denoiser,
+        rewards,
+        rules,
+        policy,
+        validation,
+        settings.seed,
+        settings.max_prompt_length,
+        settings.batch_size,
+        this_world(),
+    )
 
 
 def network_shape(settings: PolicyTraining) -> NetworkConfig:

@@ -25,7 +25,7 @@ from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.oracle import ORACLE
 from dllm_env.policies.references import load_reference, prepared, reference_kind
 from dllm_env.policies.registry import load_heuristic
-from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.policies.rollout import Attempt, row_seeds
 from dllm_env.policies.search import load_search, replay
 from dllm_env.progress import Bar
 from dllm_env.random import torch_generator
@@ -335,11 +335,9 @@ def own_accuracy(setup: Setup, network: nn.Module, settings: PolicyTraining, upd
     problems = setup.problems(first + update * OWN_PROBLEMS, OWN_PROBLEMS)
     policy = LearnedPolicy(network.eval(), setup.policy.head, setup.policy.context)  # type: ignore[arg-type]
     seeds = row_seeds(OWN_PROBLEMS, "imitation", settings.seed, update)
-    size = settings.batch_size
     generator = torch_generator("wishes", settings.seed, update)
     asked = draw_wishes(settings.rewards, OWN_PROBLEMS, generator, deadlines=False)
-    rules, task = setup.rules, setup.task
-    tried = attempt(setup.denoiser, policy, rules, task, problems, seeds, batch_size=size, wishes=asked)
+    tried = setup.attempt(policy, problems, seeds, wishes=asked)
     return tried.correct.mean().item()
 
 

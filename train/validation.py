@@ -17,7 +17,7 @@ from dllm_env.policies.heads import Bernoulli, Head
 from dllm_env.policies.learned import CurvePoint, LearnedPolicy
 from dllm_env.policies.networks import Scorer
 from dllm_env.policies.registry import load_heuristic
-from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.policies.rollout import Attempt, row_seeds
 from dllm_env.reading import as_table, check_fields, check_value
 from dllm_env.train.config import PolicyTraining, ValidationConfig
 from dllm_env.train.run import machine
@@ -49,15 +49,8 @@ FINE = 9
 
 def validate(setup: Setup, policy: Policy, settings: PolicyTraining) -> tuple[Score, Attempt]:
     """Plays the fixed validation problems with fixed random streams; a rule sees what rules do."""
-    tried = attempt(
-        setup.denoiser,
-        policy,
-        setup.rules,
-        setup.task,
-        setup.validation,
-        row_seeds(len(setup.validation), "validation", settings.seed),
-        batch_size=settings.batch_size,
-    )
+    seeds = row_seeds(len(setup.validation), "validation", settings.seed)
+    tried = setup.attempt(policy, setup.validation, seeds)
     reward = setup.rewards(tried.outcomes(setup.validation)).total
     score = Score(reward.mean().item(), tried.correct.mean().item(), tried.rollout.nfe.float().mean().item())
     return score, tried
@@ -157,7 +150,8 @@ class Validator:
 
     def keep(self, policy: LearnedPolicy, name: str) -> None:
         """Writes what was evaluated into the run's folder of that name."""
-        policy.save_pretrained(self.folder / name)
+        if self.setup.world.first:
+            policy.save_pretrained(self.folder / name)
 
     def _judge(self, policy: LearnedPolicy, count: int) -> tuple[Score, Attempt, tuple[CurvePoint, ...]]:
         if self.settings.rewards.preferences:
@@ -169,13 +163,16 @@ class Validator:
         if not self.settings.rewards.preferences:
             return
         measured: dict[str, tuple[CurvePoint, ...]] = {}
+        self.setup.world.wait()  # for what the first process writes
         for name in ("best", "last"):
             policy = LearnedPolicy.from_pretrained(self.folder / name, self.setup.denoiser.device)
             if len(policy.curve) == FINE:
                 continue  # a run that was done already
             same = policy.fingerprint()
             policy.curve = measured[same] = measured.get(same) or self._judge(policy, FINE)[2]
-            policy.save_pretrained(self.folder / name)
+            self.setup.world.wait()  # until all have read it
+            if self.setup.world.first:
+                policy.save_pretrained(self.folder / name)
 
     def show(self, score: Score, played: Attempt, update: int, log: Logger) -> None:
         """For TensorBoard: the policy so far among the heuristics, and how it writes one response."""

@@ -21,6 +21,7 @@ from dllm_env.files import write_failure
 from dllm_env.locks import locked
 from dllm_env.processes import INTERRUPTED, exit_status
 from dllm_env.reading import as_path, exists, is_file, is_folder, meant, reason
+from dllm_env.world import rank_of_process, this_world
 
 Settings = TypeVar("Settings")
 
@@ -148,6 +149,22 @@ def run_folder(out: Path | None, resume: bool, default: Path) -> Path:
     return check_folder(out or default)
 
 
+@contextlib.contextmanager
+def written_into(folder: Path, fresh: bool) -> Iterator[Path]:
+    """Locks the folder that a command writes into; of several processes the first one does, and tells the others.
+
+    Args:
+        folder: where to.
+        fresh: take another name where there is such a folder.
+    """
+    world = this_world()
+    if not world.first:
+        yield world.told(folder)
+        return
+    with locked(folder, fresh=fresh) as folder:
+        yield world.told(folder)
+
+
 def check_folder(folder: Path) -> Path:
     """The folder, if it can be written to.
 
@@ -155,6 +172,8 @@ def check_folder(folder: Path) -> Path:
         UsageError: it is a file, or what it would be made in cannot be written to.
     """
     as_path(str(folder))
+    if rank_of_process():
+        return folder  # the first one looks
     existing = next(path for path in (folder, *folder.absolute().parents) if exists(path))
     if not is_folder(existing):
         raise UsageError(f"{existing} is a file; give another folder with --out")
@@ -185,7 +204,7 @@ def resumable(name: str, arguments: list[str], folder: Path, work: Callable[[Pat
     """
     given = bool(peek(arguments, "--out", ""))
     begun = _has_checkpoint if name.startswith("train") else Path.is_dir
-    with locked(folder, fresh=not given) as folder, going_on(name, arguments, folder, begun):
+    with written_into(folder, fresh=not given) as folder, going_on(name, arguments, folder, begun):
         return work(folder)
 
 

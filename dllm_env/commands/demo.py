@@ -38,9 +38,9 @@ class DemoConfig:
 
     training: GRPO = PRESETS["demo"]
     """How the policy is trained; in full diffusion, whatever its block length."""
-    problems: int = 500
+    problems: int = 200
     """Test problems of the learned policy and of its best rivals."""
-    slow_problems: int = 60
+    slow_problems: int = 40
     """The first so many of them, for other heuristics and the oracle."""
     block_length: int = 8
     """The semi-autoregressive comparison, to which the policy is transferred as it is."""

@@ -14,10 +14,12 @@ from dllm_env.commands.arguments import (
     refuse_results,
     results_folder,
     without_arguments,
+    written_into,
 )
 from dllm_env.errors import UsageError
 from dllm_env.locks import locked
 from dllm_env.reading import exists
+from dllm_env.world import this_world
 
 MOST_WORKERS = 1024
 
@@ -54,7 +56,7 @@ def evaluate(arguments: list[str]) -> None:
     folder = results_folder(given.out, given.resume)
     if not 0 <= given.workers <= MOST_WORKERS:
         raise UsageError(f"--workers must be from 1 to {MOST_WORKERS}, or 0 for the default, got {given.workers}")
-    with locked(folder, fresh=given.out is None) as folder, going_on("eval", arguments, folder):
+    with written_into(folder, fresh=given.out is None) as folder, going_on("eval", arguments, folder):
         refuse_results(folder, given.resume)
         plans = (
             load_suite(given.suite, given.config, given.policies)
@@ -65,7 +67,8 @@ def evaluate(arguments: list[str]) -> None:
         if given.baseline:
             check_baseline(evaluations, folder, given.baseline)
         play(evaluations, folder, given.workers or default_workers(evaluations))
-        finish(folder, given.baseline)
+        if this_world().first:
+            finish(folder, given.baseline)
 
 
 def report(arguments: list[str]) -> None:

@@ -1,0 +1,258 @@
+"""Several processes that work together: simulated by threads, and as ``torchrun`` starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dllm_env.cli import main
+from dllm_env.denoisers.load import load_denoiser
+from dllm_env.dynamics import Observation, Wishes
+from dllm_env.policies.base import Policy
+from dllm_env.policies.heads import Bernoulli
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.networks import NetworkConfig, make_network
+from dllm_env.policies.registry import load_heuristic
+from dllm_env.policies.rollout import Attempt, attempt, row_seeds
+from dllm_env.random import torch_generator
+from dllm_env.rules import Rules
+from dllm_env.tasks.load import load_task
+from dllm_env.train.shared import gathered, shared_attempt
+from dllm_env.world import ALONE, World, rank_of_process, size_of_world
+
+pytest.importorskip("accelerate")
+
+
+@dataclass
+class Meeting:
+    """Where threads that stand for processes tell each other values."""
+
+    size: int
+    values: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.values = [None] * self.size
+        self.barrier = threading.Barrier(self.size, timeout=60)
+
+
+@dataclass(frozen=True)
+class Thread(World):
+    """A thread that stands for a process."""
+
+    meeting: Meeting | None = None
+
+    def gather(self, value: Any) -> list[Any]:
+        assert self.meeting is not None
+        self.meeting.values[self.rank] = value
+        self.meeting.barrier.wait()
+        told = list(self.meeting.values)
+        self.meeting.barrier.wait()
+        return told
+
+
+def together(size: int, work: Callable[[World], Any]) -> list[Any]:
+    """What each of so many processes returns."""
+    meeting, found = Meeting(size), [None] * size
+
+    def run(rank: int) -> None:
+        found[rank] = work(Thread(rank, size, meeting))
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+# ----------------------------------------------------------------------------------------------- shares
+
+
+def test_shares_are_all_rows_once_and_neighbours_stay_together() -> None:
+    for size in (1, 2, 3, 5):
+        for count in (0, 1, 7, 12):
+            for group in (1, 4):
+                shares = [World(rank, size).share(count, group) for rank in range(size)]
+                assert sorted(row for share in shares for row in share) == list(range(count))
+                for share in shares:
+                    whole = {row // group for row in share}
+                    assert all(row in share for row in range(count) if row // group in whole)
+
+
+def test_what_processes_are_told_of() -> None:
+    assert together(3, lambda world: world.gather(world.rank)) == [[0, 1, 2]] * 3
+    assert together(3, lambda world: world.told(world.rank + 7)) == [7] * 3
+    joined = together(2, lambda world: world.joined([torch.full((2 - world.rank,), world.rank + 1.0)]).tolist())
+    assert joined == [[1.0, 1.0, 2.0]] * 2
+    assert ALONE.joined([]).tolist() == []
+
+
+@pytest.mark.parametrize(("known", "size", "rank"), [({}, 1, 0), ({"WORLD_SIZE": "3"}, 1, 0)])
+def test_who_is_alone(monkeypatch, known, size, rank) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    assert (size_of_world(), rank_of_process()) == (size, rank)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "2")
+    assert (size_of_world(), rank_of_process()) == (3, 2)
+
+
+# --------------------------------------------------------------------------------------------- rollouts
+
+
+def policy_of(kind: str) -> Policy:
+    if kind == "rule":
+        return load_heuristic("random:3")
+    network = make_network("confidence", NetworkConfig(width=16, heads=2), torch_generator("test"), 0)
+    return LearnedPolicy(
+        network.eval(), Bernoulli(bias=-1.0) if "bias" in Bernoulli.__annotations__ else Bernoulli()
+    )
+
+
+@pytest.mark.parametrize("kind", ["rule", "learned"])
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_rows_that_are_shared_are_as_those_of_one(kind: str, size: int) -> None:
+    """Also with more processes than groups; each has the whole outcome, and all steps once they are gathered."""
+    denoiser, task, policy = load_denoiser("tiny"), load_task("trace"), policy_of(kind)
+    problems = [task.problem(i // 2, "train", 0) for i in range(10)]
+    seeds = row_seeds(10, "together")
+    wishes = Wishes(torch.linspace(0.1, 1, 10), torch.arange(10) % 3 + 4)
+    known = (denoiser, policy, Rules(task.response_length), task, problems, seeds)
+    memory = {"mine": torch.arange(10)}
+
+    def play(world: World) -> tuple[Attempt, Any]:
+        found = shared_attempt(world, *known, together=2, wishes=wishes, memory=memory, batch_size=3, record=True)
+        return found, gathered(world, found.rollout.trajectories, denoiser.device)
+
+    alone = attempt(*known, wishes=wishes, memory=memory, batch_size=4, record=True)
+    for found, steps in together(size, play):
+        assert found.texts == alone.texts
+        assert torch.equal(found.correct, alone.correct)
+        for column in fields(alone.rollout):
+            value = getattr(alone.rollout, column.name)
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(getattr(found.rollout, column.name), value), column.name
+        wanted = alone.rollout.trajectories
+        for name in ("row", "draw", "log_prob", "entropy"):
+            assert torch.equal(getattr(steps, name), getattr(wanted, name)), name
+        for column in fields(Observation):
+            one, other = getattr(steps.observation, column.name), getattr(wanted.observation, column.name)
+            assert (one is None and other is None) or column.name == "memory" or torch.equal(one, other), (
+                column.name
+            )
+
+
+# --------------------------------------------------------------------------------------------- commands
+
+
+def start(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command under ``torchrun``; each process has one thread."""
+    begin = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*begin, "-m", "dllm_env", "--", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def alone(*arguments: str) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main(list(arguments)) == 0
+    finally:
+        torch.set_num_threads(before)
+
+
+SMALL = [
+    *("--prompts", "3", "--num-generations", "4", "--width", "8", "--batch-size", "16", "--updates", "3"),
+    *("--validation-problems", "4", "--validation-rules", "leftmost:4", "--evaluate-every", "2"),
+    *("--imitation-problems", "6", "--imitation-steps", "5", "--imitation-batch-size", "8", "--bias", "0"),
+]
+
+
+def bits(run: Path) -> bytes:
+    return (run / "checkpoint.safetensors").read_bytes()
+
+
+def test_weights_are_those_of_one_process_bit_for_bit(tmp_path: Path) -> None:
+    """From the start to the curve at the end; and a run of two processes goes on in one."""
+    arguments = ["train", "grpo", "--preset", "demo", *SMALL]
+    alone(*arguments, "--out", str(tmp_path / "one"))
+    done = start(2, *arguments, "--out", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("policy:") == 1  # one of them prints
+    assert bits(tmp_path / "two") == bits(tmp_path / "one")
+    for name in ("best", "last"):
+        for file in sorted((tmp_path / "one" / name).iterdir()):
+            if file.suffix == ".safetensors":
+                assert (tmp_path / "two" / name / file.name).read_bytes() == file.read_bytes()
+    curves = [json.loads((tmp_path / run / "best" / "policy.json").read_text())["curve"] for run in ("one", "two")]
+    assert curves[0] == curves[1]
+    assert not list(tmp_path.glob("two/process-*"))
+
+
+@pytest.mark.parametrize("kind", ["hidden", "lora"])
+def test_where_gradients_are_added_up_weights_are_equal_up_to_rounding(kind: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    pytest.importorskip("peft")
+    arguments = ["train", "grpo", "--network", "hidden", *SMALL, "--start", "none"]
+    if kind == "lora":
+        arguments = ["train", "dcolt", *SMALL, "--head", "plackett_luce:k=8", "--lora-rank", "2"]
+    alone(*arguments, "--out", str(tmp_path / "one"))
+    done = start(2, *arguments, "--out", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.allclose(two[name].float(), value.float(), atol=1e-4, rtol=1e-3), name
+
+
+def test_an_evaluation_is_shared_and_what_was_left_by_a_kill_is_put_together(tmp_path: Path) -> None:
+    arguments = ["eval", "--policies", "leftmost:4", "threshold:0.7", "--problems", "12", "--batch-size", "1"]
+    alone(*arguments, "--out", str(tmp_path / "one"), "--workers", "1")
+
+    def outcomes(folder: Path) -> list[Any]:
+        lines = [json.loads(line) for line in (folder / "problems.jsonl").read_text().splitlines()]
+        return sorted((line["index"], line["response"], line["nfe"], line["correct"]) for line in lines)
+
+    two = tmp_path / "two"
+    done = start(3, *arguments, "--out", str(two))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("results:") == 1
+    assert outcomes(two) == outcomes(tmp_path / "one")
+    assert not list(two.glob("process-*"))
+    # As if the second process had been killed before its folder was put together.
+    lines = (two / "problems.jsonl").read_text().splitlines(keepends=True)
+    part = two / "process-1"
+    part.mkdir()
+    (part / "problems.jsonl").write_text("".join(lines[5:15]))
+    (part / "settings.jsonl").write_text((two / "settings.jsonl").read_text())
+    (two / "problems.jsonl").write_text("".join(lines[:9]))
+    assert main([*arguments, "--out", str(two), "--resume", "--workers", "1"]) == 0
+    assert outcomes(two) == outcomes(tmp_path / "one")
+    assert not part.exists()
+
+
+def test_what_cannot_be_shared_is_refused(monkeypatch, capsys, tmp_path: Path) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost")):
+        monkeypatch.setenv(name, value)
+    assert main(["train", "ppo", "--out", str(tmp_path / "x")]) == 2
+    assert "train ppo runs in one process, but 2 were started" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")
+    assert main(["demo"]) == 2
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert shown.err.startswith("[process 1] ")

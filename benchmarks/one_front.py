@@ -18,9 +18,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from dllm_env.eval.compare import Entry, pool
+from dllm_env.eval.compare import pool
 from dllm_env.eval.evaluate import EvaluationConfig, prepare
-from dllm_env.eval.fronts import fronts
+from dllm_env.eval.fronts import Front, fronts
 from dllm_env.eval.metrics import best_at_most, mean
 from dllm_env.eval.results import read
 from dllm_env.eval.runner import finish, play, save_pareto_plot, title
@@ -53,12 +53,17 @@ class Settings:
     """Block lengths to play at."""
     within: tuple[float, ...] = (8.0, 5.6, 5.0)
     """Mean NFE that a point may have."""
+    compared: tuple[str, ...] = (*RIVALS, *REFERENCES, *OTHERS)
+    """What the policies are compared with; scores need the references."""
+    workers: int = 1
+    """Processes that play, of two threads each where there are several."""
 
 
-def line(who: str, members: Sequence[Entry], score: float, within: Sequence[float]) -> list[str | float]:
-    """A front's best accuracy within each NFE, 0 where it has no such point, and its score."""
-    best = [best_at_most([entry.coordinates for entry in members], nfe) for nfe in within]
-    return [who, *(0.0 if i is None else members[i].accuracy for i in best), score]
+def line(front: Front, within: Sequence[float]) -> list[str | float]:
+    """A front's best accuracy within each NFE, 0 where it has no such point, its area, and its score or 0."""
+    best = [best_at_most([entry.coordinates for entry in front.members], nfe) for nfe in within]
+    right = (0.0 if i is None else front.members[i].accuracy for i in best)
+    return [front.who, *right, front.area.value, 0.0 if front.score is None else front.score.value]
 
 
 def main(settings: Settings) -> None:
@@ -72,7 +77,7 @@ def main(settings: Settings) -> None:
     config = EvaluationConfig(problems=settings.problems, block_length=settings.block_length)
     results = settings.out / "results"
     results.mkdir(parents=True, exist_ok=True)
-    play(prepare([(config, [*policies, *RIVALS, *REFERENCES, *OTHERS])]), results)
+    play(prepare([(config, [*policies, *settings.compared])]), results, settings.workers)
     others = tuple(str(settings.out / f"seed-{seed}") for seed in settings.seeds[1:])
     shown = [entry for entry in finish(results) if not entry.policy.startswith(others)]
     save_pareto_plot(shown, settings.out / "front.png", title(shown))  # one line is enough to look at
@@ -82,17 +87,16 @@ def main(settings: Settings) -> None:
         of = {front.who: front for front in fronts(entries)}
         named = [str(settings.out / f"seed-{seed}") for seed in settings.seeds]
         made = []
-        for who in (*named, "threshold:fallback=leftmost", "oracle"):
-            score = of[who].score
-            made.append(line(who, of[who].members, 0.0 if score is None else score.value, settings.within))
+        for who in (*named, *(rival for rival in ("threshold:fallback=leftmost", "oracle") if rival in of)):
+            made.append(line(of[who], settings.within))
         learned = [row[1:] for row in made[: len(named)]]
         columns = list(zip(*learned, strict=True))
         made.append(["mean of the seeds", *(mean([float(x) for x in column]) for column in columns)])
         made.append(["worst of the seeds", *(min(float(x) for x in column) for column in columns)])
-        heads = ["policy", *(f"within {nfe:g} NFE" for nfe in settings.within), "score"]
+        heads = ["policy", *(f"within {nfe:g} NFE" for nfe in settings.within), "area", "score"]
         table = Table(*heads, title=f"best accuracy on {settings.problems:,} test problems, block length {block}")
         for row in made:
-            table.add_row(str(row[0]), *(f"{value:.1%}" for value in row[1:-1]), f"{row[-1]:.3f}")
+            table.add_row(str(row[0]), *(f"{x:.1%}" for x in row[1:-2]), *(f"{x:.3f}" for x in row[-2:]))
         Console(width=120).print(table)
         lines += [[block, *row] for row in made]
     with (settings.out / "one_front.csv").open("w", newline="", encoding="utf-8") as file:

@@ -56,6 +56,8 @@ class Settings:
     """Updates of each training; the paper has 938."""
     prompts: int = 16
     """Prompts of an update, as in the paper."""
+    validation: int = 100
+    """Validation problems, at the end of each training."""
     problems: int = 500
     """Test problems."""
     workers: int = 2
@@ -98,7 +100,7 @@ class Training:
             learning_rate=base.optimizer.learning_rate * less,
             warmup=round(base.optimizer.warmup / less),
             evaluate_every=0,
-            validation_problems=100,
+            validation_problems=given.validation,
             device=given.device,
         )
 

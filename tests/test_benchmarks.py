@@ -37,18 +37,22 @@ RUNS = {
         *("--training.imitation.start", "mcts:budget=20"),
     ],
     "gumbel.py": ["--prompts", "2", "--samples", "2", "--draws", "4194304", "--steps", "10", "1000000"],
-    "inputs.py": ["--seeds", "1", "--problems", "2", *SMALL_TRAINING],
+    "inputs.py": ["--seeds", "1", "--problems", "2", "--pairs", "3", *SMALL_TRAINING],
     "joint_memory.py": [
         *("--vocabulary", "50", "--width", "12", "--feed-forward", "16", "--layers", "2", "--heads", "3"),
-        *("--prompt", "4", "--length", "8", "--microbatches", "1", "2"),
+        *("--prompt", "4", "--length", "8", "--microbatches", "1"),
     ],
     "launches.py": ["--prompts", "4", "--policies", "leftmost:2", "--block-lengths", "8"],
     "one_front.py": ["--seeds", "1", "--problems", "3", "--training.updates", "1", *SMALL_TRAINING],
     "paper_recipe.py": [
         *("--seeds", "1", "--alphas", "0", "--block-length", "8", "--steered", "1"),
-        *("--updates", "1", "--prompts", "1", "--problems", "2", "--workers", "1"),
+        *("--updates", "1", "--prompts", "1", "--problems", "2", "--workers", "1", "--validation", "2"),
     ],
     "prediction_memory.py": ["--vocabulary", "3000", "--batch", "2", "--length", "64", "--width", "16"],
+    "processes.py": [
+        *("--processes", "1", "--updates", "1", "--arguments", "--prompts", "1", "--num-generations", "2"),
+        *("--width", "8", "--start", "none", "--validation-problems", "1"),
+    ],
     "rollout.py": ["--prompts", "4", "--repeats", "1", "--block-lengths", "8"],
     "step_time.py": [*SMALL_MODEL, *SMALL_STEPS],
     "time_input.py": [

@@ -42,12 +42,12 @@ PAPER = GRPO().changed(
 
 DEMO = GRPO().changed(
     preferences=(0.003, 100.0),
-    updates=150,
+    updates=120,
     start="dagger",
     imitation_problems=256,
-    imitation_batch_size=512,
+    imitation_batch_size=384,
     test_temperatures=(0.4,),
-    evaluate_every=50,
+    evaluate_every=60,
 )
 
 PRESETS: dict[str, GRPO] = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -32,14 +33,22 @@ class Settings:
     """How many, one run after the other."""
     updates: int = 10
     """Updates of a run."""
-    arguments: tuple[str, ...] = ("--preset", "demo", "--start", "none", "--validation-problems", "2")
-    """Of ``train grpo``; the same for all runs."""
+    arguments: str = "--preset demo --start none --validation-problems 2"
+    """Of ``train grpo``, as for a shell: --arguments="--prompts 4"; the same for all runs."""
 
 
 def run(settings: Settings, processes: int, folder: Path) -> float:
     """Seconds of the updates."""
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "dllm_env", "--"]
-    train = ["train", "grpo", *settings.arguments, "--updates", str(settings.updates), "--out", str(folder)]
+    train = [
+        "train",
+        "grpo",
+        *shlex.split(settings.arguments),
+        "--updates",
+        str(settings.updates),
+        "--out",
+        str(folder),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *launch, *train, "--validation-rules", "--evaluate-every", "0"]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)

@@ -105,7 +105,7 @@ def in_use(times: Path = Path("/proc/stat")) -> float:
 
     def ticks() -> tuple[int, int]:
         """Idle ones, and all."""
-        fields = [int(text) for text in times.read_text().splitlines()[0].split()[1:9]]
+        fields = [int(text) for text in times.read_text(encoding="utf-8").splitlines()[0].split()[1:9]]
         return fields[3] + fields[4], sum(fields)
 
     try:

@@ -25,7 +25,10 @@ from dllm_env.rules import Rules
 NAME = "dllm-env"
 """How the harness calls the model."""
 
-DENOISER_OPTIONS = ("dtype", "device_map", "attention", "chat", "shift", "mask", "revision", "trust_remote_code")
+DENOISER_OPTIONS = (
+    *("dtype", "device_map", "attention", "chat", "shift", "mask", "revision", "trust_remote_code"),
+    *("attention_block", "bits", "cache"),
+)
 """Settings of a checkpoint that are model arguments, too; see ``dllm_env.denoisers.huggingface.Options``."""
 
 MOST = 10**6

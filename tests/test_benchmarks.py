@@ -50,8 +50,8 @@ RUNS = {
     ],
     "prediction_memory.py": ["--vocabulary", "3000", "--batch", "2", "--length", "64", "--width", "16"],
     "processes.py": [
-        *("--processes", "1", "--updates", "1", "--arguments", "--prompts", "1", "--num-generations", "2"),
-        *("--width", "8", "--start", "none", "--validation-problems", "1"),
+        *("--processes", "1", "--updates", "1"),
+        "--arguments=--prompts 1 --num-generations 2 --width 8 --start none --validation-problems 1",
     ],
     "rollout.py": ["--prompts", "4", "--repeats", "1", "--block-lengths", "8"],
     "step_time.py": [*SMALL_MODEL, *SMALL_STEPS],

@@ -43,7 +43,10 @@ RUNS = {
         *("--prompt", "4", "--length", "8", "--microbatches", "1"),
     ],
     "launches.py": ["--prompts", "4", "--policies", "leftmost:2", "--block-lengths", "8"],
-    "one_front.py": ["--seeds", "1", "--problems", "3", "--training.updates", "1", *SMALL_TRAINING],
+    "one_front.py": [
+        *("--seeds", "1", "--problems", "3", "--training.updates", "1", *SMALL_TRAINING),
+        *("--compared", "random:4", "oracle", "threshold:threshold=0.7,fallback=leftmost"),
+    ],
     "paper_recipe.py": [
         *("--seeds", "1", "--alphas", "0", "--block-length", "8", "--steered", "1"),
         *("--updates", "1", "--prompts", "1", "--problems", "2", "--workers", "1", "--validation", "2"),

@@ -63,7 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["--"]:  # torchrun -m dllm_env -- train grpo …: what follows is not torchrun's
         arguments = arguments[1:]
     tolerate_any_character(sys.stdout, sys.stderr)
-    share_processors()
     with Signals() as signals, quiet_threads(), one_voice():
         try:
             check(arguments)
@@ -202,6 +201,7 @@ def run(name: str, arguments: list[str]) -> None:
     """
     if size_of_world() > 1 and name not in TOGETHER:
         raise UsageError(f"{name} runs in one process, but {size_of_world()} were started; leave torchrun away")
+    share_processors()
     module, _, function = COMMANDS[name].partition(".")
     with consent.given(consent.said_by(arguments)):
         getattr(importlib.import_module(f"dllm_env.commands.{module}"), function)(arguments)

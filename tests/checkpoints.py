@@ -1,13 +1,13 @@
 """What small checkpoints of published families must answer, computed from their weights' published names alone.
 
-None of the code under test nor of transformers takes part. ``examples/make_checkpoint.py`` makes the checkpoints.
+Neither the code under test nor transformers takes part. ``examples/make_checkpoint.py`` makes the checkpoints.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,19 @@ import torch.nn.functional as F
 from make_checkpoint import CHOSEN, EXPERTS, HEADS, LAYERS, D, Weights
 from safetensors.torch import load_file
 from torch import Tensor
+
+from dllm_env.denoisers.huggingface import HuggingFaceDenoiser
+from dllm_env.denoisers.load import load_denoiser
+
+
+def load_all(folders: Mapping[str, Path]) -> dict[str, HuggingFaceDenoiser]:
+    """Checkpoints as a user loads them, by family."""
+    found = {}
+    for family, folder in folders.items():
+        denoiser = load_denoiser(folder)
+        assert isinstance(denoiser, HuggingFaceDenoiser)
+        found[family] = denoiser
+    return found
 
 
 def read(folder: Path) -> Weights:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import block_logits, expert_logits, llada2_logits
+from checkpoints import block_logits, expert_logits, llada2_logits, load_all
 from make_checkpoint import (
     make_a2d,
     make_bd3lm,
@@ -59,12 +59,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def loaded(folders: dict[str, Path]) -> dict[str, HuggingFaceDenoiser]:
-    found = {}
-    for family, folder in folders.items():
-        denoiser = load_denoiser(folder)
-        assert isinstance(denoiser, HuggingFaceDenoiser)
-        found[family] = denoiser
-    return found
+    return load_all(folders)
 
 
 def partly_masked(denoiser: HuggingFaceDenoiser, prompt: str, length: int, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import bert_logits, llada_logits, qwen_logits, read
+from checkpoints import bert_logits, llada_logits, load_all, qwen_logits, read
 from make_checkpoint import make_a2d, make_bert, make_dream, make_llada, shards
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -44,12 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def loaded(folders: dict[str, Path]) -> dict[str, HuggingFaceDenoiser]:
-    found = {}
-    for family, folder in folders.items():
-        denoiser = load_denoiser(folder)
-        assert isinstance(denoiser, HuggingFaceDenoiser)
-        found[family] = denoiser
-    return found
+    return load_all(folders)
 
 
 def partly_masked(denoiser: HuggingFaceDenoiser, prompt: str, length: int = 8) -> tuple[Tensor, Tensor]:

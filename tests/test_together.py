@@ -25,9 +25,10 @@ from dllm_env.policies.networks import NetworkConfig, make_network
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt, row_seeds
 from dllm_env.random import torch_generator
+from dllm_env.rewards import load_rewards
 from dllm_env.rules import Rules
 from dllm_env.tasks.load import load_task
-from dllm_env.train.shared import gathered, shared_attempt
+from dllm_env.train.setup import Setup
 from dllm_env.world import ALONE, World, rank_of_process, size_of_world
 
 pytest.importorskip("accelerate")
@@ -131,11 +132,14 @@ def test_rows_that_are_shared_are_as_those_of_one(kind: str, size: int) -> None:
     seeds = row_seeds(10, "together")
     wishes = Wishes(torch.linspace(0.1, 1, 10), torch.arange(10) % 3 + 4)
     known = (denoiser, policy, Rules(task.response_length), task, problems, seeds)
-    memory = {"mine": torch.arange(10)}
+    memory, rewards = {"mine": torch.arange(10)}, load_rewards("multiplicative")
 
     def play(world: World) -> tuple[Attempt, Any]:
-        found = shared_attempt(world, *known, together=2, wishes=wishes, memory=memory, batch_size=3, record=True)
-        return found, gathered(world, found.rollout.trajectories, denoiser.device)
+        setup = Setup(task, denoiser, rewards, known[2], policy, [], batch_size=3, world=world)  # type: ignore[arg-type]
+        more = {"wishes": wishes, "memory": memory, "record": True, "together": 2}
+        found = setup.attempt(policy, problems, seeds, own_steps=True, **more)
+        whole = setup.attempt(policy, problems, seeds, **more)
+        return found, whole.rollout.trajectories
 
     alone = attempt(*known, wishes=wishes, memory=memory, batch_size=4, record=True)
     for found, steps in together(size, play):

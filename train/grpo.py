@@ -388,7 +388,7 @@ def train(
             save(run, learner, validator)
         learner.logger = run.logger(learner.update)
         try:
-            callbacks = Callbacks(callback, learner)
+            callbacks = Callbacks(callback if world.first else None, learner)
             _loop(algorithm, setup, settings, learner, validator, run, callbacks, stop_after)
         finally:
             learner.logger.close()
@@ -412,7 +412,7 @@ def _loop(
         callbacks.start({"setup": setup, "settings": settings, "folder": run.folder})
         while learner.update < last and learner.update != stop_after:
             figures = algorithm.once(setup, learner, settings, callbacks)
-            if callbacks.stopped:
+            if setup.world.told(callbacks.stopped):
                 last = learner.update
             if is_due(learner.update, settings.validation.evaluate_every, last):
                 figures = f"{figures} | validation {validator(learner.average, learner.update, log)}"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser
@@ -18,7 +19,7 @@ from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import NetworkConfig, make_network
 from dllm_env.policies.registry import load_heuristic
-from dllm_env.policies.rollout import Attempt, Recording
+from dllm_env.policies.rollout import Attempt, Recording, attempt
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Rewards, load_rewards
 from dllm_env.rules import Rules
@@ -27,7 +28,7 @@ from dllm_env.tasks.load import load_task
 from dllm_env.train.config import PolicyTraining
 from dllm_env.train.settings_file import flat
 from dllm_env.train.shared import gathered, shared_attempt
-from dllm_env.world import World, this_world
+from dllm_env.world import ALONE, World, this_world
 
 TRIES = 1000
 """So many training problems in a row with too long a prompt are an error."""
@@ -56,7 +57,7 @@ class Setup:
     seed: int = 0
     max_prompt_length: int = 0
     batch_size: int = 128
-    world: World = field(default_factory=World)
+    world: World = ALONE
     _short: list[int] = field(default_factory=list)
 
     def problems(self, first: int, count: int) -> list[Problem]:
@@ -84,23 +85,27 @@ class Setup:
 
         ``own_steps`` leaves recorded steps with the process that played them.
         """
-        found = shared_attempt(
-            self.world,
-            self.denoiser,
-            policy,
-            rules or self.rules,
-            self.task,
-            problems,
-            seeds,
-            together=together,
-            memory=memory,
-            wishes=wishes,
-            batch_size=self.batch_size,
-            record=record,
-        )
+
+        def play(rows: Sequence[int]) -> Attempt:
+            some = torch.tensor(rows, dtype=torch.int64)
+            return attempt(
+                self.denoiser,
+                policy,
+                rules or self.rules,
+                self.task,
+                [problems[i] for i in rows],
+                [seeds[i] for i in rows],
+                batch_size=self.batch_size,
+                wishes=None if wishes is None else wishes[some],
+                memory={name: value[some.to(value.device)] for name, value in (memory or {}).items()},
+                record=record,
+            )
+
+        device = self.denoiser.device
+        found = shared_attempt(self.world, play, len(problems), device, together)
         if own_steps or not record:
             return found
-        steps = gathered(self.world, found.rollout.trajectories, self.denoiser.device)
+        steps = gathered(self.world, found.rollout.trajectories, device)
         return replace(found, rollout=replace(found.rollout, trajectories=steps))
 
     def assigned(self, problems: Sequence[Problem], seeds: Sequence[int], batch_size: int) -> Assignment:

@@ -6,19 +6,15 @@ whoever drew them until it is known which of them carry signal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dllm_env.denoisers.base import Denoiser
-from dllm_env.dynamics import Observation, Wishes
-from dllm_env.policies.base import Policy
-from dllm_env.policies.rollout import Attempt, Recording, Rollout, attempt
-from dllm_env.rules import Rules
-from dllm_env.tasks.base import Problem, Task
+from dllm_env.dynamics import Observation
+from dllm_env.policies.rollout import Attempt, Rollout
 from dllm_env.world import World
 
 TOTALS = ("denoiser_calls", "seconds", "denoiser_seconds")
@@ -27,50 +23,31 @@ TOTALS = ("denoiser_calls", "seconds", "denoiser_seconds")
 
 def shared_attempt(
     world: World,
-    denoiser: Denoiser,
-    policy: Policy,
-    rules: Rules,
-    task: Task,
-    problems: Sequence[Problem],
-    seeds: Sequence[int],
-    *,
+    play: Callable[[Sequence[int]], Attempt],
+    count: int,
+    device: torch.device,
     together: int = 1,
-    memory: Mapping[str, Tensor] | None = None,
-    wishes: Wishes | None = None,
-    batch_size: int = 128,
-    record: bool | Recording = False,
 ) -> Attempt:
-    """``attempt`` by all processes; each gets the whole outcome, but only the steps of its own rows.
+    """An attempt by all processes; each gets the whole outcome, but only the steps of its own rows.
 
     Args:
         world: the processes.
-        denoiser, policy, rules, task, problems, seeds, memory, wishes, batch_size, record: as for ``attempt``, and
-            the same in all processes.
+        play: plays these rows, in their order; what a row gives does not depend on which others are played.
+        count: how many rows there are.
+        device: where the outcome goes.
         together: neighbouring rows that one process plays.
     """
-    known = (denoiser, policy, rules, task)
+    mine = world.share(count, together)
+    part = play(mine) if mine else None
     if world.size == 1:
-        return attempt(*known, problems, seeds, batch_size=batch_size, wishes=wishes, memory=memory, record=record)
-    mine = world.share(len(problems), together)
-    rows, part = torch.tensor(mine, dtype=torch.int64), None
-    if mine:
-        part = attempt(
-            *known,
-            [problems[i] for i in mine],
-            [seeds[i] for i in mine],
-            batch_size=batch_size,
-            wishes=None if wishes is None else wishes[rows],
-            memory=None
-            if memory is None
-            else {name: value[rows.to(value.device)] for name, value in memory.items()},
-            record=record,
-        )
-    told = None
+        assert part is not None
+        return part
+    rows, told, steps = torch.tensor(mine, dtype=torch.int64), None, None
     if part is not None:
+        steps = part.rollout.trajectories
         told = on_processor(replace(part, rollout=replace(part.rollout, trajectories=None)))
-    parts = [(rows, found) for rows, found in world.gather((rows, told)) if found is not None]
-    whole = merged(parts, len(problems), denoiser.device)
-    steps = None if part is None else part.rollout.trajectories
+    parts = [(place, found) for place, found in world.gather((rows, told)) if found is not None]
+    whole = merged(parts, count, device)
     if steps is not None:
         steps.row = rows.to(steps.row.device)[steps.row]
     return replace(whole, rollout=replace(whole.rollout, trajectories=steps))

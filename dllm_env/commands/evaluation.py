@@ -57,7 +57,8 @@ def evaluate(arguments: list[str]) -> None:
     if not 0 <= given.workers <= MOST_WORKERS:
         raise UsageError(f"--workers must be from 1 to {MOST_WORKERS}, or 0 for the default, got {given.workers}")
     with written_into(folder, fresh=given.out is None) as folder, going_on("eval", arguments, folder):
-        refuse_results(folder, given.resume)
+        if this_world().first:  # which may already put together what was left of a kill
+            refuse_results(folder, given.resume)
         plans = (
             load_suite(given.suite, given.config, given.policies)
             if given.suite

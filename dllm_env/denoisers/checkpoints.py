@@ -75,6 +75,23 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+INDEX = "model.safetensors.index.json"
+
+
+def find_file(place: str, name: str, revision: str) -> Path | None:
+    """A checkpoint's file, in its folder or of the Hub; None where there is none."""
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(
+        place,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if found is None else Path(found)
+
+
 def check_shards(place: str, revision: str = "main") -> None:
     """Refuses a checkpoint whose index names files of weights outside its folder.
 
@@ -88,16 +105,8 @@ def check_shards(place: str, revision: str = "main") -> None:
     if is_folder(folder := Path(place)):
         indices = sorted(folder.glob("*.safetensors.index.json"))
     else:
-        from transformers.utils.hub import cached_file
-
-        found = cached_file(
-            place,
-            "model.safetensors.index.json",
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        indices = [] if found is None else [Path(found)]
+        found = find_file(place, INDEX, revision)
+        indices = [] if found is None else [found]
     for index in indices:
         named = read_table(index).get("weight_map")
         if not isinstance(named, dict):
@@ -230,23 +239,9 @@ def weight_files(place: str, revision: str) -> list[Path]:
     Raises:
         UsageError: none.
     """
-    from transformers.utils.hub import cached_file
-
-    def find(name: str) -> Path | None:
-        found = cached_file(
-            place,
-            name,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        return None if found is None else Path(found)
-
-    if (index := find("model.safetensors.index.json")) is not None:
-        names = sorted(set(read_table(index)["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    found = [find(name) for name in names]
+    index = find_file(place, INDEX, revision)
+    names = ["model.safetensors"] if index is None else sorted(set(read_table(index)["weight_map"].values()))
+    found = [find_file(place, name, revision) for name in names]
     files = [file for file in found if file is not None]
     if len(files) < len(names):
         raise UsageError(f"{place} has no {names[found.index(None)]}: its weights have to be safetensors")

@@ -13,6 +13,9 @@ row's budget lasts; that budget is why such a row ends, too.
 A denoiser may attend in blocks (``Denoiser.attention_block``). Blocks are then counted from the first token of the
 prompt, so that the response's first one may be shorter, and nothing behind the active block is predicted.
 
+A response may begin with tokens that are given, between masks or before them: they stay, and only the masks are
+written (infilling).
+
 A row may have a deadline: with the last denoiser evaluation that it allows, everything that is left is written,
 whatever the action says.
 """
@@ -23,7 +26,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Prediction, PrefixCache
@@ -179,20 +181,25 @@ class Wishes:
     Attributes:
         preference: (B,) float32, α of the reward, which a policy may read; None for none.
         deadline: (B,) int64, denoiser evaluations that a row may take, 0 for no limit; None for the rules'.
+        given: (B, L) int64, what the response begins with, the mask token where something is to be written; None
+            for masks everywhere.
     """
 
     preference: Tensor | None = None
     deadline: Tensor | None = None
+    given: Tensor | None = None
 
     def __getitem__(self, rows: slice | Tensor) -> Wishes:
         """Those of some rows."""
-        chosen = (None if value is None else value[rows] for value in (self.preference, self.deadline))
-        return Wishes(*chosen)
+        return self._each(lambda value: value[rows])
 
     def to(self, device: torch.device) -> Wishes:
         """The same on a device."""
-        moved = (None if value is None else value.to(device) for value in (self.preference, self.deadline))
-        return Wishes(*moved)
+        return self._each(lambda value: value.to(device))
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Wishes:
+        values = (getattr(self, column.name) for column in fields(self))
+        return Wishes(*(None if value is None else function(value) for value in values))
 
 
 @dataclass(frozen=True)
@@ -263,11 +270,12 @@ class Dynamics:
         Args:
             prompts: B prompts as token ids.
             seeds: B seeds.
-            wishes: α and deadline of each row, where they have their own; otherwise the rules' deadline.
+            wishes: what is asked of each row: α, a deadline instead of the rules', what is given of the response.
 
         Raises:
-            UsageError: a prompt is longer than ``prompt_length``.
+            UsageError: a prompt is longer than ``prompt_length``, or nothing is left to write.
         """
+        wishes = wishes or Wishes()
         device, rules, count = self.denoiser.device, self.rules, len(prompts)
         longest = max(map(len, prompts))
         if longest > self.prompt_length:
@@ -279,11 +287,12 @@ class Dynamics:
         def zeros() -> Tensor:
             return torch.zeros(count, dtype=torch.int64, device=device)
 
-        own = None if wishes is None else wishes.deadline
+        given = self._given(wishes, count)
+        own = wishes.deadline
         deadline = torch.full((count,), rules.deadline, device=device) if own is None else own.to(device)
         return State(
-            tokens=F.pad(tokens, (0, rules.response_length), value=self.denoiser.mask_id),
-            masked=torch.ones(shape, dtype=torch.bool, device=device),
+            tokens=torch.cat((tokens, given), 1),
+            masked=given == self.denoiser.mask_id,
             step=zeros(),
             nfe=zeros(),
             revealed_at=torch.full(shape, -1, device=device),
@@ -296,11 +305,23 @@ class Dynamics:
             prediction=self._empty_prediction(count),
             random=RowRandom.from_seeds(list(seeds), "tokens", device),
             deadline=deadline,
-            preference=None if wishes is None or wishes.preference is None else wishes.preference.to(device),
+            preference=None if wishes.preference is None else wishes.preference.to(device),
             last=self._empty_last(count) if rules.deadline or own is not None else None,
             prefix=PrefixCache(count, device) if self._caches else None,
             offset=self._offset([len(prompt) for prompt in prompts]) if self.denoiser.attention_block else None,
         )
+
+    def _given(self, wishes: Wishes, count: int) -> Tensor:
+        """(B, L) int64, the responses as they begin."""
+        shape, mask = (count, self.rules.response_length), self.denoiser.mask_id
+        if wishes.given is None:
+            return torch.full(shape, mask, device=self.denoiser.device)
+        if wishes.given.shape != shape:
+            raise ValueError(f"what is given must be {shape} tokens, got {tuple(wishes.given.shape)}")
+        full = (wishes.given != mask).all(-1).nonzero()[:, 0].tolist()
+        if full:
+            raise UsageError(f"the response of row {full[0]} is given whole; leave a mask to write")
+        return wishes.given.to(self.denoiser.device)
 
     @property
     def _caches(self) -> bool:
@@ -367,7 +388,7 @@ class Dynamics:
 
     def _remaskable(self, state: State, block: _Block) -> Tensor:
         left = state.remasks < self.rules.remasks_allowed
-        return ~state.masked & block.inside & left[:, None]
+        return (state.revealed_at >= 0) & block.inside & left[:, None]  # and not what was given
 
     def _active(self, state: State) -> _Block:
         length, size = self.rules.response_length, self.rules.block_length
@@ -618,6 +639,13 @@ def padded_length(denoiser: Denoiser, prompt: int, response: int, least: int = 0
         return prompt
     wide = -(-prompt // PROMPT_STEP) * PROMPT_STEP
     return max(min(wide, denoiser.max_length - response), prompt, least)
+
+
+def given_by(denoiser: Denoiser, templates: Sequence[str], length: int) -> Tensor | None:
+    """(N, L) int64, what responses with these templates begin with, for ``Wishes``; None if there are none."""
+    if not any(templates):
+        return None
+    return torch.tensor([denoiser.encode_template(template, length) for template in templates])
 
 
 def is_end(tokens: Tensor, end_ids: Sequence[int]) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Dynamics, State, Wishes
+from dllm_env.dynamics import Dynamics, State, Wishes, given_by
 from dllm_env.errors import UsageError
 from dllm_env.rendering import Drawing, as_picture, as_text
 from dllm_env.rewards import Cost, Outcomes, Reward, check_range, load_rewards
@@ -271,7 +271,9 @@ class Game:
 
     def begin(self, episodes: Sequence[Episode]) -> State:
         """Rows at their start, not yet predicted."""
-        wishes = Wishes(torch.tensor([e.alpha for e in episodes])) if self.config.preferences else None
+        preference = torch.tensor([e.alpha for e in episodes]) if self.config.preferences else None
+        templates = [episode.problem.template for episode in episodes]
+        wishes = Wishes(preference, given=given_by(self.denoiser, templates, self.rules.response_length))
         return self.dynamics.reset([e.prompt for e in episodes], [e.seed for e in episodes], wishes)
 
     def actions(self, actions: Any, rows: int) -> Tensor:

@@ -16,7 +16,7 @@ import hashlib
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,6 +26,7 @@ NUMBERS_AT_ONCE = 2**16
 """Numbers between two layers for all rows of a tile: few enough that a lone row wastes little and that they stay in
 the processor's cache, enough that the calls themselves cost little."""
 
+Given = ParamSpec("Given")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -159,8 +160,24 @@ def lowest_argmax(values: Tensor, largest: Tensor | None = None) -> Tensor:
     """
     size = values.shape[-1]
     largest = values.amax(-1, keepdim=True) if largest is None else largest
-    index = torch.arange(size, dtype=torch.int32, device=values.device)
-    return torch.where(values == largest, index, size - 1).amin(-1).long()
+    return counted(size, values.device).masked_fill(values != largest, size - 1).amin(-1).long()
+
+
+def constant(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """A function of numbers and devices whose tensors are made once and kept; nobody may write to them."""
+
+    @functools.lru_cache(maxsize=256)
+    def made(*given: Given.args, **named: Given.kwargs) -> Result:
+        with torch.inference_mode(False), torch.no_grad():  # a later gradient may need them
+            return function(*given, **named)
+
+    return cast("Callable[Given, Result]", made)
+
+
+@constant
+def counted(size: int, device: torch.device) -> Tensor:
+    """(size,) int32: 0, 1, 2, …"""
+    return torch.arange(size, dtype=torch.int32, device=device)
 
 
 def digest(weights: Mapping[str, Tensor], about: str = "") -> str:
@@ -172,6 +189,7 @@ def digest(weights: Mapping[str, Tensor], about: str = "") -> str:
     return total.hexdigest()
 
 
+@constant
 def rotation_angles(
     length: int, dimension: int, device: torch.device, base: float = 10_000.0
 ) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import torch
 
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.denoisers.load import DenoiserLike, load_denoiser
-from dllm_env.dynamics import Dynamics
+from dllm_env.dynamics import Dynamics, given_by
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import tokens_before_eot
 from dllm_env.eval.results import Outcome, Result, Setting, code_version
@@ -30,7 +30,7 @@ from dllm_env.reading import exists
 from dllm_env.rewards import Cost, Outcomes, RewardLike, load_rewards
 from dllm_env.rules import Rules
 from dllm_env.specs import check_types, split
-from dllm_env.tasks.base import Split, Task, count_problems
+from dllm_env.tasks.base import Problem, Split, Task, count_problems
 from dllm_env.tasks.load import TaskLike, load_task
 from dllm_env.user_code import file_part
 
@@ -149,13 +149,15 @@ class Evaluation:
         self.count = count
         self.places = [(index, sample) for index in range(count) for sample in range(config.samples)]
         looked_at = ((seed, index) for seed in range(config.seeds) for index in range(min(count, LOOKED_AT)))
-        longest = max(len(self.denoiser.encode(self.prompt(*problem))) for problem in looked_at)
+        problems = [self.problem(*place) for place in looked_at]
+        longest = max(len(self.denoiser.encode(problem.prompt)) for problem in problems)
         for some in rules:
+            given_by(self.denoiser, [problem.template for problem in problems], some.response_length)
             Dynamics(self.denoiser, some, max(longest, self.task.prompt_length))
 
-    def prompt(self, seed: int, index: int) -> str:
-        """The prompt of a problem."""
-        return self.task.problem(index, self.config.split, seed).prompt
+    def problem(self, seed: int, index: int) -> Problem:
+        """One that is played."""
+        return self.task.problem(index, self.config.split, seed)
 
     def _setting(self, policy: Player, rules: Rules, seed: int) -> Setting:
         fingerprint: Callable[[], str] = getattr(policy, "fingerprint", str)
@@ -182,7 +184,7 @@ class Evaluation:
             return
         for outcome in result.outcomes:
             here = outcome.seed < self.config.seeds and outcome.index < self.count
-            if here and self.prompt(outcome.seed, outcome.index) != outcome.prompt:
+            if here and self.problem(outcome.seed, outcome.index).prompt != outcome.prompt:
                 raise UsageError(
                     f"problem {outcome.index} of {self.task.name} was another one when these results were made: "
                     "its data have changed, so give another --out"
@@ -198,7 +200,7 @@ class Evaluation:
         A row depends on its seed, index and sample alone, so that pieces of any size give the same.
         """
         config, before = self.config, 0
-        problems = [self.task.problem(index, config.split, job.seed) for index, _ in places]
+        problems = [self.problem(job.seed, index) for index, _ in places]
 
         def report(done: int) -> None:
             nonlocal before

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dllm_env.denoisers.load import load_denoiser
+from dllm_env.dynamics import Wishes, given_by
 from dllm_env.errors import UsageError
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout
@@ -33,6 +34,8 @@ class GenerationConfig(Rules):
     """Which problems: train, validation, test."""
     prompt: str = ""
     """A prompt of your own instead of a task's problem, for example "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j +1"."""
+    template: str = ""
+    """What the response begins with, [[3]] for three masks in it, for example "b [[1]] so c [[1]]"."""
     denoiser: str = "tiny"
     """Bundled denoiser or folder of one."""
     seed: int = 0
@@ -50,11 +53,12 @@ class Generation:
     Attributes:
         prompt: the text shown to the denoiser.
         tokens: L words, an empty one where the response was cut off.
-        revealed_at: the step (from 0) that wrote each token; −1 where none did (masked still, or filled in
+        revealed_at: the step (from 0) that wrote each token; −1 where none did (masked still, given, or filled in
             after an end-of-text).
         text: the response up to end-of-text.
         nfe, steps: denoiser evaluations and steps.
         correct: right or wrong, None for a prompt that no task judges.
+        given: positions that were given.
     """
 
     prompt: str
@@ -64,6 +68,7 @@ class Generation:
     nfe: int
     steps: int
     correct: bool | None
+    given: Sequence[int] = ()
 
 
 def make_generation(config: GenerationConfig) -> Generation:
@@ -86,8 +91,10 @@ def make_generation(config: GenerationConfig) -> Generation:
     if not prompt:
         problem = task.problem(config.index, config.split, config.seed)
         prompt = problem.prompt
-    ids = denoiser.encode(prompt)
-    result = rollout(denoiser, policy, rules, [ids], [config.seed], prompt_length=task.prompt_length)
+    ids, template = denoiser.encode(prompt), config.template or (problem.template if problem else "")
+    given = given_by(denoiser, [template], rules.response_length)
+    wishes, width = Wishes(given=given), task.prompt_length
+    result = rollout(denoiser, policy, rules, [ids], [config.seed], prompt_length=width, wishes=wishes)
     response = result.responses[0].tolist()
     text = denoiser.response_text(response)
     finished = bool(result.finished[0])
@@ -99,6 +106,7 @@ def make_generation(config: GenerationConfig) -> Generation:
         nfe=int(result.nfe[0]),
         steps=int(result.steps[0]),
         correct=None if problem is None else finished and task.score(problem, text) == 1.0,
+        given=[] if given is None else (given[0] != denoiser.mask_id).nonzero()[:, 0].tolist(),
     )
 
 
@@ -125,7 +133,7 @@ def frame(generation: Generation, step: int | None, mask: str = "·") -> Text:
             shown.append(" ")
         if at >= 0 and (step is None or at <= step):
             shown.append(token, style=("bold " if at == step else "") + step_colour(at, steps))
-        elif step is None and token:  # filled in after an end-of-text
+        elif token and (step is None or i in generation.given):  # given, or filled in after an end-of-text
             shown.append(token, style="dim")
         else:
             shown.append(mask, style="dim")

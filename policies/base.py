@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
@@ -22,20 +23,33 @@ class Decision:
 
     Attributes:
         unmask: (B, W) bool, the action.
-        log_prob: (B,) float32, its log-probability, or None for a rule that has no useful one.
-        entropy: (B,) float32 in nats of the distribution it was drawn from, or None.
         draw: (B, W), the draw whose log-probability ``log_prob`` is, where an order belongs to it (see ``heads``);
             above 0 where ``unmask`` is.
         remask: (B, W) bool, committed positions to put back to mask, or None for none.
         memory: tensors with B rows that come back as ``Observation.memory`` in these rows' next step.
+        score: computes ``log_prob`` and ``entropy``, which only training asks for; None for a rule that has no
+            useful ones.
     """
 
     unmask: Tensor
-    log_prob: Tensor | None = None
-    entropy: Tensor | None = None
     draw: Tensor | None = None
     remask: Tensor | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    score: Callable[[], tuple[Tensor, Tensor]] | None = None
+
+    @cached_property
+    def _scored(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        return (None, None) if self.score is None else self.score()
+
+    @property
+    def log_prob(self) -> Tensor | None:
+        """(B,) float32, the log-probability of the action."""
+        return self._scored[0]
+
+    @property
+    def entropy(self) -> Tensor | None:
+        """(B,) float32 in nats of the distribution it was drawn from."""
+        return self._scored[1]
 
 
 class Policy(Protocol):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dllm_env.denoisers.base import Denoiser
+from dllm_env.dynamics import Wishes, given_by
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Policy
 from dllm_env.policies.learned import load_policy
@@ -46,6 +47,7 @@ def generate(
     gen_length: int = 128,
     block_length: int | None = None,
     *,
+    template: str = "",
     seed: int = 0,
     batch_size: int = 16,
     options: Any = None,
@@ -61,9 +63,12 @@ def generate(
         prompts: one text or conversation, or several. Texts are put into the chat template where the tokenizer has
             one. What reads like a special token in them is text.
         policy: heuristic (``threshold:0.9``), class in a file, folder or Hub name of a learned one, or an object.
-        gen_length: tokens to generate, a multiple of ``block_length``.
+        gen_length: tokens to generate, a multiple of ``block_length``; with a template those of all of the
+            response, or 0 where it ends with the template.
         block_length: equal to ``gen_length`` for full diffusion; None for that of a model which attends in blocks,
-            and 32 of all others.
+            32 of all others, and full diffusion where ``gen_length`` is 0.
+        template: what each response begins with, ``[[5]]`` for five masks in it: text that is to be filled in,
+            ``The capital is [[2]], on the river [[3]].``; behind it are masks up to ``gen_length``.
         seed: everything random follows from it and the place of a prompt.
         batch_size: prompts played at a time; a prompt that is done makes room for the next.
         options: ``dllm_env.denoisers.huggingface.Options``: ``shift``, ``chat`` and ``mask`` where they are
@@ -78,18 +83,19 @@ def generate(
         UsageError: settings or a model that do not fit.
     """
     listed = _listed(prompts)
-    asked = 32 if block_length is None else block_length
-    lengths = {"gen_length": gen_length, "block_length": asked, "batch_size": batch_size, "seed": seed}
-    lengths = {name: _whole(name, value) for name, value in lengths.items()}
+    length, batch_size = _whole("gen_length", gen_length), _whole("batch_size", batch_size)
+    block, seed = None if block_length is None else _whole("block_length", block_length), _whole("seed", seed)
     _check_policy(policy)
     denoiser = _denoiser(model, tokenizer, options)
-    if block_length is None and denoiser.attention_block:
-        lengths["block_length"] = denoiser.attention_block
-    played_by = _rules(lengths["gen_length"], lengths["block_length"], rules)
+    length = length or len(denoiser.encode_template(template))
+    if block is None:
+        block = denoiser.attention_block or (32 if gen_length else length)
+    played_by = _rules(length, block, rules)
     ids = [denoiser.encode(p) if isinstance(p, str) else _conversation(denoiser, tokenizer, p) for p in listed]
-    seeds = row_seeds(len(ids), "generate", lengths["seed"])
+    seeds = row_seeds(len(ids), "generate", seed)
     chosen = load_policy(policy, denoiser.device)
-    played = rollout(denoiser, chosen, played_by, ids, seeds, batch_size=lengths["batch_size"])
+    wishes = Wishes(given=given_by(denoiser, [template] * len(ids), length))
+    played = rollout(denoiser, chosen, played_by, ids, seeds, batch_size=batch_size, wishes=wishes)
     texts = [denoiser.response_text(response) for response in played.responses.tolist()]
     return Generated(texts, played.nfe.tolist(), played)
 

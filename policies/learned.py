@@ -133,7 +133,7 @@ class LearnedPolicy(ModelHubMixin):
         return seen_by(self.network)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
-        """Decides for B rows, with the log-probability and entropy of the head."""
+        """Decides for B rows; the head says with which log-probability and entropy when they are asked for."""
         alpha = self.alpha
         if alpha is None and observation.preference is None and self.is_open:
             alpha = self.curve[len(self.curve) // 2].alpha if self.curve else None
@@ -144,7 +144,7 @@ class LearnedPolicy(ModelHubMixin):
             if self.greedy:
                 return Decision(self.head.mode(scores, observation.selectable) > 0)
             draw = self.head.sample(scores, observation.selectable, random)
-            return Decision(draw > 0, *self._score(scores, observation, draw), draw)
+        return Decision(draw > 0, draw, score=lambda: self._score(scores, observation, draw))
 
     def evaluate(self, observation: Observation, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability and entropy, (B,) each, of given draws (B, W) of the head, with gradient."""

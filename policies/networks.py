@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dllm_env.denoisers.base import NO_EXTRAS, Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.numerics import distinct_rows, in_tiles, rotate, rotation_angles, rows_at_once
+from dllm_env.numerics import constant, counted, distinct_rows, in_tiles, rotate, rotation_angles, rows_at_once
 from dllm_env.reading import meant
 from dllm_env.specs import check_types
 from dllm_env.user_code import file_part, load_from_file, origin_of
@@ -34,7 +34,7 @@ ROTATION_BASE = 100.0
 
 def _place(observation: Observation) -> Tensor:
     masked = observation.masked
-    return (torch.arange(masked.shape[1], device=masked.device) / masked.shape[1]).expand(masked.shape)
+    return (counted(masked.shape[1], masked.device) / masked.shape[1]).expand(masked.shape)
 
 
 def _left(observation: Observation) -> Tensor:
@@ -178,10 +178,13 @@ def sinusoidal(progress: Tensor, dimension: int) -> Tensor:
     Progress is stretched to 0 … 1000 and the periods go from 2π to 20,000π, so that steps of a long response
     differ as clearly as those of a short one.
     """
-    half = dimension // 2
-    frequency = 10_000 ** (-torch.arange(half, device=progress.device) / half)
-    angle = 1000.0 * progress[:, None].float() * frequency
+    angle = 1000.0 * progress[:, None].float() * _frequencies(dimension // 2, progress.device)
     return torch.cat((angle.sin(), angle.cos()), -1)
+
+
+@constant
+def _frequencies(count: int, device: torch.device) -> Tensor:
+    return 10_000 ** (-torch.arange(count, device=device) / count)
 
 
 def seen_by(network: Scorer) -> Extras:
@@ -332,21 +335,20 @@ class PolicyNetwork(Scorer):
         progress = self.progress(sinusoidal(observation.progress, config.width))
         if self.asked is not None:
             wanted = [CONDITIONS[name][1](observation) for name in config.conditions]
-            progress = progress + self.asked(torch.cat(wanted, -1))
+            progress = progress + self.asked(torch.cat(wanted, -1) if len(wanted) > 1 else wanted[0])
         # A row has few conditions, one for each kind of position.
         conditions = self.activation(self.kind_embedding.weight + progress[:, None]).flatten(0, 1)
         modulation = self.modulation(conditions).view(batch, self.kinds, -1)
         # Each position its kind's. The other kinds' zeros make the product exact, and its gradient is cheap.
-        kinds = torch.arange(self.kinds, device=x.device)
-        kind = (self.kind(observation)[..., None] == kinds).float()
+        kind = (self.kind(observation)[..., None] == counted(self.kinds, x.device)).float()
         modulation = kind @ modulation
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = modulation.chunk(6, -1)
 
         h = F.layer_norm(x, (config.width,)) * (1 + scale_1) + shift_1
         qkv = self.query_key_value(h).view(batch, width, 3, config.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv.unbind(0)
-        rotation = rotation_angles(width, config.width // config.heads, x.device, base=ROTATION_BASE)
-        mixed = F.scaled_dot_product_attention(rotate(query, rotation), rotate(key, rotation), value)
+        rotation = rotation_angles(width, config.width // config.heads, x.device, ROTATION_BASE)
+        query, key = rotate(qkv[:2], rotation)
+        mixed = F.scaled_dot_product_attention(query, key, qkv[2])
         x = x + gate_1 * self.attention_out(mixed.transpose(1, 2).reshape(batch, width, config.width))
         h = F.layer_norm(x, (config.width,)) * (1 + scale_2) + shift_2
         x = x + gate_2 * self.feed_forward(h)

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Extras
-from dllm_env.dynamics import Dynamics, Observation, State, Wishes, padded_length
+from dllm_env.dynamics import Dynamics, Observation, State, Wishes, given_by, padded_length
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
@@ -129,7 +129,7 @@ def rollout(
         seeds: N seeds; a row's random numbers follow from its own.
         batch_size: rows generated at a time.
         prompt_length: pad prompts to at least this length.
-        wishes: α and deadline of each of the N rows.
+        wishes: α and deadline of each of the N rows, and what is given of their responses.
         memory: tensors with N rows, what the policy remembers of each row before its first step.
         record: return the trajectories, for training, with what the policy reads or what a ``Recording`` says.
         on_progress: told the number of finished rows after each round that finished some.
@@ -151,7 +151,9 @@ def rollout(
 
     def keep(rows: Tensor, observation: Observation, decision: Decision) -> None:
         if record:
-            steps.append((rows, recording.keep(observation, denoiser.dtype), replace(decision, memory={})))
+            draw = decision.unmask if decision.draw is None else decision.draw
+            seen = recording.keep(observation, denoiser.dtype)
+            steps.append(_Step(rows, seen, draw, decision.log_prob, decision.entropy))
 
     done = 0
 
@@ -176,8 +178,14 @@ def rollout(
     return result
 
 
-_Step = tuple[Tensor, Observation, Decision]
-"""The rows of a step, what was seen, and what was decided."""
+class _Step(NamedTuple):
+    """The rows of a step, what was seen, and what was decided, with which log-probability and entropy."""
+
+    rows: Tensor
+    seen: Observation
+    draw: Tensor
+    log_prob: Tensor | None
+    entropy: Tensor | None
 
 
 def _play(
@@ -313,19 +321,19 @@ def _collect(result: Rollout, dynamics: Dynamics, state: State, rows: Tensor, en
 
 def _join(steps: list[_Step]) -> Trajectories:
     """All steps, sorted by row, in which they follow each other: not by which rows were in the batch together."""
-    log_probs, entropies = [], []
-    for rows, _, decision in steps:
-        missing = torch.zeros(len(rows), device=rows.device)
-        log_probs.append(missing if decision.log_prob is None else decision.log_prob)
-        entropies.append(missing if decision.entropy is None else decision.entropy)
-    row = torch.cat([rows for rows, _, _ in steps])
+    row = torch.cat([step.rows for step in steps])
     order = row.argsort(stable=True)
+
+    def joined(values: Iterable[Tensor | None]) -> Tensor:
+        known = zip(steps, values, strict=True)
+        return torch.cat([step.rows.new_zeros(len(step.rows)).float() if x is None else x for step, x in known])
+
     return Trajectories(
         row=row[order],
-        observation=Observation.concatenate([observation for _, observation, _ in steps])[order],
-        draw=torch.cat([d.unmask if d.draw is None else d.draw for _, _, d in steps])[order],
-        log_prob=torch.cat(log_probs)[order],
-        entropy=torch.cat(entropies)[order],
+        observation=Observation.concatenate([step.seen for step in steps])[order],
+        draw=torch.cat([step.draw for step in steps])[order],
+        log_prob=joined(step.log_prob for step in steps)[order],
+        entropy=joined(step.entropy for step in steps)[order],
     )
 
 
@@ -366,6 +374,8 @@ def attempt(
     on_progress: Callable[[int], None] | None = None,
 ) -> Attempt:
     """Generates a response to each problem and scores it. Arguments as in ``rollout``."""
+    length = rules.resolve(attention_block=denoiser.attention_block).response_length
+    given = given_by(denoiser, [problem.template for problem in problems], length)
     result = rollout(
         denoiser,
         policy,
@@ -374,7 +384,7 @@ def attempt(
         seeds,
         batch_size=batch_size,
         prompt_length=task.prompt_length,
-        wishes=wishes,
+        wishes=replace(wishes or Wishes(), given=given),
         memory=memory,
         record=record,
         on_progress=on_progress,

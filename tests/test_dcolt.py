@@ -168,7 +168,7 @@ def test_all_actions_and_tokens_of_a_step_add_up_to_one(head: Head, network: str
             response, revealed = torch.full((1, 2), denoiser.mask_id), torch.full((1, 2), -1)
             for place, token in zip(places, written, strict=True):
                 response[0, place], revealed[0, place] = token, 0
-            states = States([[3]], response, revealed, denoiser.mask_id, denoiser.pad_id)
+            states = States([[3]], response, torch.full_like(response, denoiser.mask_id), revealed, denoiser.pad_id)
             one = torch.zeros(1, dtype=torch.int64)
             batch = batch_of(states, one, one, torch.ones(1, 2, dtype=torch.bool), torch.tensor([draw]))
             total += joint.evaluate(denoiser, policy, states, batch, temperature).total.exp().item()
@@ -201,7 +201,7 @@ def test_gradients_of_both_are_those_of_finite_differences(network: str) -> None
     denoiser.module.requires_grad_(True)
     policy = policy_for(denoiser, PlackettLuce(2), network)
     response, revealed = torch.tensor([[3, 4, 3, 4]]), torch.tensor([[0, 1, 0, 1]])
-    states = States([[3]], response, revealed, denoiser.mask_id, denoiser.pad_id)
+    states = States([[3]], response, torch.full_like(response, denoiser.mask_id), revealed, denoiser.pad_id)
     row, step = torch.zeros(2, dtype=torch.int64), torch.tensor([0, 1])
     masked = torch.tensor([[True] * 4, [False, True, False, True]])
     batch = batch_of(states, row, step, masked, torch.tensor([[2, 0, 1, 0], [0, 1, 0, 2]]))
@@ -255,7 +255,7 @@ def test_states_and_probabilities_are_those_of_the_rollout(temperature: float) -
 def test_prompts_that_cannot_be_padded_go_by_their_length() -> None:
     denoiser = toy_denoiser()
     response = torch.full((3, 8), 5)
-    states = States([[3], [4, 5], [6]], response, torch.zeros_like(response), denoiser.mask_id, denoiser.pad_id)
+    states = States([[3], [4, 5], [6]], response, response, torch.zeros_like(response), denoiser.pad_id)
     row, step = torch.tensor([2, 1, 0, 1]), torch.tensor([0, 1, 0, 0])
     padded = joint.hidden_states(denoiser, states, row, step)
     denoiser.pads = False

@@ -13,13 +13,14 @@ import torch
 from conftest import END, MASK, PAD, Scripted, favouring
 from torch import Tensor
 
-from dllm_env.dynamics import Dynamics, Observation, State
+from dllm_env.dynamics import Dynamics, Observation, State, Wishes
 from dllm_env.rules import Rules, View
 
 TOKENS = [3, END, 5, 3, 4, 5]
 STRENGTHS = [1.0, 2.0, 3.0, 0.5, 4.0, 1.5]
 LENGTH = len(TOKENS)
 PROMPTS = [[5], [3, 4], []]
+GIVEN = [[MASK, 5, MASK, MASK, 4, MASK], [3, 3, 3, MASK, MASK, 3], [MASK] * LENGTH]
 
 
 def table() -> Tensor:
@@ -40,7 +41,7 @@ class Row:
     rules: Rules
     context: str = "full"
     response: list[int] = field(default_factory=lambda: [MASK] * LENGTH)
-    masked: list[bool] = field(default_factory=lambda: [True] * LENGTH)
+    masked: list[bool] = field(default_factory=list)
     revealed_at: list[int] = field(default_factory=lambda: [-1] * LENGTH)
     sureness: list[float] = field(default_factory=lambda: [0.0] * LENGTH)
     step: int = 0
@@ -48,6 +49,9 @@ class Row:
     remasks: int = 0
     ignored: int = 0
     stale: bool = True
+
+    def __post_init__(self) -> None:
+        self.masked = self.masked or [token == MASK for token in self.response]
 
     @property
     def block(self) -> range:
@@ -68,7 +72,8 @@ class Row:
         return [self.masked[i] and i in self.block for i in range(LENGTH)]
 
     def remaskable(self) -> list[bool]:
-        return [not self.masked[i] and i in self.block and self.remasks < self.budget for i in range(LENGTH)]
+        written = [step >= 0 for step in self.revealed_at]
+        return [written[i] and i in self.block and self.remasks < self.budget for i in range(LENGTH)]
 
     def play(self, unmask: list[bool], remask: list[bool] | None) -> None:
         if self.stale:
@@ -128,17 +133,21 @@ def assert_seen(seen: Observation, rows: list[Row], allow_remask: bool) -> None:
 
 @pytest.mark.parametrize("block_length", [1, 2, 3, 6])
 @pytest.mark.parametrize("context", ["full", "block"])
+@pytest.mark.parametrize("given", [None, GIVEN], ids=["", "given"])
 @pytest.mark.parametrize(
     "rules",
     [{}, {"stop_at_eot": True}, {"allow_remask": True}, {"allow_remask": True, "remask_budget": 2, "max_steps": 5}],
     ids=["plain", "stop", "remask", "budget"],
 )
-def test_rows_go_as_each_would_by_the_definition(block_length: int, context: Any, rules: dict[str, Any]) -> None:
+def test_rows_go_as_each_would_by_the_definition(
+    block_length: int, context: Any, rules: dict[str, Any], given: list[list[int]] | None
+) -> None:
     coin = random.Random(f"{block_length} {context} {rules}")
     settings = Rules(LENGTH, block_length, **rules)
     for density in (0.3, 0.8):
         dynamics = Dynamics(Scripted(table(), 2), settings, 2, View(context))
-        state, rows = dynamics.reset(PROMPTS, [0, 1, 2]), [Row(settings, context) for _ in PROMPTS]
+        state = dynamics.reset(PROMPTS, [0, 1, 2], Wishes(given=None if given is None else torch.tensor(given)))
+        rows = [Row(settings, context, list(begin)) for begin in given or [[MASK] * LENGTH] * 3]
         assert_same(dynamics, state, rows)
         for _ in range(10):
             unmask, remask = (

@@ -146,7 +146,7 @@ def test_all_moves_of_all_positions_add_up_to_one() -> None:
         for place, token in enumerate(ways):
             if token is not None:
                 response[0, place], revealed[0, place] = token, 0
-        states = States([[3]], response, revealed, denoiser.mask_id, denoiser.pad_id)
+        states = States([[3]], response, torch.full_like(response, denoiser.mask_id), revealed, denoiser.pad_id)
         one = torch.zeros(1, dtype=torch.int64)
         batch = batch_of(states, one, one, torch.ones(1, 2, dtype=torch.bool), revealed == 0)
         found = joint.evaluate(denoiser, policy, states, batch, 1.0)
@@ -158,7 +158,7 @@ def test_gradients_of_a_move_are_those_of_finite_differences() -> None:
     denoiser, policy = Scores(4), reverse()
     denoiser.module.requires_grad_(True)
     response, revealed = torch.tensor([[3, 4, 3, 4]]), torch.tensor([[0, 1, 0, 1]])
-    states = States([[3]], response, revealed, denoiser.mask_id, denoiser.pad_id)
+    states = States([[3]], response, torch.full_like(response, denoiser.mask_id), revealed, denoiser.pad_id)
     row, step = torch.zeros(2, dtype=torch.int64), torch.tensor([0, 1])
     masked = torch.tensor([[True] * 4, [False, True, False, True]])
     batch = batch_of(states, row, step, masked, torch.tensor([[1, 0, 1, 0], [0, 1, 0, 0]]) > 0)

@@ -251,7 +251,8 @@ def collect(setup: Setup, settings: DCoLT, update: int, log: Logger) -> Collecte
 def make_batch(setup: Setup, learner: JointLearner, settings: DCoLT, drawn: Collected) -> tuple[States, JointBatch]:
     """The steps to learn from, and the states that they were taken in."""
     prompts = [setup.denoiser.encode(problem.prompt) for problem in drawn.problems]
-    states = States.of(setup.denoiser, prompts, drawn.attempt.rollout)
+    templates = [problem.template for problem in drawn.problems]
+    states = States.of(setup.denoiser, prompts, drawn.attempt.rollout, templates)
     plain = grpo.make_batch(setup, settings, drawn, own=True)
     plain.old_log_prob = plain.old_log_prob + as_drawn(plain)
     values = {column.name: getattr(plain, column.name) for column in fields(Batch)}

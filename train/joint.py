@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, log_mass, token_log_prob
-from dllm_env.dynamics import Observation
+from dllm_env.dynamics import Observation, given_by
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.rollout import Rollout
 from dllm_env.train.batches import Batch
@@ -28,20 +28,30 @@ class States:
     Attributes:
         prompts: N prompts as token ids.
         responses: (N, L) int64, as they ended.
+        begin: (N, L) int64, as they began: masks, and what was given.
         revealed_at: (N, L) int64, the step that wrote each position, −1 where none did.
-        mask_id, pad_id: of the denoiser.
+        pad_id: of the denoiser.
     """
 
     prompts: Sequence[Sequence[int]]
     responses: Tensor
+    begin: Tensor
     revealed_at: Tensor
-    mask_id: int
     pad_id: int
 
     @classmethod
-    def of(cls, denoiser: Denoiser, prompts: Sequence[Sequence[int]], played: Rollout) -> States:
-        """Those of a rollout in which nothing was put back to mask."""
-        return cls(prompts, played.responses, played.revealed_at, denoiser.mask_id, denoiser.pad_id)
+    def of(
+        cls,
+        denoiser: Denoiser,
+        prompts: Sequence[Sequence[int]],
+        played: Rollout,
+        templates: Sequence[str] = (),
+    ) -> States:
+        """Those of a rollout in which nothing was put back to mask, of responses with these templates."""
+        ended = played.responses
+        given = given_by(denoiser, templates, ended.shape[1])
+        begin = torch.full_like(ended, denoiser.mask_id) if given is None else given.to(ended.device)
+        return cls(prompts, ended, begin, played.revealed_at, denoiser.pad_id)
 
     def tokens(self, row: Tensor, step: Tensor) -> Tensor:
         """(m, P+L) int64, what the denoiser saw in these steps (m,) of these rows (m,), P of the longest prompt."""
@@ -51,7 +61,7 @@ class States:
         width = max(map(len, prompts))
         padded = [[self.pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         before = torch.tensor(padded, dtype=torch.int64, device=written.device).view(len(prompts), width)
-        return torch.cat((before, torch.where(shown, written, self.mask_id)), 1)
+        return torch.cat((before, torch.where(shown, written, self.begin[row])), 1)
 
 
 @dataclass

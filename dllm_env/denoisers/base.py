@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
+import re
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
@@ -34,6 +35,10 @@ TILE_LOGITS = 2**21
 
 TILE_POSITIONS = (32, 256)
 """Positions of such a tile, at least and at most: each tile reads all weights of the head."""
+
+
+BLANKS = re.compile(r" ?\[\[(\d+)\]\]")
+"""So many masks in the template of a response."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +280,32 @@ class Denoiser(abc.ABC):
         Raises:
             UsageError: the text has words that the tokenizer does not know.
         """
+
+    def encode_part(self, text: str) -> list[int]:
+        """Token ids of a part of a response, with nothing put around it."""
+        return self.encode(text)
+
+    def encode_template(self, template: str, length: int = 0) -> list[int]:
+        """The L token ids that a response begins with: those of a text, with masks where it has blanks.
+
+        Args:
+            template: ``[[3]]`` in it stands for three masks, with the space before it.
+            length: L; behind the template are masks. 0 takes the template's own length.
+
+        Raises:
+            UsageError: it is longer than L, or has words that the tokenizer does not know.
+        """
+        ids: list[int] = []
+        most, limit = (length, "the response length") if length else (self.max_length, "the denoiser's context")
+        for i, part in enumerate(BLANKS.split(template)):
+            if i % 2:
+                ids += [self.mask_id] * min(int(part), most + 1)
+            elif part:
+                ids += self.encode_part(part)
+        if len(ids) > most:
+            shown = template if len(template) <= 60 else f"{template[:57]}..."
+            raise UsageError(f"the template {shown!r} has more tokens than {limit}, {most}")
+        return ids + [self.mask_id] * (length - len(ids))
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:

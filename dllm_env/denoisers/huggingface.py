@@ -372,6 +372,9 @@ class HuggingFaceDenoiser(Denoiser):
             return self.plain_text.conversation([{"role": "user", "content": text}])
         return self.plain_text.encode(text)
 
+    def encode_part(self, text: str) -> list[int]:
+        return self.plain_text.encode(text, around=False)
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids)))
 

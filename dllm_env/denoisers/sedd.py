@@ -206,6 +206,9 @@ class SEDDDenoiser(Denoiser):
     def encode(self, text: str) -> list[int]:
         return self.plain_text.encode(text)
 
+    def encode_part(self, text: str) -> list[int]:
+        return self.plain_text.encode(text, around=False)
+
     def decode(self, ids: Sequence[int]) -> str:
         # The mask is no token of GPT-2's.
         known = [[i] if i < self.mask_id else [] for i in map(int, ids)]

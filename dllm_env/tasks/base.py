@@ -29,6 +29,8 @@ class Problem:
         split, seed, index: what the problem is a function of.
         prompt: the text shown to the denoiser.
         answer: what the task's ``score`` compares with; its form belongs to the task.
+        template: what the response begins with, ``[[n]]`` for n masks (see ``Denoiser.encode_template``); it is
+            part of the response that is scored. Without one, everything is written.
     """
 
     task: str
@@ -37,6 +39,7 @@ class Problem:
     index: int
     prompt: str
     answer: tuple[str, ...] = field(repr=False)
+    template: str = ""
 
 
 @runtime_checkable

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations, product
 
+from dllm_env.errors import UsageError
 from dllm_env.tasks.base import Problem, Split, draw
 
 BLANK = "."
@@ -44,14 +45,29 @@ def _is_unique(cells: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class Sudoku:
-    """Complete a 4×4 Sudoku that has exactly one solution: 16 prompt cells, 16 response cells, row by row."""
+    """Complete a 4×4 Sudoku that has exactly one solution: 16 prompt cells, 16 response cells, row by row.
 
-    name: str = field(default="sudoku", init=False)
+    Attributes:
+        given: the response has the known cells from the start, and only the blanks are to be written (infilling).
+    """
+
+    given: bool = False
     prompt_length: int = field(default=16, init=False)
     response_length: int = field(default=16, init=False)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.given, bool):
+            raise UsageError(f"sudoku: given must be true or false, got {self.given!r}")
+
+    @property
+    def name(self) -> str:
+        return "sudoku:given=true" if self.given else "sudoku"
+
     def problem(self, index: int, split: Split = "train", seed: int = 0) -> Problem:
-        return draw(self.name, split, seed, index, self._puzzle)
+        drawn = draw("sudoku", split, seed, index, self._puzzle)
+        if not self.given:
+            return drawn
+        return replace(drawn, task=self.name, template=drawn.prompt.replace(BLANK, "[[1]]"))
 
     def _puzzle(self, rng: random.Random) -> tuple[str, tuple[str, ...]]:
         """Blanks up to 5–12 random cells, each only while the solution stays the only one."""

@@ -32,6 +32,7 @@ from dllm_env.denoisers.base import Denoiser, Prediction, PrefixCache
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.random import RowRandom
 from dllm_env.rules import FULL_VIEW, Rules, View
+from dllm_env.world import ALONE, World
 
 
 @dataclass
@@ -258,6 +259,7 @@ class Dynamics:
         self.rules = rules
         self.view = view
         self.prompt_length = prompt_length
+        self.among = ALONE
 
     @property
     def width(self) -> int:
@@ -415,16 +417,58 @@ class Dynamics:
         rows = state.stale.nonzero()[:, 0]
         if not len(rows):
             return False
+        own = rows[self.among.rank :: self.among.size]
+        failed = self._predict_rows(state, own) if len(own) else None
+        if self.among.size > 1:
+            failed = self._tell(state, own, failed)
+        if failed is not None:
+            raise failed
+        return True
+
+    def _predict_rows(self, state: State, rows: Tensor) -> LogitsError | None:
+        """Renews the prediction of these rows (n,); returns what failed."""
         everything = len(rows) == len(state)
         part = state if everything else state[rows]
         try:
             self._predict(part)
         except LogitsError as error:
             broken = rows[error.rows]
-            raise error.at(broken.tolist(), state.step[broken].tolist()) from None
+            return error.at(broken.tolist(), state.step[broken].tolist())
         if not everything:
             state.write(rows, part)
-        return True
+        return None
+
+    def _tell(self, state: State, own: Tensor, failed: LogitsError | None) -> LogitsError | None:
+        """Tells all processes what this one has predicted of its rows, and takes over what the others have."""
+        device, on_processor = own.device, (lambda value: value.cpu())
+        last = None if state.last is None else state.last[own].map(on_processor)
+        seen = state.prediction[own].map(on_processor)
+        told = self.among.gather((own.cpu(), seen, last, state.random.counters[own].cpu(), failed))
+        for rank, (rows, prediction, ending, counters, error) in enumerate(told):
+            failed = failed or error
+            if rank == self.among.rank or not len(rows):
+                continue
+            place = rows.to(device)
+            state.prediction.write(place, prediction.map(lambda value: value.to(device)))
+            if state.last is not None and ending is not None:
+                state.last.write(place, ending.map(lambda value: value.to(device)))
+            state.random.counters[place] = counters.to(device)
+            state.nfe[place] += 1
+            state.stale[place] = False
+        return failed
+
+    def share_predictions(self, among: World) -> None:
+        """From now on each of these processes predicts a share of the rows, which all have, and tells the others.
+
+        Raises:
+            UsageError: keys and values are kept from one evaluation to the next, and not told.
+        """
+        if among.size > 1 and self._caches:
+            raise UsageError(
+                "several processes that predict rows together keep no cache: leave prefix_cache away, or give the "
+                "denoiser cache=0"
+            )
+        self.among = among
 
     def _predict(self, state: State) -> None:
         rules, view, block = self.rules, self.view, self._active(state)

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Scripted, toy_denoiser
 
 from dllm_env.cli import main
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Observation, Wishes
+from dllm_env.dynamics import Dynamics, Observation, Wishes
+from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.base import Policy
 from dllm_env.policies.heads import Bernoulli
 from dllm_env.policies.learned import LearnedPolicy
@@ -207,6 +209,74 @@ def test_weights_are_those_of_one_process_bit_for_bit(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("two/process-*"))
 
 
+def test_ppo_has_the_weights_of_one_process_bit_for_bit(tmp_path: Path) -> None:
+    """Processes predict a share of the rows each; tokens are drawn, so the random streams have to agree, too."""
+    few = [*SMALL[4:6], *SMALL[10:], "--num-envs", "5", "--n-steps", "8", "--minibatch-size", "20"]
+    arguments = ["train", "ppo", *few, "--temperature", "0.7", "--updates", "3", "--save-every", "2"]
+    alone(*arguments, "--out", str(tmp_path / "one"))
+    done = start(2, *arguments, "--out", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("policy:") == 1
+    assert bits(tmp_path / "two") == bits(tmp_path / "one")
+    logs = [(tmp_path / run / "logs" / "progress.csv").read_text().splitlines() for run in ("one", "two")]
+    assert len(logs[0]) == len(logs[1]) == 4
+
+
+def test_rows_that_are_predicted_together_are_those_of_one() -> None:
+    """Also with more processes than rows that are out of date, deadlines, and logits that are none."""
+    prompts, rules = [[3, 4]] * 3, Rules(8, temperature=1.0, deadline=2)
+
+    def play(world: World) -> list[Any]:
+        dynamics, seen = Dynamics(toy_denoiser(), rules, 2), []
+        dynamics.share_predictions(world)
+        state = dynamics.reset(prompts, [1, 2, 3])
+        for step in range(3):
+            dynamics.predict(state)
+            seen.append(dynamics.observe(state).confidence.clone())
+            unmask = torch.zeros(3, 8, dtype=torch.bool)
+            unmask[: step + 1, step] = True
+            dynamics.apply(state, unmask)
+        return [*seen, state.tokens, state.nfe, state.random.counters]
+
+    wanted = play(ALONE)
+    for found in together(4, play):
+        assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+    def fail(world: World) -> str:
+        table = torch.zeros(4, 6)
+        table[1] = torch.nan
+        dynamics = Dynamics(Scripted(table), Rules(4), 0)
+        dynamics.share_predictions(world)
+        with pytest.raises(LogitsError) as error:
+            dynamics.predict(dynamics.reset([[], []], [0, 1]))
+        return str(error.value)
+
+    assert all("logits are NaN in step 0 of row" in said for said in together(2, fail))
+
+    def cached(world: World) -> str:
+        dynamics = Dynamics(load_denoiser("tiny"), Rules(8, 4, prefix_cache=True), 0)
+        with pytest.raises(UsageError) as error:
+            dynamics.share_predictions(world)
+        return str(error.value)
+
+    if load_denoiser("tiny").caches_prefix:
+        assert all("leave prefix_cache away" in said for said in together(2, cached))
+
+
+def test_a_denoiser_is_trained_by_several_processes(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    few = ["--width", "8", "--heads", "2", "--layers", "1", "--examples", "60", "--first-updates", "3"]
+    arguments = ["train", "denoiser", "--recipe", "sudoku", *few, "--second-updates", "0", "--third-updates", "0"]
+    alone(*arguments, "--evaluate-every", "2", "--out", str(tmp_path / "one"))
+    done = start(3, *arguments, "--evaluate-every", "2", "--out", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("denoiser:") == 1
+    one, two = (load_file(tmp_path / run / "denoiser" / "model.safetensors") for run in ("one", "two"))
+    for name, value in one.items():
+        assert torch.allclose(two[name], value, atol=1e-4, rtol=1e-3), name
+
+
 @pytest.mark.parametrize("kind", ["hidden", "lora"])
 def test_where_gradients_are_added_up_weights_are_equal_up_to_rounding(kind: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file
@@ -253,8 +323,8 @@ def test_an_evaluation_is_shared_and_what_was_left_by_a_kill_is_put_together(tmp
 def test_what_cannot_be_shared_is_refused(monkeypatch, capsys, tmp_path: Path) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost")):
         monkeypatch.setenv(name, value)
-    assert main(["train", "ppo", "--out", str(tmp_path / "x")]) == 2
-    assert "train ppo runs in one process, but 2 were started" in capsys.readouterr().err
+    assert main(["ablate", "heads", "--out", str(tmp_path / "x")]) == 2
+    assert "ablate heads runs in one process, but 2 were started" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")
     assert main(["demo"]) == 2
     shown = capsys.readouterr()

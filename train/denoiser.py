@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,7 @@ from dllm_env.train.config import ROWS, above_zero, at_least
 from dllm_env.train.examples import DIGITS, RECIPES, Examples, batches, make_examples
 from dllm_env.train.families import Family, TinyFamily, make_family
 from dllm_env.train.run import Run, is_due
+from dllm_env.world import World, this_world
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class DenoiserTraining:
     """What it is: the bundled denoisers' network, or a score model (SEDD), which reads a time."""
     timed: bool = True
     """Whether a SEDD is told the time; without, it is always told 0."""
-    recipe: Literal["tiny", "many", "trace", "sudoku"] = "tiny"
+    recipe: Literal["tiny", "many", "trace", "sudoku", "choice"] = "tiny"
     """Which tasks it learns: tiny has trace and sudoku, many all domains, the others one."""
     start: str = ""
     """A bundled kind of denoiser whose weights it begins with; of the same width, layers and heads."""
@@ -218,7 +220,7 @@ def train_denoiser(
     Raises:
         UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
-    with locked(folder):
+    with locked(folder) if this_world().first else nullcontext():
         return _train(settings, folder, resume, stop_after)
 
 
@@ -232,7 +234,9 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
     if settings.start:
         assert isinstance(family, TinyFamily)
         begin_with(family.network, words, settings.start)
-    run = Run(folder, settings, resume)
+    world = this_world()
+    run = Run(folder, settings, resume, writes=world.first)
+    world.wait()
     muon, adam = _optimizers(family)
     parts: dict[str, nn.Module | torch.optim.Optimizer] = {"network": family.network, "muon": muon, "adam": adam}
     update = 0
@@ -260,7 +264,7 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
                     bar.update(shown, figures="making examples")
                     data, made_for = _training_data(settings, stage), stage
                 _set_rates(muon, adam, stage, stage.factor(place, settings.warmup))
-                _train_once(family, (muon, adam), data, settings, update, logger)
+                _train_once(family, (muon, adam), data, settings, update, logger, world)
                 update += 1
                 if is_due(update, settings.evaluate_every, total):
                     bar.update(shown, figures=_evaluate(family, checks, settings.seed, update, logger))
@@ -269,8 +273,9 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
                 bar.update(shown, completed=update)
     finally:
         logger.close()
-    if update == total:
+    if update == total and world.first:
         family.save(folder / "denoiser")
+    world.wait()
     return folder / "denoiser"
 
 
@@ -356,16 +361,24 @@ def _train_once(
     settings: DenoiserTraining,
     update: int,
     logger: Logger,
+    world: World,
 ) -> None:
-    """One optimizer step over one batch of each task; the tasks' losses weigh as much as they have rows."""
+    """One optimizer step over one batch of each task; the tasks' losses weigh as much as they have rows.
+
+    Processes divide the rows, and add up their gradients.
+    """
     began = time.perf_counter()
     rows = sum(size for _, size in data)
     _, parts = RECIPES[settings.recipe]
     drawn = batches(data, (settings.seed, update))
     for part, (tokens, weights, length), (_, size) in zip(parts, drawn, data, strict=True):
-        loss = masked_loss(family, tokens, weights, length)
-        (loss * size / rows).backward()
-        logger.record_mean(f"loss/{part.name}", loss.item())
+        mine, own = world.share(size), 0.0
+        if mine:
+            loss = masked_loss(family, tokens[mine], weights[mine], length) * len(mine) / size
+            (loss * size / rows).backward()
+            own = loss.item()
+        logger.record_mean(f"loss/{part.name}", sum(world.gather(own)))
+    world.sum_gradients(family.network.parameters())
     nn.utils.clip_grad_norm_(family.network.parameters(), settings.max_grad_norm)
     for optimizer in optimizers:
         optimizer.step()

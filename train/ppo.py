@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from dllm_env.train.setup import Setup, make_setup
 from dllm_env.train.start import check_start, imitate
 from dllm_env.train.validation import Validator
 from dllm_env.vector_env import UnmaskVectorEnv
+from dllm_env.world import this_world
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,17 @@ class PPO(PolicyTraining):
 
 
 def make_algorithm(setup: Setup, settings: PPO) -> StablePPO:
-    """Stable-Baselines3's PPO with our environment and policy."""
+    """Stable-Baselines3's PPO with our environment and policy; several processes predict its rows together."""
 
     def rate(remaining: float) -> float:
         """At the update whose rollout has just ended."""
         return learning_rate(settings, max(0, round((1 - remaining) * settings.updates) - 1))
 
+    rows = UnmaskVectorEnv(settings.num_envs, environment(setup, settings))
+    rows.game.dynamics.share_predictions(setup.world)
     return StablePPO(
         UnmaskPolicy,
-        UnmaskVecEnv(UnmaskVectorEnv(settings.num_envs, environment(setup, settings))),
+        UnmaskVecEnv(rows),
         learning_rate=rate,
         n_steps=settings.n_steps,
         batch_size=min(settings.minibatch_size, settings.num_envs * settings.n_steps),
@@ -235,7 +239,7 @@ class Supervisor(BaseCallback):
             }
             earned = {name: value for name, value in info.items() if name.startswith("rewards/")}
             self.ended.append(figures | earned)
-        if not self.callback.on_step():
+        if self.validator.setup.world.told(not self.callback.on_step()):
             self.stopped = True
         per_update = self.settings.num_envs * self.settings.n_steps
         killed = self.stop_after is not None and self.num_timesteps > self.stop_after * per_update
@@ -319,8 +323,9 @@ def train_ppo(
     Raises:
         UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
-    with locked(folder):
-        return _train(settings, folder, resume, stop_after, callback)
+    world = this_world()
+    with locked(folder) if world.first else nullcontext():
+        return _train(settings, folder, resume, stop_after, callback if world.first else None)
 
 
 def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, callback: MaybeCallback) -> Path:
@@ -328,7 +333,8 @@ def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, ca
     check_start(setup, settings)
     algorithm, validator = make_algorithm(setup, settings), Validator(setup, settings, folder)
     assert isinstance(algorithm.policy, UnmaskPolicy)
-    run, update = Run(folder, settings, resume), 0
+    run, update = Run(folder, settings, resume, writes=setup.world.first), 0
+    setup.world.wait()
     if resume:
         batches = -(-settings.num_envs * settings.n_steps // algorithm.batch_size)
         info = run.load(parts(algorithm.policy), settings.n_epochs * batches, settings.updates)

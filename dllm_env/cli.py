@@ -44,6 +44,7 @@ COMMANDS = {
     "policies": "evaluation.list_policies",
     "generate": "evaluation.generate",
     "push": "evaluation.push",
+    "doctor": "doctor.doctor",
 }
 """Where each command is, within ``dllm_env.commands``; imported when it is chosen."""
 

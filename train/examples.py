@@ -66,7 +66,7 @@ RECIPES: dict[str, tuple[tuple[str, ...], tuple[Part, ...]]] = {
     ),
     "trace": (WORDS, (Part("trace", Trace(), "left", (64, 64, 64), 1, 40),)),
     "sudoku": (WORDS, (Part("sudoku", Sudoku(), "any", (64, 64, 64), 1, 16),)),
-    "choice": (MANY_WORDS, (Part("choice", Choice(), "any", (64, 64, 64), 1, 40),)),
+    "choice": (MANY_WORDS, (Part("choice", Choice(), "any", (64, 64, 64), 1, 20),)),
     "many": (
         MANY_WORDS,
         (

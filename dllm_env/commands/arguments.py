@@ -40,6 +40,7 @@ SUMMARIES = {
     "policies": "List the unmasking rules with their parameters.",
     "generate": "Show in the terminal how a response is unmasked, step by step.",
     "push": "Upload a learned policy to the Hugging Face Hub, with a model card.",
+    "doctor": "Look at this machine: versions, devices, extras, what cannot work and how to get it.",
     "train": "Train policies and denoisers.",
     "ablate": "Compare what policies are made of.",
 }

@@ -5,8 +5,8 @@
 Trains a denoiser for a fraction of the updates of ``tiny``, so that on ``choice`` its samples are right about half
 of the time even one token at a time, and from it, with each seed and each ``--train-denoiser``, DCoLT for the same
 time, from a policy that imitates ``top_k:4``. Then all play the same test problems: with the most probable tokens,
-and several samples at temperature 1, whose entropy and pass@k say how diverse they are. A head of k positions a step
-makes all equally fast. What is there already is taken as it is; with ``--workers 2`` two train at a time.
+and several samples at temperature 1, whose entropy and pass@k say how diverse they are. A head of k positions a
+step makes all equally fast. What is there already is taken as it is; with ``--workers 2`` two train at a time.
 
 A SEDD learns by the probabilities of its own reverse process:
 

@@ -39,6 +39,7 @@ COMMANDS = {
     "ablate heads": "training.ablate_heads",
     "eval": "evaluation.evaluate",
     "report": "evaluation.report",
+    "plot": "evaluation.plot",
     "lm-eval": "evaluation.lm_eval",
     "tasks": "evaluation.list_tasks",
     "policies": "evaluation.list_policies",

@@ -34,9 +34,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_figure(path: Path, figure: Any) -> None:
-    """Writes a figure of matplotlib as PNG, as ``write_atomically`` does."""
+    """Writes a figure of matplotlib as ``write_atomically`` does: SVG or PDF where the name says so, else PNG."""
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
+    kind = path.suffix.lower().lstrip(".")
+    figure.savefig(drawn, format=kind if kind in ("svg", "pdf") else "png")
     write_atomically(path, drawn.getvalue())
 
 

@@ -35,6 +35,7 @@ SUMMARIES = {
     "ablate heads": "Train every head on every network, and compare them.",
     "eval": "Compare policies: tables, files, and accuracy against speed as a picture.",
     "report": "Make one HTML page of results: fronts, tables, and a viewer of how responses came about.",
+    "plot": "Draw how trainings went: reward, accuracy, NFE, … over updates, with a band over seeds.",
     "lm-eval": "Run the lm-evaluation-harness on any of its tasks, with any policy.",
     "tasks": "List the tasks and benchmarks with their settings.",
     "policies": "List the unmasking rules with their parameters.",

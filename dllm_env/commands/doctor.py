@@ -111,7 +111,9 @@ def _requirements(extra: str) -> Finding:
     """The packages that an extra needs, or without one those that are always needed."""
     from packaging.requirements import Requirement
 
-    wanted, found, wrong = [Requirement(text) for text in metadata.requires(PACKAGE) or ()], [], []
+    wanted = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
+    found: list[str] = []
+    wrong: list[str] = []
     for one in wanted:
         always = one.marker is None or one.marker.evaluate({"extra": ""})
         if always == bool(extra) or (one.marker is not None and not one.marker.evaluate({"extra": extra})):

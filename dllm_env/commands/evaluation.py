@@ -108,6 +108,41 @@ def report(arguments: list[str]) -> None:
     print(f"report: {page}")
 
 
+def plot(arguments: list[str]) -> None:
+    """``dllm-env plot``."""
+    import tyro
+
+    from dllm_env.files import write_atomically, write_figure
+    from dllm_env.train.curves import FORMATS, as_table, grouped, plot_curves, read_run, shown_names
+
+    @dataclass(frozen=True)
+    class Arguments:
+        runs: tyro.conf.Positional[tuple[Path, ...]]
+        """Folders of trainings; those that differ in the seed alone are one curve."""
+        out: Path = Path("curves.png")
+        """The picture, PNG, PDF or SVG by its name; beside it the figures as CSV."""
+        figures: tuple[str, ...] = ()
+        """What to draw, by its name in the log (rollout/accuracy); by default all that matters."""
+        smooth: int = 5
+        """Each point is the mean of the last so many updates, but for validation."""
+
+    given = parse(Arguments, arguments, "plot")
+    if not given.runs:
+        raise UsageError("give one or more folders of trainings")
+    if given.smooth < 1:
+        raise UsageError(f"--smooth must be at least 1, got {given.smooth}")
+    if given.out.suffix.lower().lstrip(".") not in FORMATS:
+        raise UsageError(f"--out ends in one of {', '.join('.' + kind for kind in FORMATS)}, got {given.out}")
+    check_folder(given.out.parent)
+    runs = [read_run(folder) for folder in given.runs]
+    groups, names = grouped(runs), shown_names(runs, given.figures)
+    table = given.out.with_suffix(".csv")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    write_figure(given.out, plot_curves(groups, names, given.smooth))
+    write_atomically(table, as_table(groups, names).encode())
+    print(f"picture: {given.out}\nfigures: {table}")
+
+
 def lm_eval(arguments: list[str]) -> None:
     """``dllm-env lm-eval``; the harness itself reads the arguments."""
     from dllm_env.eval.harness import main as run

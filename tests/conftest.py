@@ -59,6 +59,7 @@ THOROUGH: dict[str, tuple[str, ...]] = {
     "test_processes": ("workers_end",),
     "test_ranked_heads": ("200000",),
     "test_sb3": ("the_example_runs",),
+    "test_together": ("again_and_again",),
 }
 """The same of tests that take long and that `make test` leaves to `make check` and CI."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
@@ -164,12 +167,19 @@ def test_rows_that_are_shared_are_as_those_of_one(kind: str, size: int) -> None:
 # --------------------------------------------------------------------------------------------- commands
 
 
-def start(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command under ``torchrun``; each process has one thread."""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def words(processes: int, *arguments: str) -> list[str]:
+    """A command under ``torchrun``."""
     begin = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*begin, "-m", "dllm_env", "--", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return [*begin, "-m", "dllm_env", "--", *arguments]
+
+
+def start(processes: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same, run; each process has one thread."""
+    command = words(processes, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
 def alone(*arguments: str) -> None:
@@ -294,13 +304,16 @@ def test_where_gradients_are_added_up_weights_are_equal_up_to_rounding(kind: str
         assert torch.allclose(two[name].float(), value.float(), atol=1e-4, rtol=1e-3), name
 
 
+def outcomes(folder: Path) -> list[Any]:
+    lines = [json.loads(line) for line in (folder / "problems.jsonl").read_text(encoding="utf-8").splitlines()]
+    return sorted(
+        (line["index"], line["setting"], line["response"], line["nfe"], line["correct"]) for line in lines
+    )
+
+
 def test_an_evaluation_is_shared_and_what_was_left_by_a_kill_is_put_together(tmp_path: Path) -> None:
     arguments = ["eval", "--policies", "leftmost:4", "threshold:0.7", "--problems", "12", "--batch-size", "1"]
     alone(*arguments, "--out", str(tmp_path / "one"), "--workers", "1")
-
-    def outcomes(folder: Path) -> list[Any]:
-        lines = [json.loads(line) for line in (folder / "problems.jsonl").read_text().splitlines()]
-        return sorted((line["index"], line["response"], line["nfe"], line["correct"]) for line in lines)
 
     two = tmp_path / "two"
     done = start(3, *arguments, "--out", str(two))
@@ -318,6 +331,58 @@ def test_an_evaluation_is_shared_and_what_was_left_by_a_kill_is_put_together(tmp
     assert main([*arguments, "--out", str(two), "--resume", "--workers", "1"]) == 0
     assert outcomes(two) == outcomes(tmp_path / "one")
     assert not part.exists()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_what_is_killed_again_and_again_loses_nothing(command: str, tmp_path: Path) -> None:
+    """Five times each, all processes at once and without warning, at moments from their start to their end."""
+    coin, out = random.Random(command), tmp_path / "two"
+    arguments = ["train", "grpo", "--preset", "demo", *SMALL, "--start", "none", "--save-every", "1"]
+    if command == "eval":
+        few = ["--problems", "40", "--batch-size", "1", "--block-length", "40", "8"]
+        arguments = ["eval", "--policies", "leftmost:1", "threshold:0.7", *few]
+    alone(*arguments, "--out", str(tmp_path / "one"))
+    log = tmp_path / "log"
+    for _ in range(5):
+        with log.open("w", encoding="utf-8") as said:
+            running = subprocess.Popen(
+                words(2, *arguments, "--out", str(out), *going_on(command, out)),
+                env=ENVIRONMENT,
+                stdout=said,
+                stderr=said,
+            )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(coin.uniform(4, 14))
+        for process in [running.pid, *descendants(running.pid)]:  # which torchrun puts into sessions of their own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        running.wait()
+    done = start(2, *arguments, "--out", str(out), *going_on(command, out))
+    assert done.returncode == 0, log.read_text(encoding="utf-8") + done.stderr
+    if command == "train":
+        assert bits(out) == bits(tmp_path / "one")
+    else:
+        assert outcomes(out) == outcomes(tmp_path / "one")
+        assert not list(out.glob("process-*"))
+
+
+def descendants(process: int) -> list[int]:
+    """The processes that a process has started, and those that these have."""
+    parents = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(place.parent.name)] = int(place.read_text().rpartition(")")[2].split()[1])
+    found = [process]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
+
+
+def going_on(command: str, out: Path) -> list[str]:
+    """``--resume`` where there is something."""
+    there = (out / "checkpoint.safetensors").exists() if command == "train" else any(out.glob("**/*.jsonl"))
+    return ["--resume"] if there else []
 
 
 def test_what_cannot_be_shared_is_refused(monkeypatch, capsys, tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def measure(settings: Settings, count: int, again: bool) -> tuple[float, float]:
     draw[:, : settings.drawn] = torch.arange(1, settings.drawn + 1, device=denoiser.device)
     response = torch.randint(2, settings.vocabulary, (count, length), generator=torch_generator("text"))
     prompts = [list(range(2, 2 + settings.prompt))] * count
-    states = States(prompts, response.to(denoiser.device), whole(length, 0), denoiser.mask_id, denoiser.pad_id)
+    begin = torch.full_like(response, denoiser.mask_id).to(denoiser.device)
+    states = States(prompts, response.to(denoiser.device), begin, whole(length, 0), denoiser.pad_id)
     numbers = torch.zeros(count, device=denoiser.device)
     seen = Observation(numbers[:, None, None].expand(-1, length, 1), masked, masked, numbers, whole(0), whole(0))
     row = torch.arange(count, device=denoiser.device)

@@ -111,9 +111,9 @@ def test_recipes_fit(name: str) -> None:
             examples = make_examples(part, 30, "train", 1, shuffle, words)
             assert examples.tokens.shape == (30, part.task.prompt_length + part.length)
             assert examples.tokens.max() < len(words)
-        assert part.length >= part.task.response_length or part.task.name == "sudoku"
+        assert part.length >= part.task.response_length or part.task.name in ("sudoku", "choice")
         assert min(part.batch) > 0
-    lengths = {"tiny": {40, 16}, "sudoku": {16}}.get(name, {40})
+    lengths = {"tiny": {40, 16}, "sudoku": {16}, "choice": {20}}.get(name, {40})
     assert {part.length for part in parts if part.name != "trace4"} == lengths
 
 

@@ -497,8 +497,8 @@ def test_chains_of_two_is_the_plain_task() -> None:
         ("cascade:columns=3", "cascade has no setting 'columns'; it has none"),
         ("trace:chains", "trace: chains must be a whole number, got 'chains'"),
         ("trace:=2", "cannot read the setting '=2'"),
-        ("sudoku:size=9", "sudoku has no setting 'size'; it has none"),
-        ("sudoku:name=9", "sudoku has no setting 'name'; it has none"),
+        ("sudoku:size=9", "sudoku has no setting 'size'; it has given"),
+        ("sudoku:name=9", "sudoku has no setting 'name'; it has given"),
     ],
 )
 def test_bad_names_and_settings_are_refused(text: str, message: str) -> None:

@@ -28,7 +28,7 @@ import dllm_env
 from dllm_env.denoisers.base import Extras
 from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Dynamics
+from dllm_env.dynamics import Dynamics, Wishes
 from dllm_env.env import EnvConfig, UnmaskEnv
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, evaluate
@@ -272,6 +272,30 @@ def test_the_block_length_is_the_models(loaded, tmp_path) -> None:
         assert not cut
     answer = dllm_env.generate(denoiser, None, "a 1", "leftmost:2", gen_length=8)
     assert answer.nfe[0] >= 4
+
+
+def test_what_is_given_stays_and_blocks_without_a_mask_are_passed_over(loaded) -> None:
+    """Whole blocks of it among them, which the cache has to hold all the same."""
+    denoiser = loaded["sdar"]
+    mask, prompts = denoiser.mask_id, [[5, 6, 7], [5, 6, 7, 8, 9]]
+    rows = [[7, mask, 8, 9, 5, 6, 7, 8, 9, 5, mask, mask], [mask, 7, 8, 9, 5, mask, 7, 8, 9, 5, 6, mask]]
+    given = torch.tensor(rows)
+    for policy in ("leftmost:1", "threshold:0.3"):
+        seen = []
+        for keeps in (True, False):
+            denoiser.keeps_blocks, before = keeps, denoiser.keeps_blocks
+            try:
+                found = rollout(
+                    denoiser, load_policy(policy), Rules(12, 4), prompts, [1, 2], wishes=Wishes(given=given)
+                )
+            finally:
+                denoiser.keeps_blocks = before
+            assert torch.equal(found.responses[given != mask], given[given != mask])
+            assert not (found.responses == mask).any()
+            seen.append(found.responses)
+        assert torch.equal(*seen)
+        if policy == "leftmost:1":
+            assert found.nfe.tolist() == [3, 3]
 
 
 @pytest.mark.parametrize(("block", "what"), [(8, "a block length of 8"), (16, "full diffusion")])

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dllm_env.errors import UsageError
+from dllm_env.world import World
 
 try:
     import fcntl
@@ -97,6 +98,11 @@ def locked(folder: Path, fresh: bool = False, name: str = LOCK) -> Iterator[Path
         for path in reversed(made):
             with contextlib.suppress(OSError):  # it is not empty, as a rule
                 path.rmdir()
+
+
+def locked_for_all(folder: Path, world: World) -> contextlib.AbstractContextManager[object]:
+    """``locked`` by the first of several processes that write into a folder together."""
+    return locked(folder) if world.first else contextlib.nullcontext()
 
 
 def _take(folder: Path, fresh: bool, name: str, made: list[Path]) -> tuple[Path, tuple[int, int, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -35,7 +35,7 @@ from dllm_env.eval.results import (
 )
 from dllm_env.eval.tables import ROOM, comparison_table, front_table, table
 from dllm_env.files import write_atomically, write_figure
-from dllm_env.locks import locked
+from dllm_env.locks import locked, locked_for_all
 from dllm_env.pareto import plot_pareto
 from dllm_env.progress import Bar
 from dllm_env.world import Counter, World, this_world
@@ -58,7 +58,7 @@ def play(evaluations: Sequence[Evaluation], folder: Path, workers: int = 1) -> N
             somebody else is writing into it.
     """
     world = this_world()
-    with locked(folder) if world.first else nullcontext():
+    with locked_for_all(folder, world):
         if world.first:
             put_together(folder)
         world.wait()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from dllm_env.denoisers.load import load_denoiser
 from dllm_env.denoisers.tiny import MASK, WORDS, TinyConfig, TinyDenoiser, TinyTransformer
 from dllm_env.errors import UsageError
-from dllm_env.locks import locked
+from dllm_env.locks import locked_for_all
 from dllm_env.progress import Bar
 from dllm_env.random import torch_generator
 from dllm_env.reading import check_value
@@ -220,7 +219,7 @@ def train_denoiser(
     Raises:
         UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
-    with locked(folder) if this_world().first else nullcontext():
+    with locked_for_all(folder, this_world()):
         return _train(settings, folder, resume, stop_after)
 
 

@@ -13,7 +13,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from dllm_env.dynamics import Wishes
 from dllm_env.errors import UsageError
-from dllm_env.locks import locked
+from dllm_env.locks import locked_for_all
 from dllm_env.policies.rollout import Attempt, Recording, row_seeds
 from dllm_env.progress import Bar
 from dllm_env.random import torch_generator
@@ -370,7 +369,7 @@ def train(
         raise UsageError(
             f"{settings.prompts} prompts an update are too few for {world.size} processes; raise prompts"
         )
-    with locked(folder) if world.first else nullcontext():
+    with locked_for_all(folder, world):
         setup = make_setup(settings)
         check_start(setup, settings)
         if settings.experts:

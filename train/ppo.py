@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from dllm_env.denoisers.base import Extras
 from dllm_env.env import EXTRAS, EnvConfig
 from dllm_env.errors import UsageError
-from dllm_env.locks import locked
+from dllm_env.locks import locked_for_all
 from dllm_env.progress import Bar
 from dllm_env.random import derive_key
 from dllm_env.reading import check_value
@@ -324,7 +323,7 @@ def train_ppo(
         UsageError: settings that do not work, nothing to resume, or somebody else is writing into the folder.
     """
     world = this_world()
-    with locked(folder) if world.first else nullcontext():
+    with locked_for_all(folder, world):
         return _train(settings, folder, resume, stop_after, callback if world.first else None)
 
 

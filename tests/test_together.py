@@ -333,10 +333,14 @@ def test_an_evaluation_is_shared_and_what_was_left_by_a_kill_is_put_together(tmp
     assert not part.exists()
 
 
+KILLS = int(os.environ.get("DLLM_ENV_KILLS", "2"))
+"""How often each command is killed."""
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
 @pytest.mark.parametrize("command", ["train", "eval"])
 def test_what_is_killed_again_and_again_loses_nothing(command: str, tmp_path: Path) -> None:
-    """Five times each, all processes at once and without warning, at moments from their start to their end."""
+    """All processes at once and without warning, at moments from their start to their end."""
     coin, out = random.Random(command), tmp_path / "two"
     arguments = ["train", "grpo", "--preset", "demo", *SMALL, "--start", "none", "--save-every", "1"]
     if command == "eval":
@@ -344,7 +348,7 @@ def test_what_is_killed_again_and_again_loses_nothing(command: str, tmp_path: Pa
         arguments = ["eval", "--policies", "leftmost:1", "threshold:0.7", *few]
     alone(*arguments, "--out", str(tmp_path / "one"))
     log = tmp_path / "log"
-    for _ in range(5):
+    for _ in range(KILLS):
         with log.open("w", encoding="utf-8") as said:
             running = subprocess.Popen(
                 words(2, *arguments, "--out", str(out), *going_on(command, out)),

@@ -295,6 +295,10 @@ def _check_policy(policy: Policy) -> None:
         raise UsageError(f"policy {policy.name!r} reads {what}, which engines do not give; take one that does not")
     if getattr(policy, "deadline", 0):
         raise UsageError(f"policy {policy.name!r} has a deadline, which engines cannot keep; take it without one")
+    if getattr(policy, "ahead", None):
+        raise UsageError(
+            f"policy {policy.name!r} looks ahead: it plays in dllm-env only; leave its candidates away"
+        )
     if getattr(policy, "remasks", False):
         raise UsageError(
             f"policy {policy.name!r} puts tokens back to mask, which engines do not allow; take another"

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import save
+from torch import nn
 
 from dllm_env import consent
 from dllm_env.denoisers.base import Extras
@@ -21,6 +22,7 @@ from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.files import UNFINISHED, write_together
 from dllm_env.numerics import digest
+from dllm_env.policies.ahead import Ahead
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
 from dllm_env.policies.networks import NetworkConfig, Scorer, make_network, network_name, seen_by
@@ -36,6 +38,8 @@ from dllm_env.user_code import file_part, parameters
 from dllm_env.weights import DIGESTS, check_weights, digest_of_bytes, fits, not_fitting, read_safetensors
 
 WEIGHTS, CONFIG, CARD = "policy.safetensors", "policy.json", "README.md"
+VALUE = "value.safetensors"
+"""The critic of a policy that PPO trained."""
 UPLOADED = (CARD, CONFIG, WEIGHTS)
 LINE = 5
 """At how many α a policy for all of them is compared, where none is asked for."""
@@ -94,6 +98,8 @@ class LearnedPolicy(ModelHubMixin):
         curve: what it did on the validation problems at some alphas; ``with_settings`` chooses by it.
         denoiser: folder of the denoiser that was trained with it, which is saved and uploaded beside it; None for
             none.
+        critic: what a state is worth, (B, 1), by the mean (B, d) of the network's features; None for none.
+        ahead: whether it tries steps before it takes one, which needs the critic; see ``ahead``.
     """
 
     def __init__(
@@ -108,12 +114,17 @@ class LearnedPolicy(ModelHubMixin):
         deadline: int = 0,
         curve: Sequence[CurvePoint] = (),
         denoiser: Path | None = None,
+        critic: nn.Linear | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
+        if ahead is not None and critic is None:
+            raise UsageError(f"{name} has no critic, so that it cannot look ahead; PPO trains one")
         if alpha is not None and not 0 <= alpha < math.inf:
             raise UsageError(f"alpha must be a finite number of at least 0, got {alpha}")
         if deadline < 0:
             raise UsageError(f"deadline must be at least 1 evaluation, or 0 for no limit, got {deadline}")
         self.alpha, self.deadline, self.curve, self.denoiser = alpha, deadline, tuple(curve), denoiser
+        self.critic, self.ahead = critic, ahead
         self.network = network
         self.head = head
         self.context: Context = context
@@ -133,12 +144,33 @@ class LearnedPolicy(ModelHubMixin):
         return seen_by(self.network)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
-        """Decides for B rows; the head says with which log-probability and entropy when they are asked for."""
+        """Decides for B rows; the head says with which log-probability and entropy when they are asked for.
+
+        Raises:
+            UsageError: it looks ahead, for which it needs the denoiser and not just an observation.
+        """
+        if self.ahead is not None:
+            raise UsageError(f"{self.name} looks ahead: it plays in dllm-env only; leave its candidates away")
+        return self.propose(observation, random)
+
+    def values(self, observation: Observation) -> torch.Tensor:
+        """(B,) float32, the reward that the critic expects."""
+        assert self.critic is not None
+        with torch.no_grad():
+            return self.critic(self.network.features(self._asked(observation)).mean(1))[:, 0]
+
+    def _asked(self, observation: Observation) -> Observation:
+        """With α in it."""
         alpha = self.alpha
         if alpha is None and observation.preference is None and self.is_open:
             alpha = self.curve[len(self.curve) // 2].alpha if self.curve else None
-        if alpha is not None:
-            observation = replace(observation, preference=torch.full_like(observation.progress, alpha))
+        if alpha is None:
+            return observation
+        return replace(observation, preference=torch.full_like(observation.progress, alpha))
+
+    def propose(self, observation: Observation, random: RowRandom) -> Decision:
+        """What it would do without looking ahead."""
+        observation = self._asked(observation)
         with torch.no_grad():
             scores = self.network(observation)
             if self.greedy:
@@ -159,8 +191,10 @@ class LearnedPolicy(ModelHubMixin):
     def fingerprint(self) -> str:
         """A digest of what its decisions follow from, so that results of different weights are told apart."""
         about = [network_name(self.network), self.network.config, self.head, self.context, self.greedy]
-        asked = [(name, getattr(self, name)) for name in ("alpha", "deadline") if getattr(self, name)]
-        return digest(self.network.state_dict(), repr((*about, *asked)))
+        asked = [(name, getattr(self, name)) for name in ("alpha", "deadline", "ahead") if getattr(self, name)]
+        critic = self.critic.state_dict() if self.critic is not None and self.ahead else {}
+        state = {**self.network.state_dict(), **{f"critic.{name}": value for name, value in critic.items()}}
+        return digest(state, repr((*about, *asked)))
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -200,15 +234,18 @@ class LearnedPolicy(ModelHubMixin):
             "training": self.training,
         }
         about = base_names(about) if self._public else about
-        state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        files = {WEIGHTS: save(_on_processor(self.network))}
+        if self.critic is not None:
+            files[VALUE] = save(_on_processor(self.critic))
         card = self.generate_model_card(**dict(model_card_kwargs or {}))
-        weights = save(state)
-        about[DIGESTS] = {WEIGHTS: digest_of_bytes(weights)}
+        about[DIGESTS] = {name: digest_of_bytes(data) for name, data in files.items()}
         text = json.dumps(about, indent=1) + "\n"
         # The weights go to their place first; see ``_read_config``.
         if self.denoiser is not None and self.denoiser != folder / DENOISER:
             copy_denoiser(self.denoiser, folder / DENOISER, base_names if self._public else None)
-        write_together(folder, {WEIGHTS: weights, CONFIG: text.encode(), CARD: str(card).encode()})
+        write_together(folder, {**files, CONFIG: text.encode(), CARD: str(card).encode()})
+        if self.critic is None:
+            (folder / VALUE).unlink(missing_ok=True)  # of another policy that was here
         if push_to_hub:
             self.push_to_hub(repo_id or folder.name, model_card_kwargs=dict(model_card_kwargs or {}), **pushing)
         return folder
@@ -278,6 +315,7 @@ class LearnedPolicy(ModelHubMixin):
                 deadline=config.get("deadline", 0),
                 curve=[CurvePoint(**point) for point in config.get("curve", ())],
                 denoiser=found / DENOISER if holds_denoiser(found / DENOISER) else None,
+                critic=_read_critic(found, made.config.width, device) if VALUE in config.get(DIGESTS, {}) else None,
             )
         except (RuntimeError, UsageError) as error:
             raise UsageError(f"cannot load the policy in {found}: {reason(error)}") from None
@@ -310,7 +348,7 @@ class LearnedPolicy(ModelHubMixin):
         """The same network with other attributes."""
         given = {"name": self.name, "greedy": self.greedy, "training": self.training, "alpha": self.alpha}
         given |= {"deadline": self.deadline, "curve": self.curve, "head": self.head, "context": self.context}
-        given["denoiser"] = self.denoiser
+        given |= {"denoiser": self.denoiser, "critic": self.critic, "ahead": self.ahead}
         return LearnedPolicy(self.network, **{**given, **values})
 
     def with_settings(self, name: str, settings: Settings) -> LearnedPolicy:
@@ -320,22 +358,25 @@ class LearnedPolicy(ModelHubMixin):
             name: how results call it.
             settings: as ``specs.read_settings`` reads them: those of its head, like ``temperature``; ``greedy``;
                 ``alpha``, how much speed counts, or ``nfe``, the mean evaluations that alpha is chosen for by what
-                the policy did on the validation problems; ``deadline``, the most that a row may take. One without a
-                name is the head's temperature.
+                the policy did on the validation problems; ``deadline``, the most that a row may take;
+                ``candidates`` and ``h`` of looking ahead. One without a name is the head's temperature.
 
         Raises:
             UsageError: another setting, a value of another kind, or an alpha for a policy that reads none.
         """
         kinds = {"temperature": float, **parameters(type(self.head)), "greedy": bool}
-        kinds |= {"alpha": float, "nfe": float, "deadline": int}
+        kinds |= {"alpha": float, "nfe": float, "deadline": int, "candidates": int, "h": float}
         values = typed(settings, kinds, "a learned policy")
+        looking = {part: values.pop(part) for part in ("candidates", "h") if part in values}
+        ahead = Ahead(**looking) if looking else self.ahead
         greedy, deadline = values.pop("greedy", self.greedy), values.pop("deadline", self.deadline)
         alpha = self._alpha(name, values.pop("alpha", None), values.pop("nfe", None))
         try:
             head = replace(self.head, **values) if values else self.head  # type: ignore[type-var]
         except TypeError:
             raise UsageError(f"the head of {self.name} has no settings to change") from None
-        return self._changed(head=head, name=name, greedy=greedy, alpha=alpha, deadline=deadline)
+        changes = {"greedy": greedy, "alpha": alpha, "deadline": deadline, "ahead": ahead}
+        return self._changed(head=head, name=name, **changes)
 
     def _alpha(self, name: str, alpha: float | None, nfe: float | None) -> float | None:
         if alpha is None and nfe is None:
@@ -345,6 +386,19 @@ class LearnedPolicy(ModelHubMixin):
         if alpha is not None and nfe is not None:
             raise UsageError(f"{name}: give alpha or nfe, not both")
         return alpha if nfe is None else alpha_for(self.curve, nfe)
+
+
+def _on_processor(part: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights as they are saved."""
+    return {name: value.detach().cpu().contiguous() for name, value in part.state_dict().items()}
+
+
+def _read_critic(folder: Path, width: int, device: str | torch.device) -> nn.Linear:
+    critic = nn.Linear(width, 1)
+    state, _ = read_safetensors(folder / VALUE)
+    check_weights(state, critic.state_dict(), VALUE)
+    critic.load_state_dict(state)
+    return critic.to(device)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -411,7 +465,7 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, f"{DENOISER}/*"]))
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, VALUE, CONFIG, f"{DENOISER}/*"]))
     except Exception as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UsageError(f"no folder {name!r}, and the Hub answers: {reason}") from None

@@ -21,6 +21,7 @@ from torch import Tensor
 from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.dynamics import Dynamics, Observation, State, Wishes, given_by, padded_length
 from dllm_env.errors import LogitsError, UsageError
+from dllm_env.policies.ahead import step_ahead
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
 from dllm_env.rewards import Outcomes
@@ -146,6 +147,9 @@ def rollout(
     view = View(policy.context, policy.top, extras)
     if limit := getattr(policy, "deadline", 0):
         rules = replace(rules, deadline=min(limit, rules.deadline or limit))
+    if getattr(policy, "ahead", None) and (record or rules.deadline or (wishes and wishes.deadline is not None)):
+        what = "be recorded for training" if record else "keep a deadline"
+        raise UsageError(f"{policy.name} looks ahead, and cannot {what}; leave its candidates away")
     result = _empty_result(len(prompts), rules, denoiser)
     steps: list[_Step] = []
 
@@ -196,16 +200,23 @@ def _play(
     told: Callable[[int], None],
 ) -> None:
     """Plays all rows of a group, until no slot is left."""
-    dynamics = slots.dynamics
+    dynamics, ahead = slots.dynamics, getattr(policy, "ahead", None)
+
+    def predict(state: State, rows: Tensor) -> None:
+        _predict(dynamics, state, slots.rows[rows], result)
+
     while len(slots.rows):
         state = slots.state
-        _predict(slots, result)
+        _predict(dynamics, state, slots.rows, result)
         observation = dynamics.observe(state)
-        observation.memory = slots.memory
-        decision = policy.act(observation, slots.random)
-        slots.memory = decision.memory
-        keep(slots.rows, observation, decision)
-        dynamics.apply(state, decision.unmask, decision.remask)
+        if ahead is None:
+            observation.memory = slots.memory
+            decision = policy.act(observation, slots.random)
+            slots.memory = decision.memory
+            keep(slots.rows, observation, decision)
+            dynamics.apply(state, decision.unmask, decision.remask)
+        else:
+            step_ahead(policy, ahead, dynamics, state, observation, slots.random, predict)
 
         ended = dynamics.ended(state).nonzero()[:, 0]
         if len(ended):
@@ -221,13 +232,13 @@ def _check(prompts: Sequence[Sequence[int]], seeds: Sequence[int], batch_size: i
         raise UsageError(f"batch size must be at least 1, got {batch_size}")
 
 
-def _predict(slots: _Slots, result: Rollout) -> None:
-    """One call of the denoiser, counted and timed."""
+def _predict(dynamics: Dynamics, state: State, numbers: Tensor, result: Rollout) -> None:
+    """One call of the denoiser about rows of these prompts, counted and timed."""
     asked = time.perf_counter()
     try:
-        result.denoiser_calls += slots.dynamics.predict(slots.state)
+        result.denoiser_calls += dynamics.predict(state)
     except LogitsError as error:
-        raise error.at(slots.rows[error.rows].tolist(), kind="prompt") from None
+        raise error.at(numbers[error.rows].tolist(), kind="prompt") from None
     result.denoiser_seconds += time.perf_counter() - asked
 
 

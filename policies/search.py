@@ -213,6 +213,7 @@ class Search(Reference):
         children: M, branches of a round at a place.
         proposals: rules that propose, with + between them, and in quotes where they have settings; without any,
             thresholds of five speeds with both fallbacks. M of them are drawn anew at each place.
+        hindsight: propose what agrees with a right response, too, once there is one.
     """
 
     search = ""
@@ -220,6 +221,7 @@ class Search(Reference):
     budget: int = 200
     children: int = 4
     proposals: str = ""
+    hindsight: bool = True
 
     def __post_init__(self) -> None:
         at_least(self.search, 1, budget=self.budget, children=self.children)
@@ -242,8 +244,7 @@ class Search(Reference):
         for column in fields(self):
             value = getattr(self, column.name)
             if column.name == "budget" or value != column.default:
-                text = f"'{value}'" if isinstance(value, str) else number(value)
-                shown.append(f"{column.name}={text}")
+                shown.append(f"{column.name}={_written(value)}")
         return f"{self.search}:{','.join(shown)}"
 
     @abc.abstractmethod
@@ -258,6 +259,13 @@ class Search(Reference):
 
     def prepare(self, given: Assignment) -> Plan:
         return replay(self.found(given))
+
+
+def _written(value: str | bool | float) -> str:
+    """A setting as it is read again."""
+    if isinstance(value, str):
+        return f"'{value}'"
+    return str(value).lower() if isinstance(value, bool) else number(value)
 
 
 def replay(found: Sequence[Found]) -> Plan:
@@ -292,7 +300,7 @@ class Tree:
         found, count = self.found[problem], self.settings.children
         drawn = torch.randperm(len(self._player.proposals), generator=self.generators[problem]).tolist()
         branches = [Branch(problem, path, depth, choice) for choice in drawn]
-        if found.completed and found.best.score == 1:
+        if self.settings.hindsight and found.completed and found.best.score == 1:
             branches.insert(0, Branch(problem, path, depth, HINDSIGHT, found.best.response))
         return branches[:count]
 

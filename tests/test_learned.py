@@ -15,7 +15,7 @@ from dllm_env.cli import main
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import Bernoulli
-from dllm_env.policies.learned import CARD, CONFIG, WEIGHTS, LearnedPolicy, load_policy
+from dllm_env.policies.learned import CARD, CONFIG, VALUE, WEIGHTS, LearnedPolicy, load_policy
 from dllm_env.policies.networks import ConfidenceTransformer, NetworkConfig
 from dllm_env.random import RowRandom, torch_generator
 
@@ -186,7 +186,7 @@ def test_hub_names(policy: LearnedPolicy, folder: Path, monkeypatch: pytest.Monk
     loaded = LearnedPolicy.from_pretrained("someone/policy")
     assert_acts_as(policy, loaded)
     assert loaded.name == "someone/policy"
-    assert asked == [("someone/policy", ["denoiser/*", CONFIG, WEIGHTS])]
+    assert asked == [("someone/policy", ["denoiser/*", CONFIG, WEIGHTS, VALUE])]
 
 
 def test_hub_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

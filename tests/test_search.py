@@ -141,6 +141,16 @@ def test_the_others_find_it_too(search: Search) -> None:
     assert all(one.best.score == 1 for one in found)
 
 
+def test_without_hindsight_only_rules_propose() -> None:
+    """Of these rules none writes the other two at once after position 0, and the best is three steps."""
+    search = Beam(children=4, proposals="leftmost:1+rightmost:1", width=2, hindsight=False)
+    assert "hindsight=false" in search.name
+    assert load_reference(search.name) == search
+    found = search.found(three(4))
+    assert {one.best.nfe for one in found} == {3}
+    assert {one.best.nfe for one in replace(search, hindsight=True).found(three(4))} == {2}
+
+
 def test_h_decides_how_greedy_it_is() -> None:
     """After position 0 is written two of four candidates are worth 1/3; at the root all are worth 0."""
     steps = []

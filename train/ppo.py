@@ -265,12 +265,17 @@ class Supervisor(BaseCallback):
         log.record("time/update", self.update)
         log.record("time/update_seconds", time.perf_counter() - self.began)
         if is_due(self.update, settings.validation.evaluate_every, settings.updates):
-            figures += f" | validation {self.validator(self._policy().network, self.update, log)}"
+            figures += f" | validation {self.validate()}"
         log.dump(self.update)
         if is_due(self.update, settings.save_every, settings.updates):
             self.save()
         self.bar.update(self.task, completed=self.update, figures=figures)
         self.began = time.perf_counter()
+
+    def validate(self) -> str:
+        """Evaluates the policy, and keeps it with its critic."""
+        policy = self._policy()
+        return self.validator(policy.network, self.update, self.logger, policy.value)
 
     def keep_finite(self) -> None:
         """Takes an update back that has made weights infinite or undefined, as a ratio that overflows does."""
@@ -289,7 +294,7 @@ class Supervisor(BaseCallback):
         if self.stop_after is None:
             self.look_back()
         if self.stopped and self.validator.update != self.update:
-            self.validator(self._policy().network, self.update, self.logger)
+            self.validate()
             self.logger.dump(self.update)
         self.callback.on_training_end()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import Figure, Logger
+from torch import nn
 
 from dllm_env.errors import UsageError
 from dllm_env.intervals import wilson_interval
@@ -130,10 +131,11 @@ class Validator:
         self.best = (best[0], best[1])
         self.points = [Point(**point) for point in points]
 
-    def __call__(self, network: Scorer, update: int, log: Logger) -> str:
-        """Evaluates, logs and saves; returns the figures for the progress bar."""
+    def __call__(self, network: Scorer, update: int, log: Logger, critic: nn.Linear | None = None) -> str:
+        """Evaluates, logs and saves, with the critic if there is one; returns the figures for the progress bar."""
         setup, settings, self.update = self.setup, self.settings, update
-        policies = [LearnedPolicy(network.eval(), head, setup.policy.context) for head in self.heads]
+        context = setup.policy.context
+        policies = [LearnedPolicy(network.eval(), head, context, critic=critic) for head in self.heads]
         tried = [(*self._judge(policy, CURVE), policy) for policy in policies]
         score, played, curve, policy = max(tried, key=lambda one: rank(one[0], setup, settings))
         policy.curve = curve

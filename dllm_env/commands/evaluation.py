@@ -191,7 +191,7 @@ def push(arguments: list[str]) -> None:
 
     from dllm_env.denoisers.load import DENOISER
     from dllm_env.eval.results import RESULTS_JSON, read_records
-    from dllm_env.policies.learned import UPLOADED, LearnedPolicy
+    from dllm_env.policies.learned import UPLOADED, VALUE, LearnedPolicy
 
     @dataclass(frozen=True)
     class Arguments:
@@ -221,7 +221,8 @@ def push(arguments: list[str]) -> None:
     if given.dry_run:
         with locked(check_folder(given.dry_run)) as folder:
             policy.published().save_pretrained(folder, model_card_kwargs=card)
-            more = (f"{DENOISER}/{file.name}" for file in sorted((folder / DENOISER).glob("*")))
+            more = [f"{DENOISER}/{file.name}" for file in sorted((folder / DENOISER).glob("*"))]
+            more += [VALUE] * (folder / VALUE).exists()
             files = ", ".join(f"{name} ({(folder / name).stat().st_size:,} bytes)" for name in (*UPLOADED, *more))
         print(f"written, not uploaded: {given.dry_run}; {given.to} would get {files}, exactly as they are there")
         return

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.dynamics import Dynamics, Observation, State, Wishes, given_by, padded_length
 from dllm_env.errors import LogitsError, UsageError
-from dllm_env.policies.ahead import step_ahead
+from dllm_env.policies.ahead import Valued, step_ahead
 from dllm_env.policies.base import Decision, Policy
 from dllm_env.random import RowRandom, derive_key
 from dllm_env.rewards import Outcomes
@@ -216,7 +216,7 @@ def _play(
             keep(slots.rows, observation, decision)
             dynamics.apply(state, decision.unmask, decision.remask)
         else:
-            step_ahead(policy, ahead, dynamics, state, observation, slots.random, predict)
+            step_ahead(cast(Valued, policy), ahead, dynamics, state, observation, slots.random, predict)
 
         ended = dynamics.ended(state).nonzero()[:, 0]
         if len(ended):

@@ -37,7 +37,11 @@ class Settings:
 
     training: GRPO = field(
         default_factory=lambda: GRPO().changed(
-            alpha=1.0, alpha_warmup=0, start="mcts:budget=100,hindsight=false", imitation_problems=256, evaluate_every=0
+            alpha=1.0,
+            alpha_warmup=0,
+            start="mcts:budget=100,hindsight=false",
+            imitation_problems=256,
+            evaluate_every=0,
         )
     )
     """The recipe, but for task, denoiser, seed, rounds and updates."""

@@ -55,6 +55,9 @@ class Observation:
         token: (B, W) int64, what would be written at masked positions, or None.
         ends: (B, W) bool, where that is an end-of-text, or None; there with ``token``.
         remaskable: (B, W) bool, what an action may put back to mask; None without ``allow_remask``.
+        rewrite: (B, W) float32 or None, see ``Prediction``.
+        editable: (B, W) bool, written positions of the active block where the denoiser would rather have another
+            token, which an action may write; None without ``allow_edit`` or ``rewrite``.
         preference: (B,) float32, α of the row's reward, how much speed counts; None where nobody says it.
         remaining: (B,) int64, denoiser evaluations that the row may still take after the one that is seen here;
             None without a deadline.
@@ -81,7 +84,14 @@ class Observation:
     remaskable: Tensor | None = None
     preference: Tensor | None = None
     remaining: Tensor | None = None
+    rewrite: Tensor | None = None
+    editable: Tensor | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def actionable(self) -> Tensor:
+        """(B, W) bool: what an action may write, masks and, where tokens may be replaced, these."""
+        return self.selectable if self.editable is None else self.selectable | self.editable
 
     def __getitem__(self, rows: Tensor) -> Observation:
         """The chosen rows, as a copy."""
@@ -112,6 +122,10 @@ class Observation:
 _SEEN = [column.name for column in fields(Observation) if column.name != "memory"]
 
 
+NOT_HELD = -(2**31)
+"""Where no block is, not even one that begins in the prompt."""
+
+
 @dataclass
 class State:
     """B rows of the process.
@@ -124,6 +138,10 @@ class State:
         revealed_at: (B, L) int64, the step (from 0) in which a position was unmasked, −1 before.
         sureness: (B, L) float32, the confidence with which it was, 0 before.
         remasks: (B,) int64, positions put back to mask.
+        edits: (B,) int64, tokens replaced.
+        held: (B,) int64, the first position of a block that is open for editing after its last mask, ``NOT_HELD``
+            in rows without one.
+        held_for: (B,) int64, steps that it has been.
         ignored: (B,) int64, positions asked for that could not be selected.
         block_step: (B,) int64, steps taken in the active block, with ``Rules.limit_block_steps``.
         open_from: (B,) int64, where blocks that were ended with masks in them are over: masks before it stay.
@@ -145,6 +163,9 @@ class State:
     revealed_at: Tensor
     sureness: Tensor
     remasks: Tensor
+    edits: Tensor
+    held: Tensor
+    held_for: Tensor
     ignored: Tensor
     block_step: Tensor
     open_from: Tensor
@@ -300,6 +321,9 @@ class Dynamics:
             revealed_at=torch.full(shape, -1, device=device),
             sureness=torch.zeros(shape, device=device),
             remasks=zeros(),
+            edits=zeros(),
+            held=zeros().fill_(NOT_HELD),
+            held_for=zeros(),
             ignored=zeros(),
             block_step=zeros(),
             open_from=zeros(),
@@ -353,6 +377,8 @@ class Dynamics:
             attention=zeros(self.width) if extras.attention else None,
             token_log_prob=zeros() if extras.token_log_prob else None,
             log_mass=zeros() if extras.log_mass else None,
+            rewrite=zeros() if extras.rewrite else None,
+            rewrite_token=torch.zeros(shape, dtype=torch.int64, device=device) if extras.rewrite else None,
         )
 
     def _empty_last(self, count: int) -> Prediction:
@@ -368,7 +394,7 @@ class Dynamics:
         return state.masked & (position >= state.open_from[:, None])
 
     def block_start(self, state: State) -> Tensor:
-        """(B,) int64, the first position of each row's active block: the one that holds its first open mask.
+        """(B,) int64, the first position of each row's active block: of its first open mask, or one still edited.
 
         Below 0 where that is a position of the prompt.
         """
@@ -377,8 +403,10 @@ class Dynamics:
             return torch.zeros_like(state.step)
         first = self.open(state).to(torch.uint8).argmax(-1)
         if state.offset is None:
-            return first // size * size
-        return (first + state.offset) // size * size - state.offset
+            start = first // size * size
+        else:
+            start = (first + state.offset) // size * size - state.offset
+        return torch.where(state.held > NOT_HELD, state.held, start) if self.rules.allow_edit else start
 
     def selectable(self, state: State) -> Tensor:
         """(B, L) bool: masked and inside the active block."""
@@ -390,7 +418,16 @@ class Dynamics:
 
     def _remaskable(self, state: State, block: _Block) -> Tensor:
         left = state.remasks < self.rules.remasks_allowed
-        return (state.revealed_at >= 0) & block.inside & left[:, None]  # and not what was given
+        return self._written(state, block) & left[:, None]
+
+    def _written(self, state: State, block: _Block) -> Tensor:
+        """(B, L) bool: written by an action, in the active block."""
+        return (state.revealed_at >= 0) & block.inside  # and not what was given
+
+    def _editable(self, state: State, block: _Block) -> Tensor:
+        """(B, W) bool: see ``Observation``."""
+        assert state.prediction.rewrite is not None
+        return block.window(self._written(state, block)) & (state.prediction.rewrite > 0)
 
     def _active(self, state: State) -> _Block:
         length, size = self.rules.response_length, self.rules.block_length
@@ -477,11 +514,13 @@ class Dynamics:
         if state.last is not None:
             ending = self.is_last(state, state.nfe + 1)
             needed = torch.where(ending[:, None], self.open(state), needed)
+        judged = ~state.masked & block.inside if view.extras.support or view.extras.rewrite else None
         if state.prefix is not None:
             state.prefix.start = self.prompt_length + block.start
             if state.offset is not None:
                 place = torch.arange(1, rules.response_length + 1, device=needed.device)
-                state.prefix.end = self.prompt_length + (needed * place).amax(-1)
+                asked = needed if judged is None else needed | judged
+                state.prefix.end = self.prompt_length + (asked * place).amax(-1)
         prediction = self.denoiser.predict(
             state.tokens,
             needed,
@@ -490,7 +529,7 @@ class Dynamics:
             state.random,
             view.extras,
             rules.noise,
-            judged=~state.masked & block.inside if view.extras.support else None,
+            judged=judged,
             prefix=state.prefix,
         )
         if state.last is not None:
@@ -525,9 +564,16 @@ class Dynamics:
             token=state.prediction.token if self.view.extras.token else None,
             ends=is_end(state.prediction.token, self.denoiser.end_ids) & masked if self.view.extras.token else None,
             remaskable=block.window(self._remaskable(state, block)) if self.rules.allow_remask else None,
+            rewrite=state.prediction.rewrite,
+            editable=self._editable(state, block) if self._edits else None,
             preference=state.preference,
             remaining=None if state.last is None else self.remaining(state),
         )
+
+    @property
+    def _edits(self) -> bool:
+        """Whether actions may replace tokens: somebody asked by which."""
+        return self.rules.allow_edit and self.view.extras.rewrite
 
     def is_last(self, state: State, nfe: Tensor) -> Tensor:
         """(B,) bool: whether the evaluation of this number is the last that the row's deadline allows."""
@@ -537,7 +583,7 @@ class Dynamics:
         """(B,) int64, denoiser evaluations that rows may still take; −1 in rows without a deadline."""
         return torch.where(state.deadline > 0, (state.deadline - state.nfe).clamp(min=0), -1)
 
-    def apply(self, state: State, unmask: Tensor, remask: Tensor | None = None) -> None:
+    def apply(self, state: State, unmask: Tensor, remask: Tensor | None = None, edit: Tensor | None = None) -> None:
         """Takes one step in place: writes the predicted tokens at the selectable positions of ``unmask`` (B, W).
 
         Positions that cannot be selected are ignored and counted in ``state.ignored``. A step that changes
@@ -548,24 +594,29 @@ class Dynamics:
             unmask: (B, W) bool, positions to write.
             remask: (B, W) bool, committed positions to put back to mask, where the rules allow it; beyond the row's
                 budget the leftmost ones are.
+            edit: (B, W) bool, written positions whose token to replace, where the rules allow it.
 
         Raises:
             ValueError: another shape or type.
-            UsageError: positions to remask, and rules that do not allow it.
+            UsageError: positions to remask or to edit, and rules that do not allow it.
         """
         self._check_action(state, unmask)
         block, length = self._active(state), self.rules.response_length
         possible = block.window(self.open(state) & block.inside)
         state.ignored += (unmask & ~possible).sum(-1)
-        chosen = block.spread(unmask & possible, length)
+        chosen, replaced = block.spread(unmask & possible, length), None
+        if edit is not None:
+            replaced = self._edit(state, edit, block)
         if remask is not None:
-            self._remask(state, remask, block)
+            self._remask(state, remask if edit is None else remask & ~edit, block)
         seen = state.prediction
         token = block.spread(seen.token, length)
         self._write(state, chosen, token, block.spread(seen.confidence[..., 0], length))
         state.stale |= chosen.any(-1)
         if state.last is not None:
             self._write_what_is_left(state)
+        if self._edits:
+            self._hold(state, block, chosen if replaced is None else chosen | replaced)
         state.step += 1
         if self.rules.limit_block_steps:
             self._end_block(state, block.start)
@@ -579,6 +630,36 @@ class Dynamics:
         state.masked &= ~chosen
         state.revealed_at = torch.where(chosen, state.step[:, None], state.revealed_at)
         state.sureness = torch.where(chosen, sureness, state.sureness)
+
+    def _edit(self, state: State, edit: Tensor, block: _Block) -> Tensor:
+        """Replaces tokens by those that the denoiser would rather have; returns where, (B, L) bool."""
+        self._check_action(state, edit)
+        if not self.rules.allow_edit:
+            raise UsageError("this policy replaces written tokens; set allow_edit")
+        seen, length = state.prediction, self.rules.response_length
+        if seen.rewrite is None or seen.rewrite_token is None:
+            raise UsageError("who replaces written tokens has to read by which: extras rewrite")
+        possible = self._editable(state, block)
+        state.ignored += (edit & ~possible).sum(-1)
+        chosen = block.spread(edit & possible, length)
+        response = state.tokens[:, self.prompt_length :]
+        response.copy_(torch.where(chosen, block.spread(seen.rewrite_token, length), response))
+        state.sureness = torch.where(chosen, block.spread(seen.rewrite, length), state.sureness)
+        state.edits += chosen.sum(-1)
+        state.stale |= chosen.any(-1)
+        return chosen
+
+    def _hold(self, state: State, block: _Block, changed: Tensor) -> None:
+        """Keeps blocks open that are full, in rows that have changed something there (B, L) and may go on."""
+        was = state.held > NOT_HELD
+        full = ~(self.open(state) & block.inside).any(-1)
+        state.held_for = torch.where(full & was, state.held_for + 1, 0)
+        held = full & changed.any(-1) & (state.held_for < self.rules.steps_after)
+        held &= ~self.is_last(state, state.nfe)
+        state.held = torch.where(held, block.start, NOT_HELD)
+        moves = self.view.context == "block" or self.rules.prefix_cache or state.offset is not None
+        if moves:  # what the context shows, though no token may have changed
+            state.stale |= was & ~held
 
     def _write_what_is_left(self, state: State) -> None:
         """In rows that have had their last evaluation."""
@@ -630,8 +711,16 @@ class Dynamics:
         state.masked &= ~over
 
     def terminated(self, state: State) -> Tensor:
-        """(B,) bool: nothing is masked, or only in blocks that were ended."""
-        return ~self.open(state).any(-1)
+        """(B,) bool: nothing is masked, or only in blocks that were ended, and nothing is edited any more."""
+        over = ~self.open(state).any(-1)
+        if self.rules.allow_edit:
+            over &= (state.held == NOT_HELD) | (state.step >= self.rules.step_limit)
+        return over
+
+    def _goes_on(self, state: State) -> Tensor:
+        """(B,) bool: something is open, for writing or editing."""
+        masked = self.open(state).any(-1)
+        return masked | (state.held > NOT_HELD) if self.rules.allow_edit else masked
 
     def truncated(self, state: State) -> Tensor:
         """(B,) bool: the steps are used up and something is still masked."""
@@ -639,7 +728,7 @@ class Dynamics:
 
     def ended(self, state: State) -> Tensor:
         """(B,) bool: terminated or truncated."""
-        return ~self.open(state).any(-1) | (state.step >= self.rules.step_limit)
+        return ~self._goes_on(state) | (state.step >= self.rules.step_limit)
 
     def responses(self, state: State) -> Tensor:
         """(B, L) int64, the response tokens, masks where nothing was written."""

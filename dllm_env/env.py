@@ -96,6 +96,8 @@ class EnvConfig(Rules):
         super().__post_init__()
         if self.allow_remask or self.remask_budget:
             raise UsageError("an action here puts nothing back to mask; leave allow_remask and its budget away")
+        if self.allow_edit or self.edit_steps:
+            raise UsageError("an action here replaces no written token; leave allow_edit and edit_steps away")
         if self.split not in SPLITS:
             raise UsageError(f"unknown split {self.split!r}; choose one of {', '.join(SPLITS)}")
         if isinstance(self.extras, str) or not set(self.extras) <= set(EXTRAS):

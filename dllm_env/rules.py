@@ -37,13 +37,18 @@ class Rules:
     noise: NoiseType = "float64"
     """Precision of the noise that tokens are drawn with at temperature > 0; float32 distorts (arXiv 2409.02908)."""
     max_steps: int = 0
-    """Steps after which a row is cut off; 0 means L, and with allow_remask L plus the budget."""
+    """Steps after which a row is cut off; 0 means L, with allow_remask the budget more, with allow_edit what blocks
+    stay open for."""
     stop_at_eot: bool = False
     """End a row as soon as an end-of-text is written and everything before it is."""
     allow_remask: bool = False
     """Let policies put written tokens of the active block back to mask (wino, remdm)."""
     remask_budget: int = 0
     """How often a row may do so, positions of all steps together; 0 means L."""
+    allow_edit: bool = False
+    """Let policies replace written tokens of the active block, as LLaDA2.1 was trained for (joint_threshold)."""
+    edit_steps: int = 0
+    """Steps that a block stays open after its last mask, as long as each replaces something; 0 means 16."""
     limit_block_steps: bool = False
     """End a block after BL steps, whatever is still masked in it, and judge the text without what is missing, as
     arXiv 2512.09106 does."""
@@ -58,6 +63,7 @@ class Rules:
         for name, most in (("response_length", LONGEST), ("block_length", LONGEST), ("max_steps", STEPS)):
             self._check_count(name, most)
         self._check_count("remask_budget", STEPS)
+        self._check_count("edit_steps", STEPS)
         self._check_count("deadline", STEPS)
         if not 0 <= self.temperature < float("inf"):
             raise UsageError(f"temperature must be a finite number of at least 0, got {self.temperature}")
@@ -66,6 +72,8 @@ class Rules:
             raise UsageError(f"temperature must be {said}, got {self.temperature:g}")
         if self.noise not in NOISE_TYPES:
             raise UsageError(f"unknown noise {self.noise!r}; choose {' or '.join(NOISE_TYPES)}")
+        if self.allow_edit and self.limit_block_steps:
+            raise UsageError("allow_edit keeps a block open and limit_block_steps ends it; leave one of them away")
         length, block = self.response_length, self.block_length
         if length and block and length % block:
             found = [str(d) for d in range(1, length + 1) if length % d == 0]
@@ -103,7 +111,17 @@ class Rules:
     @property
     def step_limit(self) -> int:
         """Steps after which a row is cut off."""
-        return self.max_steps or self.response_length + self.remasks_allowed
+        return self.max_steps or self.response_length + self.remasks_allowed + self._edits_allowed
+
+    @property
+    def steps_after(self) -> int:
+        """Steps that a block stays open for editing after its last mask."""
+        return (self.edit_steps or 16) if self.allow_edit else 0
+
+    @property
+    def _edits_allowed(self) -> int:
+        blocks = self.response_length // max(self.block_length, 1) + 1  # the first may begin in the prompt
+        return self.steps_after * blocks
 
     @property
     def remasks_allowed(self) -> int:

@@ -140,6 +140,8 @@ class Evaluation:
         for policy in loaded:
             if getattr(policy, "remasks", False) and not config.allow_remask:
                 raise UsageError(f"{policy.name} puts tokens back to mask; allow it with --allow-remask")
+            if getattr(policy, "edits", False) and not config.allow_edit:
+                raise UsageError(f"{policy.name} replaces written tokens; allow it with --allow-edit")
         self.jobs = [
             Job(self._setting(policy, some, seed), policy, some, seed)
             for some in rules

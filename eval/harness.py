@@ -92,6 +92,8 @@ class HarnessModel(LM):
         self._played: dict[str, list[Played]] = {}
         if getattr(self.policy, "remasks", False) and not config.allow_remask:
             raise UsageError(f"{self.policy.name} puts tokens back to mask; allow it with allow_remask=true")
+        if getattr(self.policy, "edits", False) and not config.allow_edit:
+            raise UsageError(f"{self.policy.name} replaces written tokens; allow it with allow_edit=true")
         self.block = config.block_length or self.denoiser.attention_block
         length = config.response_length or self.block or 1
         Dynamics(self.denoiser, self._rules(length, config.temperature or 0.0), 0)  # refuses what does not fit

@@ -26,6 +26,7 @@ class Decision:
         draw: (B, W), the draw whose log-probability ``log_prob`` is, where an order belongs to it (see ``heads``);
             above 0 where ``unmask`` is.
         remask: (B, W) bool, committed positions to put back to mask, or None for none.
+        edit: (B, W) bool, committed positions whose token to replace, or None for none.
         memory: tensors with B rows that come back as ``Observation.memory`` in these rows' next step.
         score: computes ``log_prob`` and ``entropy``, which only training asks for; None for a rule that has no
             useful ones.
@@ -34,6 +35,7 @@ class Decision:
     unmask: Tensor
     draw: Tensor | None = None
     remask: Tensor | None = None
+    edit: Tensor | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     score: Callable[[], tuple[Tensor, Tensor]] | None = None
 

@@ -290,7 +290,12 @@ class BlockDecoder:
 
 
 def _check_policy(policy: Policy) -> None:
-    unseen = {"hidden": "hidden states", "support": "the support of written tokens", "attention": "attention"}
+    unseen = {
+        "hidden": "hidden states",
+        "support": "the support of written tokens",
+        "attention": "attention",
+        "rewrite": "by what written tokens would be replaced",
+    }
     for what in (said for name, said in unseen.items() if getattr(policy.extras, name)):
         raise UsageError(f"policy {policy.name!r} reads {what}, which engines do not give; take one that does not")
     if getattr(policy, "deadline", 0):
@@ -299,10 +304,9 @@ def _check_policy(policy: Policy) -> None:
         raise UsageError(
             f"policy {policy.name!r} looks ahead: it plays in dllm-env only; leave its candidates away"
         )
-    if getattr(policy, "remasks", False):
-        raise UsageError(
-            f"policy {policy.name!r} puts tokens back to mask, which engines do not allow; take another"
-        )
+    if getattr(policy, "remasks", False) or getattr(policy, "edits", False):
+        what = "puts tokens back to mask" if getattr(policy, "remasks", False) else "replaces written tokens"
+        raise UsageError(f"policy {policy.name!r} {what}, which engines do not allow; take another")
 
 
 def _positions(unmask: Any, masked: Tensor, name: str) -> Tensor:

@@ -48,6 +48,13 @@ class Heuristic(abc.ABC):
     top: ClassVar[int] = 1
     remasks: ClassVar[bool] = False
     """Whether it puts tokens back to mask."""
+    edits: ClassVar[bool] = False
+    """Whether it replaces written tokens."""
+
+    @property
+    def undoes(self) -> str:
+        """What it does to written tokens, in words; empty for a rule that leaves them."""
+        return "puts tokens back to mask" if self.remasks else "replaces written tokens" if self.edits else ""
 
     @property
     def name(self) -> str:

@@ -174,9 +174,12 @@ class LearnedPolicy(ModelHubMixin):
         with torch.no_grad():
             scores = self.network(observation)
             if self.greedy:
-                return Decision(self.head.mode(scores, observation.selectable) > 0)
-            draw = self.head.sample(scores, observation.selectable, random)
-        return Decision(draw > 0, draw, score=lambda: self._score(scores, observation, draw))
+                draw = self.head.mode(scores, observation.actionable)
+                unmask, edit = _parted(observation, draw > 0)
+                return Decision(unmask, edit=edit)
+            draw = self.head.sample(scores, observation.actionable, random)
+        unmask, edit = _parted(observation, draw > 0)
+        return Decision(unmask, draw, edit=edit, score=lambda: self._score(scores, observation, draw))
 
     def evaluate(self, observation: Observation, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability and entropy, (B,) each, of given draws (B, W) of the head, with gradient."""
@@ -185,8 +188,8 @@ class LearnedPolicy(ModelHubMixin):
     def _score(
         self, scores: torch.Tensor, observation: Observation, draw: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        selectable = observation.selectable
-        return self.head.log_prob(scores, selectable, draw), self.head.entropy(scores, selectable, draw)
+        possible = observation.actionable
+        return self.head.log_prob(scores, possible, draw), self.head.entropy(scores, possible, draw)
 
     def fingerprint(self) -> str:
         """A digest of what its decisions follow from, so that results of different weights are told apart."""
@@ -386,6 +389,13 @@ class LearnedPolicy(ModelHubMixin):
         if alpha is not None and nfe is not None:
             raise UsageError(f"{name}: give alpha or nfe, not both")
         return alpha if nfe is None else alpha_for(self.curve, nfe)
+
+
+def _parted(observation: Observation, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Of what is chosen, (B, W) bool, what is to be revealed and what replaced, as there is a mask or not."""
+    if observation.editable is None:
+        return chosen, None
+    return chosen & observation.selectable, chosen & observation.editable
 
 
 def _on_processor(part: nn.Module) -> dict[str, torch.Tensor]:

@@ -83,6 +83,12 @@ def _nines(observation: Observation) -> Tensor:
     return torch.where(observation.masked, -wrong.log10() / 2, 0.0)
 
 
+def _rewrite(observation: Observation) -> Tensor:
+    if observation.rewrite is None:
+        raise UsageError("this policy reads by what written tokens would be replaced, which is not shown here")
+    return observation.rewrite
+
+
 SIGHT: dict[str, Callable[[Observation], Tensor]] = {
     "place": _place,
     "left": _left,
@@ -91,6 +97,7 @@ SIGHT: dict[str, Callable[[Observation], Tensor]] = {
     "doubt": _doubt,
     "ends": _ends,
     "repeats": _repeats,
+    "rewrite": _rewrite,
 }
 """What follows from mask, confidence and predicted tokens, (B, W) float32, by name; see ``NetworkConfig``."""
 USUAL_SIGHT = ("place", "left", "nines", "doubt", "ends", "repeats")
@@ -138,7 +145,7 @@ class NetworkConfig:
     """What a position is told besides: place, where it stands, i / W; left, exp(−masks to its left); right,
     exp(−masks to its right); nines, −log₁₀(1 − c), which tells 99% from 99.9%; doubt, Σ −log c over the masks
     before it; ends, whether it would become end-of-text; repeats, whether a masked neighbour would become the
-    same."""
+    same; rewrite, how probable another token is where one is written, which with allow_edit it may replace."""
     conditions: tuple[str, ...] = ()
     """What a row is told of what is asked of it: preference, α of its reward; remaining, its evaluations left."""
 
@@ -189,7 +196,8 @@ def _frequencies(count: int, device: torch.device) -> Tensor:
 
 def seen_by(network: Scorer) -> Extras:
     """Optional features that a network and its ``sight`` read."""
-    return network.extras | Extras(token=bool(READ_TOKENS & set(network.config.sight)))
+    sight = set(network.config.sight)
+    return network.extras | Extras(token=bool(READ_TOKENS & sight), rewrite="rewrite" in sight)
 
 
 COMPARED = 2**13

@@ -165,8 +165,8 @@ def load_oracle(text: str) -> Oracle:
         raise UsageError(f"{text!r} is not the oracle; write {ORACLE}, or {ORACLE}:leftmost:1+top_k:1")
     references = tuple(given.split("+")) if colon else REFERENCES
     for reference in references:
-        if load_heuristic(reference).remasks:
-            raise UsageError(f"{text}: {reference} puts tokens back to mask, which the oracle cannot follow")
+        if what := load_heuristic(reference).undoes:
+            raise UsageError(f"{text}: {reference} {what}, which the oracle cannot follow")
         if references.count(reference) > 1:
             raise UsageError(f"{text}: {reference} is given twice")
     return Oracle(references)

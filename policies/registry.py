@@ -76,6 +76,7 @@ class FileRule:
         self.top: int = getattr(policy, "top", 1)
         self.extras: Extras = getattr(policy, "extras", Extras())
         self.remasks: bool = getattr(policy, "remasks", False)
+        self.edits: bool = getattr(policy, "edits", False)
 
     def fingerprint(self) -> str:
         """A digest of its file."""

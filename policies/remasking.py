@@ -1,4 +1,4 @@
-"""Published rules that also put committed positions back to mask; the dynamics have to allow it."""
+"""Published rules that also put committed positions back to mask or replace their tokens, where that is allowed."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ class Wino(Remasking, Progressing):
 
 
 @dataclass(frozen=True)
-class JointThreshold(Remasking, Progressing):
-    """Reveal c ≥ threshold, +top-1; put back what is edited (LLaDA2.1, arXiv 2602.08676; quality 0.7, 0.5).
+class JointThreshold(Progressing):
+    """Reveal c ≥ threshold, +top-1; replace what has another token of more than edit (LLaDA2.1, arXiv 2602.08676).
 
-    LLaDA2.1 replaces a token where another one has more than ``edit``. Here it goes back to mask where the rest
-    supports it with less than 1 − ``edit``, as it has to for that, and is written anew later. 0 edits nothing: the
-    published speed mode, with threshold 0.5. A step puts back fewer positions than it reveals, of least support.
+    The quality mode has 0.7 and 0.5, the speed mode 0.5 and 0, which replaces a token whenever another one is more
+    probable; 1 replaces nothing. ``Rules.edit_steps`` says how long a block stays open after its last mask.
     """
 
     rule = "joint_threshold"
-    reads = Extras(support=True)
+    edits = True
+    reads = Extras(rewrite=True)
     threshold: float = 0.7
     edit: float = 0.5
 
@@ -81,9 +81,10 @@ class JointThreshold(Remasking, Progressing):
         probabilities(self.rule, threshold=self.threshold, edit=self.edit)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
+        if observation.editable is None or observation.rewrite is None:
+            raise UsageError(f"{self.name} replaces written tokens; allow it (--allow-edit)")
         unmask = Threshold(self.threshold, fallback=self.fallback).act(observation, random).unmask
-        weak = self.weakest(observation, 1 - self.edit, unmask)
-        return Decision(unmask, remask=weak if self.edit else None)
+        return Decision(unmask, edit=observation.editable & (observation.rewrite > self.edit))
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ class Rollout:
         revealed_at: (N, L) int64, the step that revealed a position, −1 where none did.
         sureness: (N, L) float32, the confidence of a token when it was written, 0 where none was.
         remasks: (N,) int64, positions that were put back to mask.
+        edits: (N,) int64, tokens that were replaced.
         denoiser_calls: batched calls made for all rows together.
         seconds, denoiser_seconds: wall time in all, and of that within the denoiser.
         trajectories: every step, where it was asked for.
@@ -100,6 +101,7 @@ class Rollout:
     revealed_at: Tensor
     sureness: Tensor
     remasks: Tensor
+    edits: Tensor
     denoiser_calls: int = 0
     seconds: float = 0.0
     denoiser_seconds: float = 0.0
@@ -147,8 +149,9 @@ def rollout(
     view = View(policy.context, policy.top, extras)
     if limit := getattr(policy, "deadline", 0):
         rules = replace(rules, deadline=min(limit, rules.deadline or limit))
-    if getattr(policy, "ahead", None) and (record or rules.deadline or (wishes and wishes.deadline is not None)):
-        what = "be recorded for training" if record else "keep a deadline"
+    limited = rules.deadline or (wishes and wishes.deadline is not None)
+    if getattr(policy, "ahead", None) and (record or limited or rules.allow_edit):
+        what = "be recorded for training" if record else "keep a deadline" if limited else "replace tokens"
         raise UsageError(f"{policy.name} looks ahead, and cannot {what}; leave its candidates away")
     result = _empty_result(len(prompts), rules, denoiser)
     steps: list[_Step] = []
@@ -214,7 +217,7 @@ def _play(
             decision = policy.act(observation, slots.random)
             slots.memory = decision.memory
             keep(slots.rows, observation, decision)
-            dynamics.apply(state, decision.unmask, decision.remask)
+            dynamics.apply(state, decision.unmask, decision.remask, decision.edit)
         else:
             step_ahead(cast(Valued, policy), ahead, dynamics, state, observation, slots.random, predict)
 
@@ -315,6 +318,7 @@ def _empty_result(count: int, rules: Rules, denoiser: Denoiser) -> Rollout:
         revealed_at=torch.full(shape, -1, device=denoiser.device),
         sureness=torch.zeros(shape, device=denoiser.device),
         remasks=torch.zeros(count, dtype=torch.int64, device=denoiser.device),
+        edits=torch.zeros(count, dtype=torch.int64, device=denoiser.device),
     )
 
 
@@ -328,6 +332,7 @@ def _collect(result: Rollout, dynamics: Dynamics, state: State, rows: Tensor, en
     result.revealed_at[place] = state.revealed_at[ended]
     result.sureness[place] = state.sureness[ended]
     result.remasks[place] = state.remasks[ended]
+    result.edits[place] = state.edits[ended]
 
 
 def _join(steps: list[_Step]) -> Trajectories:

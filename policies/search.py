@@ -227,8 +227,8 @@ class Search(Reference):
         at_least(self.search, 1, budget=self.budget, children=self.children)
         check_value(self.proposals, str, f"{self.search}: proposals")
         for rule in self.rules:
-            if load_heuristic(rule).remasks:
-                raise UsageError(f"{self.search}: {rule} puts tokens back to mask, which a path cannot say")
+            if what := load_heuristic(rule).undoes:
+                raise UsageError(f"{self.search}: {rule} {what}, which a path cannot say")
             if self.rules.count(rule) > 1:
                 raise UsageError(f"{self.search}: {rule} is given twice")
 

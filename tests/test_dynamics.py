@@ -207,7 +207,7 @@ def test_a_wrong_action_is_refused() -> None:
 
 # ------------------------------------------------------------------------------------------- predictions
 
-TOLD = ("entropy", "margin", "hidden", "log_probability", "support", "token_log_prob", "log_mass")
+TOLD = ("entropy", "margin", "hidden", "log_probability", "support", "token_log_prob", "log_mass", "rewrite")
 ALL = Extras(**dict.fromkeys(TOLD, True))
 
 

@@ -11,7 +11,7 @@ from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransfo
 from dllm_env.dynamics import Dynamics, Observation, State
 from dllm_env.errors import UsageError
 from dllm_env.policies.registry import load_heuristic
-from dllm_env.policies.remasking import JointThreshold, ReMDM, Wino
+from dllm_env.policies.remasking import ReMDM, Wino
 from dllm_env.policies.rollout import Rollout, rollout, row_seeds
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.rules import Rules, View
@@ -192,27 +192,6 @@ def test_wino(confidence: list[float], support: list[float], unmask: list[int], 
     assert decision.remask[0].nonzero()[:, 0].tolist() == remask
 
 
-@pytest.mark.parametrize(
-    ("confidence", "support", "unmask", "remask"),
-    [
-        ([0, 0.7, 0.9, 0.5], [0.6, 0, 0, 0], [1, 2], []),
-        ([0, 0.7, 0.9, 0.5], [0.5, 0, 0, 0], [1, 2], []),  # another one may have 0.5, not more
-        ([0, 0.7, 0.9, 0.5], [0.4, 0, 0, 0], [1, 2], [0]),
-        ([0, 0, 0.9, 0.3], [0.1, 0.2, 0, 0], [2], []),
-        ([0, 0, 0.9, 0.8], [0.2, 0.1, 0, 0], [2, 3], [1]),
-    ],
-)
-def test_joint_threshold(
-    confidence: list[float], support: list[float], unmask: list[int], remask: list[int]
-) -> None:
-    seen, random = row(confidence, support), RowRandom(torch.tensor([1]))
-    decision = JointThreshold().act(seen, random)
-    assert decision.unmask[0].nonzero()[:, 0].tolist() == unmask
-    assert decision.remask is not None
-    assert decision.remask[0].nonzero()[:, 0].tolist() == remask
-    assert JointThreshold(0.7, edit=0.0).act(seen, random).remask is None
-
-
 def test_remdm_draws_with_the_scheduled_probabilities() -> None:
     """Step 3 of 10, cap 0.05: σ = min(0.05, (1 − 0.4)/0.3), unmask (0.4 − 0.95·0.3)/0.7; the last step ends it."""
     count, rule = 20_000, ReMDM(steps=10, cap=0.05)
@@ -231,7 +210,7 @@ def test_remdm_draws_with_the_scheduled_probabilities() -> None:
 
 
 def test_rules_want_remasking_to_be_allowed() -> None:
-    for name in ("wino", "joint_threshold", "remdm"):
+    for name in ("wino", "remdm"):
         with pytest.raises(UsageError, match="puts tokens back to mask; allow it"):
             play(toy_denoiser(), name, allow=False)
 
@@ -249,9 +228,7 @@ def play(denoiser: object, name: str, prompts: object = None, length: int = 20, 
 
 
 @pytest.mark.parametrize("block_length", [5, 20])
-@pytest.mark.parametrize(
-    "name", ["wino:draft=0.3,verify=0.5", "joint_threshold:0.3,edit=0.6", "remdm:steps=8,cap=0.3"]
-)
+@pytest.mark.parametrize("name", ["wino:draft=0.3,verify=0.5", "remdm:steps=8,cap=0.3"])
 def test_a_batch_of_one_is_a_batch_of_many(name: str, block_length: int) -> None:
     denoiser = toy_denoiser()
     many = play(denoiser, name, block_length=block_length)

@@ -255,6 +255,10 @@ class PolicyTraining(Rules):
             raise UsageError(
                 "learned policies do not put tokens back to mask; leave allow_remask and its budget away"
             )
+        if self.allow_edit and "rewrite" not in self.policy.sight:
+            raise UsageError(
+                "allow_edit is of no use to a policy that is not told what would be replaced: add rewrite to sight"
+            )
         at_least(1, self, "updates", "save_every")
         at_least(1, self, "batch_size", "top", most=ROWS)
         at_least(0, self, "max_prompt_length")

@@ -125,6 +125,8 @@ class DCoLT(GRPO):
             )
         if self.rewards.deadlines:
             raise UsageError("deadlines write tokens that the policy did not choose; train without them")
+        if self.allow_edit:
+            raise UsageError("the probability of a replaced token is not learned; train without allow_edit")
         if self.rewards.preferences:
             raise UsageError("a denoiser learns for one alpha; train without preferences")
         if self.context != "full" or self.prefix_cache:

@@ -109,8 +109,8 @@ def check_expert(setup: Setup, settings: PolicyTraining) -> None:
     """
     expert_rules(setup.rules, settings)
     rule = expert_rule(setup.policy.head, settings)
-    if rule.remasks:
-        raise UsageError(f"the expert {rule.name} puts tokens back to mask, which a policy cannot imitate")
+    if what := rule.undoes:
+        raise UsageError(f"the expert {rule.name} {what}, which a policy cannot imitate")
 
 
 def play_recorded(

@@ -145,8 +145,8 @@ def make_setup(settings: PolicyTraining) -> Setup:
     network = make_network(settings.policy.network, shape, generator, denoiser.hidden_size)
     policy = LearnedPolicy(network.to(denoiser.device), head, settings.context, training=flat(settings))
     for rule in settings.validation.validation_rules:
-        if load_heuristic(rule).remasks:
-            raise UsageError(f"the validation rule {rule} puts tokens back to mask, which training does not allow")
+        if what := load_heuristic(rule).undoes:
+            raise UsageError(f"the validation rule {rule} {what}, which training does not allow")
     return Setup(
         task,
         denoiser,

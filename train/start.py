@@ -110,8 +110,8 @@ def check_start(setup: Setup, settings: PolicyTraining) -> None:
         load_reference(start)
     elif start == "expert":
         check_expert(setup, settings)
-    elif load_heuristic(start).remasks:
-        raise UsageError(f"the start {start} puts tokens back to mask, which a policy cannot imitate")
+    elif what := load_heuristic(start).undoes:
+        raise UsageError(f"the start {start} {what}, which a policy cannot imitate")
 
 
 def imitate(setup: Setup, settings: PolicyTraining) -> None:

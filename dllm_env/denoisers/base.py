@@ -55,6 +55,7 @@ class Extras:
     """Which token would be written; a prediction has it anyway, an observation only then."""
     token_log_prob: bool = False
     log_mass: bool = False
+    rewrite: bool = False
 
     def __or__(self, other: Extras) -> Extras:
         """What either of two has."""
@@ -86,6 +87,9 @@ class Prediction:
         log_mass: (B, L) float32, the logarithm of how much faster than a normalised model the denoiser would leave
             the mask at a position: of a score model log Σ_y s(y) · (e^σ − 1), which is about 0 where it is well
             trained, and 0 of all others; or None.
+        rewrite: (B, L) float32, of committed positions: how probable the most probable token is where that is
+            another one than stands there, and 0 where it is the same; or None.
+        rewrite_token: (B, L) int64, that token, or None.
     """
 
     token: Tensor
@@ -98,6 +102,8 @@ class Prediction:
     attention: Tensor | None = None
     token_log_prob: Tensor | None = None
     log_mass: Tensor | None = None
+    rewrite: Tensor | None = None
+    rewrite_token: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Prediction:
         """The chosen rows, as a copy."""
@@ -349,7 +355,7 @@ class Denoiser(abc.ABC):
             random: (B,) streams; required, and moved on by L·V numbers a row, if temperature > 0.
             extras: optional features.
             noise: precision of Gumbel-max (arXiv 2409.02908 shows that float32 lowers the effective temperature).
-            judged: (B, L) bool, the committed positions whose ``support`` to tell; needs ``extras.support``.
+            judged: (B, L) bool, the committed positions whose ``support`` or ``rewrite`` to tell; needs that extra.
             prefix: reuse keys and values, see ``cached_features``; only positions of the active block on are right.
 
         Returns:
@@ -388,11 +394,34 @@ class Denoiser(abc.ABC):
             prediction.hidden = hidden.float().masked_fill(~needed[..., None], 0)
         if extras.attention:
             prediction.attention = (attention + attention.mT) / 2
+        judged = torch.zeros_like(needed) if judged is None else judged
         if extras.support:
-            prediction.support = self._support(
-                tokens, shadow, torch.zeros_like(needed) if judged is None else judged
-            )
+            prediction.support = self._support(tokens, shadow, judged)
+        if extras.rewrite:
+            prediction.rewrite, prediction.rewrite_token = self._rewrite(tokens, hidden, judged)
         return prediction
+
+    def _rewrite(self, tokens: Tensor, hidden: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L) probability of the most probable token at judged positions where it is another one, and it."""
+        probability = torch.zeros(judged.shape, device=judged.device)
+        token = torch.zeros(judged.shape, dtype=torch.int64, device=judged.device)
+        if not bool(judged.any()):
+            return probability, token
+        row, position = judged.nonzero(as_tuple=True)
+
+        def best(piece: Tensor) -> list[Tensor]:
+            logits = self.head(hidden[row[piece], position[piece]]).float()
+            logits[:, self.mask_id] = -torch.inf
+            found, log_total = lowest_argmax(logits), logits.logsumexp(-1)
+            values = logits.gather(1, found[:, None])[:, 0] - log_total
+            return [found, values.exp(), log_total]
+
+        found, value, log_total = in_pieces(best, len(row), self.vocabulary, self, "rewrite", judged.device)
+        refuse_broken(log_total, row)
+        written = tokens[:, -judged.shape[1] :][row, position]
+        token[row, position] = found
+        probability[row, position] = value.masked_fill(found == written, 0)
+        return probability, token
 
     def _support(self, tokens: Tensor, shadow: Tensor, judged: Tensor) -> Tensor:
         """(B, L) probability of the tokens at the judged positions, 0 elsewhere."""

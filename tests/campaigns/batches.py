@@ -37,8 +37,10 @@ RULES = (
 ATTENDING = ("dapd:sink=0.05", "dawn:sink=0.05")
 """They need a denoiser that shows its attention, without a prefix cache."""
 REMASKING = ("remdm:steps=8",)
-JUDGING = ("wino:draft=0.2,verify=0.4", "joint_threshold:0.2,edit=0.7")
+JUDGING = ("wino:draft=0.2,verify=0.4",)
 """They remask, too, and need a denoiser that says how well a written token is supported, without a prefix cache."""
+EDITING = ("joint_threshold:0.2,edit=0.3",)
+"""They replace tokens."""
 HEADS = ("bernoulli", "bernoulli:force_progress=1", "plackett_luce:k=2", "dynamic_plackett_luce:temperature=0.5")
 TASKS = ("trace", "trace:chains=1", "sudoku")
 NUMBERS = [column.name for column in fields(Rollout) if column.type == "Tensor"]
@@ -85,7 +87,8 @@ def draw(rng: random.Random, denoisers: dict[str, Denoiser]) -> Combination:
     length = rng.choice((16, 20, 32, 40) if name != "toy" or task != "trace" else (16, 32, 40))
     block = rng.choice([size for size in range(2, length + 1) if length % size == 0])
     remasks = rng.random() < 0.15
-    policy = _policy(rng, remasks, isinstance(denoiser, TinyDenoiser))
+    edits = not remasks and rng.random() < 0.1
+    policy = rng.choice(EDITING) if edits else _policy(rng, remasks, isinstance(denoiser, TinyDenoiser))
     caches = getattr(denoiser, "caches_prefix", False) and policy not in JUDGING + ATTENDING
     rules = Rules(
         response_length=length,
@@ -96,7 +99,9 @@ def draw(rng: random.Random, denoisers: dict[str, Denoiser]) -> Combination:
         stop_at_eot=rng.random() < 0.4,
         allow_remask=remasks,
         remask_budget=rng.choice((0, 3)) if remasks else 0,
-        limit_block_steps=not remasks and rng.random() < 0.2,
+        allow_edit=edits,
+        edit_steps=rng.choice((0, 2)) if edits else 0,
+        limit_block_steps=not remasks and not edits and rng.random() < 0.2,
         prefix_cache=caches and rng.random() < 0.4,
     )
     return Combination(name, policy, task, rules, rng.randint(3, 9), rng.randint(2, 6), rng.randrange(10**6))

@@ -2,12 +2,14 @@
 #   make install   virtual environment in .venv with the pinned dependencies
 #   make demo      train a policy and compare it with the heuristics (about 8 minutes)
 #   make test      the test suite, without what takes longest
-#   make check     format, lint, types, import direction, all tests
+#   make check     format, lint, types, import direction, and the test suite
+#   make thorough  the tests that take longest
 #   make oldest    the quick tests with the lowest versions that pyproject.toml allows
 #   make python310 the quick tests on Python 3.10
 #   make campaigns  kill, stop, starve and fool the commands many times (an hour; no part of CI)
 #   make mutants   change the code in small ways and see whether the tests notice (hours; no part of CI)
-#   make ci        what CI runs: check, oldest, python310
+#   make ci        what CI runs: check, oldest
+#   make full      all of the above, before a release: check, thorough, oldest, python310
 #   make format    rewrite the sources as `make check` wants them
 
 PYTHON ?= python3
@@ -24,7 +26,7 @@ ELSEWHERE := build/elsewhere
 PYTEST = pytest -n $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN)) --dist worksteal
 QUICK := -m 'not slow' -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning
 
-.PHONY: install demo test check oldest python310 ci campaigns mutants format clean
+.PHONY: install demo test check thorough oldest python310 ci full campaigns mutants format clean
 .DEFAULT_GOAL := install
 
 install: $(LINKS)
@@ -52,7 +54,10 @@ check: install
 	$(BIN)/ruff check .
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 	cd $(VENV) && $(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
-	$(BIN)/$(PYTEST)
+	$(BIN)/$(PYTEST) -m 'not thorough' --durations 20
+
+thorough: install
+	$(BIN)/$(PYTEST) -m thorough --durations 20
 
 # $(call elsewhere,PYTHON,CONSTRAINTS): the quick tests of the built package in an environment of its own.
 define elsewhere
@@ -70,7 +75,9 @@ oldest:
 python310:
 	$(call elsewhere,$(or $(PYTHON310),python3.10),constraints.txt)
 
-ci: check oldest $(if $(PYTHON310),python310)
+ci: check oldest
+
+full: check thorough oldest $(if $(PYTHON310),python310)
 
 # Every script there that can be run; the line that each says at its end is kept in build/campaigns.txt.
 campaigns: install

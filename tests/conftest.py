@@ -61,7 +61,7 @@ THOROUGH: dict[str, tuple[str, ...]] = {
     "test_sb3": ("the_example_runs",),
     "test_together": ("again_and_again",),
 }
-"""The same of tests that take long and that `make test` leaves to `make check` and CI."""
+"""The same of tests that take long and that `make test`, `make check` and CI leave to `make thorough`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

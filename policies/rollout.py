@@ -8,10 +8,8 @@ padding, too, follows from its own length, so prompts are played in groups of on
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +21,7 @@ from dllm_env.dynamics import Dynamics, Observation, State, Wishes, given_by, pa
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.policies.ahead import Valued, step_ahead
 from dllm_env.policies.base import Decision, Policy
+from dllm_env.policies.scoring import Scoring
 from dllm_env.random import RowRandom, derive_key
 from dllm_env.rewards import Outcomes
 from dllm_env.rules import Rules, View
@@ -121,6 +120,7 @@ def rollout(
     memory: Mapping[str, Tensor] | None = None,
     record: bool | Recording = False,
     on_progress: Callable[[int], None] | None = None,
+    on_ended: Callable[[Tensor, Tensor, Tensor], None] | None = None,
 ) -> Rollout:
     """Generates a response to each prompt.
 
@@ -136,6 +136,7 @@ def rollout(
         memory: tensors with N rows, what the policy remembers of each row before its first step.
         record: return the trajectories, for training, with what the policy reads or what a ``Recording`` says.
         on_progress: told the number of finished rows after each round that finished some.
+        on_ended: told the numbers (n,) of these rows, their responses (n, L) and which are finished (n,).
 
     Raises:
         UsageError: no prompts, or a prompt and response that do not fit the denoiser's context.
@@ -164,9 +165,11 @@ def rollout(
 
     done = 0
 
-    def told(more: int) -> None:
+    def told(ended: Tensor) -> None:
         nonlocal done
-        done += more
+        done += len(ended)
+        if on_ended is not None:
+            on_ended(ended, result.responses[ended], result.finished[ended])
         if on_progress is not None:
             on_progress(done)
 
@@ -200,7 +203,7 @@ def _play(
     policy: Policy,
     result: Rollout,
     keep: Callable[[Tensor, Observation, Decision], None],
-    told: Callable[[int], None],
+    told: Callable[[Tensor], None],
 ) -> None:
     """Plays all rows of a group, until no slot is left."""
     dynamics, ahead = slots.dynamics, getattr(policy, "ahead", None)
@@ -223,9 +226,10 @@ def _play(
 
         ended = dynamics.ended(state).nonzero()[:, 0]
         if len(ended):
-            _collect(result, dynamics, state, slots.rows, ended)
+            places = slots.rows[ended]
+            _collect(result, dynamics, state, places, ended)
             slots.replace(ended)
-            told(len(ended))
+            told(places)
 
 
 def _check(prompts: Sequence[Sequence[int]], seeds: Sequence[int], batch_size: int) -> None:
@@ -322,9 +326,8 @@ def _empty_result(count: int, rules: Rules, denoiser: Denoiser) -> Rollout:
     )
 
 
-def _collect(result: Rollout, dynamics: Dynamics, state: State, rows: Tensor, ended: Tensor) -> None:
-    """Copies the slots (n,) of rows that have ended into the places of these rows."""
-    place = rows[ended]
+def _collect(result: Rollout, dynamics: Dynamics, state: State, place: Tensor, ended: Tensor) -> None:
+    """Copies the slots (n,) of rows that have ended into the places (n,) of these rows."""
     result.responses[place] = dynamics.responses(state)[ended]
     result.finished[place] = dynamics.terminated(state)[ended]
     result.nfe[place] = state.nfe[ended]
@@ -389,37 +392,26 @@ def attempt(
     record: bool | Recording = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Attempt:
-    """Generates a response to each problem and scores it. Arguments as in ``rollout``."""
+    """Generates a response to each problem and scores it; arguments as in ``rollout``, slow judges as in ``Scoring``."""
     length = rules.resolve(attention_block=denoiser.attention_block).response_length
     given = given_by(denoiser, [problem.template for problem in problems], length)
-    result = rollout(
-        denoiser,
-        policy,
-        rules,
-        [denoiser.encode(problem.prompt) for problem in problems],
-        seeds,
-        batch_size=batch_size,
-        prompt_length=task.prompt_length,
-        wishes=replace(wishes or Wishes(), given=given),
-        memory=memory,
-        record=record,
-        on_progress=on_progress,
-    )
-    texts = [denoiser.response_text(response) for response in result.responses.tolist()]
-    scores = _scores(task, problems, texts, result.finished.tolist())
+    with Scoring(task, problems, denoiser) as scoring:
+        result = rollout(
+            denoiser,
+            policy,
+            rules,
+            [denoiser.encode(problem.prompt) for problem in problems],
+            seeds,
+            batch_size=batch_size,
+            prompt_length=task.prompt_length,
+            wishes=replace(wishes or Wishes(), given=given),
+            memory=memory,
+            record=record,
+            on_progress=on_progress,
+            on_ended=scoring.take if scoring.early else None,
+        )
+        texts, scores = scoring.finish(result.responses, result.finished)
     return Attempt(result, texts, torch.tensor(scores, device=denoiser.device))
-
-
-def _scores(task: Task, problems: Sequence[Problem], texts: Sequence[str], finished: Sequence[bool]) -> list[float]:
-    """The task's scores; programs are run several at a time, as they mostly wait."""
-
-    def score(row: int) -> float:
-        return task.score(problems[row], texts[row]) if finished[row] else 0.0
-
-    if not getattr(task, "runs_code", False):
-        return [score(row) for row in range(len(texts))]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(score, range(len(texts))))
 
 
 def row_seeds(count: int, *key: object) -> list[int]:

@@ -45,6 +45,8 @@ class Benchmark(ABC):
     response_length: ClassVar[int] = 256
     prompt_length: ClassVar[int] = 0
     runs_code: ClassVar[bool] = False
+    slow_to_score: ClassVar[bool] = False
+    """Whether its judge takes long, so that threads score responses while others are generated."""
     built_in: ClassVar[bool] = False
     """Whether there are problems without the Hub and without data."""
 

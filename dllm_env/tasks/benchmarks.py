@@ -81,6 +81,7 @@ class Math(Benchmark):
         "test": ("DigitalLearningGmbH/MATH-lighteval", "default", "test"),
     }
     columns: ClassVar[Columns] = ("problem", "solution")
+    slow_to_score: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,6 +131,7 @@ class CodeBenchmark(Benchmark):
 
     response_length: ClassVar[int] = 512
     runs_code: ClassVar[bool] = True
+    slow_to_score: ClassVar[bool] = True
 
     @abstractmethod
     def program(self, problem: Problem, response: str) -> str:

@@ -35,6 +35,11 @@ class Mixture:
         """Whether a part is judged by running programs."""
         return any(getattr(part, "runs_code", False) for part in self.parts)
 
+    @property
+    def slow_to_score(self) -> bool:
+        """Whether a part has a judge that takes long."""
+        return any(getattr(part, "slow_to_score", False) for part in self.parts)
+
     def size(self, split: Split) -> int | None:
         """Problems until the smallest part is used up; None where no part has an end."""
         sizes = [size for part in self.parts if (size := count_problems(part, split)) is not None]

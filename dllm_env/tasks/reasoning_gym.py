@@ -76,6 +76,7 @@ class ReasoningGym:
 
     prompt_length: ClassVar[int] = 0
     response_length: ClassVar[int] = 256
+    slow_to_score: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _make(self.dataset, self.settings)

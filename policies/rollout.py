@@ -392,7 +392,7 @@ def attempt(
     record: bool | Recording = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Attempt:
-    """Generates a response to each problem and scores it; arguments as in ``rollout``, slow judges as in ``Scoring``."""
+    """Generates a response to each problem and scores it, see ``Scoring``. Arguments as in ``rollout``."""
     length = rules.resolve(attention_block=denoiser.attention_block).response_length
     given = given_by(denoiser, [problem.template for problem in problems], length)
     with Scoring(task, problems, denoiser) as scoring:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from logs import assert_logged_once
-from pairs import LENGTH, AllA, Never, assert_same_run, enter, weights
+from pairs import LENGTH, AllA, Never, PairDenoiser, assert_same_run, enter, weights
 from stable_baselines3.common.logger import Logger
 
 from dllm_env.errors import UsageError
@@ -367,12 +367,31 @@ def test_long_prompts_are_left_out(toy: GRPO) -> None:
     setup = make_setup(toy)
     setup.task, setup.max_prompt_length = Long(), 4
     setup.denoiser.encode = lambda text: [3] * len(text)  # type: ignore[method-assign]
+    assert [setup.left_out(count) for count in (0, 2, 3, 4)] == [0, 0, 1, 1]
     assert [problem.index for problem in setup.problems(0, 4)] == [0, 1, 3, 4]
     assert [problem.index for problem in setup.problems(4, 3)] == [6, 7, 9]
     later = replace(setup, _short=[])
     assert [problem.index for problem in later.problems(4, 3)] == [6, 7, 9]
     with pytest.raises(UsageError, match="none has a prompt of at most 3 tokens"):
         replace(setup, _short=[], max_prompt_length=3).problems(0, 1)
+    assert replace(setup, _short=[], max_prompt_length=0).left_out(9) == 0
+
+
+def test_prompts_that_are_left_out_are_logged(toy: GRPO, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two prompts an update of every second problem; a run that goes on counts from the first problem."""
+    monkeypatch.setattr(PairDenoiser, "encode", lambda self, text: [3] * len(text))
+
+    class Alternating(AllA):
+        def problem(self, index: int, split: Split = "train", seed: int = 0) -> Problem:
+            return replace(super().problem(index, split, seed), prompt="A" * (2 - index % 2))
+
+    monkeypatch.setitem(TASKS, "all-a", Alternating)
+    settings = toy.changed(updates=2, prompts=2, max_prompt_length=1, validation_problems=2, evaluate_every=2)
+    train_grpo(settings, tmp_path / "run", stop_after=1)
+    train_grpo(settings, tmp_path / "run", resume=True)
+    assert [float(row["rollout/long_prompts_left_out"]) for row in logged(tmp_path / "run")] == [2.0, 4.0]
+    train_grpo(settings.changed(updates=1, max_prompt_length=0), tmp_path / "all")
+    assert "rollout/long_prompts_left_out" not in logged(tmp_path / "all")[0]
 
 
 def test_a_run_of_an_older_version_goes_on(toy: GRPO, tmp_path: Path) -> None:

@@ -146,6 +146,8 @@ def collect(setup: Setup, settings: GRPO, update: int, log: Logger, record: bool
     setup.policy.network.eval()
     wishes = wishes_of(settings, update)
     own, expert = _play(setup, settings, update, repeated, wishes, record), None
+    if setup.max_prompt_length:
+        log.record("rollout/long_prompts_left_out", setup.left_out((update + 1) * settings.prompts))
     rewards = setup.rewards.at(alpha_at(settings, update))
     earned = rewards(own.outcomes(repeated, wishes.preference))
     _log_rollout(setup, own, earned, log)

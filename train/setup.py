@@ -68,6 +68,13 @@ class Setup:
             self._short.append(self._next_short())
         return [self.task.problem(index, "train", self.seed) for index in self._short[first : first + count]]
 
+    def left_out(self, count: int) -> int:
+        """How many prompts among those of the first so many training problems were too long, and passed over."""
+        if not self.max_prompt_length or not count:
+            return 0
+        self.problems(0, count)
+        return self._short[count - 1] + 1 - count
+
     def attempt(
         self,
         policy: Policy,

@@ -49,7 +49,7 @@ COMMANDS = {
 }
 """Where each command is, within ``dllm_env.commands``; imported when it is chosen."""
 
-TOGETHER = ("train grpo", "train ppo", "train dcolt", "train denoiser", "eval")
+TOGETHER = ("train grpo", "train ppo", "train dcolt", "train denoiser", "eval", "lm-eval")
 """Commands that ``torchrun`` may start several times, to share the work."""
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Value = TypeVar("Value")
+
+LOOK = 0.02
+"""Seconds between looks for an order of the first process."""
 
 
 def size_of_world() -> int:
@@ -112,6 +116,58 @@ def this_world() -> World:
     return World(state.process_index, state.num_processes)
 
 
+def store_of(world: World) -> Any:
+    """Where the processes leave each other short notes; None of one that is alone."""
+    if world.size == 1:
+        return None
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()
+
+
+class Orders:
+    """What the first process asks of the others, which wait for it however long it takes.
+
+    A wait for what all are told would end with an error after some minutes, and could not be interrupted.
+
+    Args:
+        world: the processes.
+        store: where they leave notes; by default ``store_of``.
+    """
+
+    def __init__(self, world: World, store: Any = None) -> None:
+        self.world, self.number = world, 0
+        self.store = store_of(world) if store is None else store
+
+    def give(self, order: object) -> None:
+        """By the first process: tells all others."""
+        self.store.set(self._name(), "more")
+        self.number += 1
+        self.world.told(order)
+
+    def end(self, failed: bool = False) -> None:
+        """By the first process: no more; all meet once again, but after an error it waits for nobody."""
+        self.store.set(self._name(), "failed" if failed else "end")
+        if not failed:
+            self.world.wait()  # so that nobody looks for an order when this process is gone
+
+    def take(self) -> Iterator[Any]:
+        """By the others: one order after the other, until the end."""
+        while (said := self._hear()) == b"more":
+            self.number += 1
+            yield self.world.told(None)
+        if said == b"end":
+            self.world.wait()
+
+    def _hear(self) -> bytes:
+        while not self.store.check([self._name()]):
+            time.sleep(LOOK)
+        return bytes(self.store.get(self._name()))
+
+    def _name(self) -> str:
+        return f"dllm_env/order/{self.number}"
+
+
 class Counter:
     """A number that all processes count up together; they make their counters in the same order.
 
@@ -122,12 +178,9 @@ class Counter:
     _made = itertools.count()
 
     def __init__(self, world: World) -> None:
-        self.own, self._store = 0, None
+        self.own, self._store = 0, store_of(world)
         if world.size > 1:
             self.name = f"dllm_env/{next(self._made)}"
-            from torch.distributed.distributed_c10d import _get_default_store
-
-            self._store = _get_default_store()
 
     def add(self, more: int) -> int:
         """Counts so many, and returns how many there are then."""

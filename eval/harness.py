@@ -23,27 +23,26 @@ from typing import Any
 
 import torch
 
-from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Dynamics
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import row_seed
 from dllm_env.eval.harness_arguments import (
     NAME,
     HarnessConfig,
+    check_processes,
     split_arguments,
     with_defaults,
     written_places,
 )
 from dllm_env.eval.harness_prompts import Prompts, logger
-from dllm_env.eval.likelihood import Pair, log_likelihoods
+from dllm_env.eval.harness_together import Together, asking
+from dllm_env.eval.likelihood import Pair
 from dllm_env.eval.results import code_version
 from dllm_env.files import write_failure
 from dllm_env.locks import locked
-from dllm_env.policies.learned import load_policy
-from dllm_env.policies.rollout import rollout
 from dllm_env.random import derive_key
 from dllm_env.reading import reason
 from dllm_env.rules import Rules
+from dllm_env.world import size_of_world, this_world
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -53,7 +52,8 @@ try:
     from lm_eval.models.utils import normalize_gen_kwargs
     from tqdm import tqdm
 
-    from dllm_env.eval.harness_cache import Watched, claim, keep_out
+    from dllm_env.eval.harness_cache import claim, keep_out
+    from dllm_env.eval.harness_player import Played, Player
 except ImportError as error:
     raise UsageError(f"this needs the lm-evaluation-harness ({error}): pip install 'dllm-env[eval]'") from None
 
@@ -62,9 +62,6 @@ MAX_GEN_TOKS = 256
 
 USED = ("until", "max_gen_toks", "do_sample", "temperature")
 """Generation arguments that mean something here."""
-
-Played = tuple[list[int], bool, int]
-"""Response of a row, whether nothing is left masked, and its denoiser evaluations (NFE)."""
 
 _warn_once = functools.cache(logger.warning)
 
@@ -83,20 +80,12 @@ class HarnessModel(LM):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         self.config = config = HarnessConfig.parse(arguments)
-        self.denoiser = load_denoiser(config.denoiser, config.device or None)
-        self.policy = load_policy(config.policy, self.denoiser.device)
-        self.watched = Watched(self.policy)
+        self.player = Player(config)
+        self.denoiser, self.policy, self.block = self.player.denoiser, self.player.policy, self.player.block
         self.prompts = Prompts(self.denoiser)
         self.tokenizer = self.prompts.tokenizer  # the harness writes down its special tokens
         self._device = self.denoiser.device
         self._played: dict[str, list[Played]] = {}
-        if getattr(self.policy, "remasks", False) and not config.allow_remask:
-            raise UsageError(f"{self.policy.name} puts tokens back to mask; allow it with allow_remask=true")
-        if getattr(self.policy, "edits", False) and not config.allow_edit:
-            raise UsageError(f"{self.policy.name} replaces written tokens; allow it with allow_edit=true")
-        self.block = config.block_length or self.denoiser.attention_block
-        length = config.response_length or self.block or 1
-        Dynamics(self.denoiser, self._rules(length, config.temperature or 0.0), 0)  # refuses what does not fit
 
     @classmethod
     def create_from_arg_string(
@@ -111,8 +100,8 @@ class HarnessModel(LM):
     ) -> HarnessModel:
         """From model arguments, which go before what the harness's own flags say."""
         flags = dict(additional_config or {})
-        if str(flags.get("device")).startswith("cuda") and not torch.cuda.is_available():
-            del flags["device"]  # the harness's default, also where there is no GPU
+        if str(flags.get("device")).startswith("cuda") and (size_of_world() > 1 or not torch.cuda.is_available()):
+            del flags["device"]  # the harness's default: there is none, or each process has its own
         return cls(**flags | dict(arg_dict))
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
@@ -166,30 +155,10 @@ class HarnessModel(LM):
 
     # -------------------------------------------------------------------------------------- generation
 
-    def _rules(self, length: int, temperature: float, block_length: int = 0) -> Rules:
-        block = block_length or self.block
-        return Rules.of(self.config, response_length=length, block_length=block, temperature=temperature).resolve()
-
     def _play(self, rules: Rules, contexts: Sequence[list[int]], seeds: Sequence[int], bar: Any) -> list[Played]:
-        """Generates behind each context; with a model that cannot pad, those of one length together."""
-        groups: dict[int, list[int]] = {}
-        for i, ids in enumerate(contexts):
-            groups.setdefault(0 if getattr(self.denoiser, "pads", True) else len(ids), []).append(i)
-        played: dict[int, Played] = {}
-        for members in groups.values():
-            begun = bar.n
-            result = rollout(
-                self.denoiser,
-                self.watched,
-                rules,
-                [contexts[i] for i in members],
-                [seeds[i] for i in members],
-                batch_size=self.config.batch_size,
-                on_progress=lambda done, begun=begun: bar.update(begun + done - bar.n),  # type: ignore[misc]
-            )
-            rows = zip(result.responses.tolist(), result.finished.tolist(), result.nfe.tolist(), strict=True)
-            played |= zip(members, rows, strict=True)
-        return [played[i] for i in range(len(contexts))]
+        """What the player makes of the contexts, while the bar moves on by as many."""
+        begun = bar.n
+        return self.player.play(rules, contexts, seeds, lambda done: bar.update(begun + done - bar.n))
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Responses to contexts, each up to the first of its stop strings, in their order.
@@ -206,12 +175,11 @@ class HarnessModel(LM):
             groups.setdefault(rules, []).append(i)
         with tqdm(total=len(requests), desc="Generating responses", disable=disable_tqdm) as bar:
             for rules, members in groups.items():
-                self.watched.drew = False
                 rows = self._play(rules, [contexts[i] for i in members], [seeds[i] for i in members], bar)
                 for i, row in zip(members, rows, strict=True):
                     texts[i] = self._text(row, *asked[i][1:])
                     self._played.setdefault(str(requests[i].task_name), []).append(row)
-                if rules.temperature or self.watched.drew:
+                if rules.temperature or self.player.watched.drew:
                     drawn += members
                     continue
                 for i in members:
@@ -236,7 +204,7 @@ class HarnessModel(LM):
         temperature = self.config.temperature
         if temperature is None:
             temperature = float(given.get("temperature") or 0.0)  # 0 already where do_sample says no
-        return self._rules(length, temperature), most, [str(stop) for stop in given["until"] if stop]
+        return self.player.rules(length, temperature), most, [str(stop) for stop in given["until"] if stop]
 
     def _text(self, row: Played, most: int, stops: Sequence[str]) -> str:
         """A response's first so many tokens as a text, up to the first stop string; nothing of one cut off."""
@@ -290,8 +258,7 @@ class HarnessModel(LM):
 
     def _estimates(self, pairs: Sequence[Pair], disable_tqdm: bool) -> Iterator[tuple[int, float]]:
         """Which pair, and its estimate. Continuations of one context that are as long share their masks."""
-        seeds = [derive_key("likelihood", self.config.seed, list(ids), len(rest)) for ids, rest in pairs]
-        found = log_likelihoods(self.denoiser, pairs, seeds, self.config.mc_samples, self.config.batch_size)
+        found = self.player.estimates(pairs)
         yield from tqdm(found, total=len(pairs), desc="Estimating likelihoods", disable=disable_tqdm)
 
     def _are_written(self, pairs: Sequence[Pair], disable_tqdm: bool) -> list[bool]:
@@ -308,10 +275,10 @@ class HarnessModel(LM):
         with tqdm(total=total, desc="Generating continuations", disable=disable_tqdm) as bar:
             for length, found in wanted.items():
                 if self.denoiser.attention_block:
-                    rules = self._rules(-(-length // self.block) * self.block, 0.0)
+                    rules = self.player.rules(-(-length // self.block) * self.block, 0.0)
                 else:
                     fits = self.block and length % self.block == 0
-                    rules = self._rules(length, 0.0, self.block if fits else length)
+                    rules = self.player.rules(length, 0.0, self.block if fits else length)
                 contexts = [list(ids) for ids in found]
                 seeds = [derive_key("greedy", self.config.seed, ids, length) for ids in contexts]
                 rows = self._play(rules, contexts, seeds, bar)
@@ -341,30 +308,43 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
 
+    Of several processes the first one runs it, and the others help its model, see ``harness_together``.
+
     Raises:
-        UsageError: model arguments that do not fit, something that the harness refuses, or somebody else writes
-            where this would.
+        UsageError: model arguments that do not fit, something that the harness refuses, somebody else writes where
+            this would, or several processes for another model.
     """
-    before, words = sys.argv, with_defaults(arguments)
-    with contextlib.ExitStack() as locks:
+    words = with_defaults(arguments)
+    check_processes(words, size_of_world())
+    together = Together(this_world())
+    if not together.world.first:
+        together.help(Player)
+        return 0
+    with contextlib.ExitStack() as held:
+        held.enter_context(asking(together))
         for folder, name in written_places(words):
-            locks.enter_context(locked(folder, name=name))
-        sys.argv = ["lm-eval", *words]
-        try:
-            cli_evaluate()
-        except SystemExit as stop:
-            if stop.code == 2:  # argparse, which has said what is wrong
-                return 2
-            if stop.code not in (None, 0):
-                said = stop.code if isinstance(stop.code, str) else "what it says stands above"
-                raise UsageError(f"the lm-evaluation-harness refuses this: {said}") from None
-        except UsageError:
+            held.enter_context(locked(folder, name=name))
+        return _run(words)
+
+
+def _run(words: Sequence[str]) -> int:
+    """The harness's command line, in this process; returns the exit status."""
+    before, sys.argv = sys.argv, ["lm-eval", *words]
+    try:
+        cli_evaluate()
+    except SystemExit as stop:
+        if stop.code == 2:  # argparse, which has said what is wrong
+            return 2
+        if stop.code not in (None, 0):
+            said = stop.code if isinstance(stop.code, str) else "what it says stands above"
+            raise UsageError(f"the lm-evaluation-harness refuses this: {said}") from None
+    except UsageError:
+        raise
+    except Exception as error:
+        if _is_ours(error) or write_failure(error):
             raise
-        except Exception as error:
-            if _is_ours(error) or write_failure(error):
-                raise
-            said = reason(error) or type(error).__name__
-            raise UsageError(f"the lm-evaluation-harness refuses this ({type(error).__name__}): {said}") from None
-        finally:
-            sys.argv = before
+        said = reason(error) or type(error).__name__
+        raise UsageError(f"the lm-evaluation-harness refuses this ({type(error).__name__}): {said}") from None
+    finally:
+        sys.argv = before
     return 0

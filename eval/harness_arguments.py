@@ -186,6 +186,28 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
     return words
 
 
+def check_processes(words: Sequence[str], size: int) -> None:
+    """Refuses other models in several processes.
+
+    Args:
+        words: from ``with_defaults``.
+        size: how many processes were started.
+
+    Raises:
+        UsageError: there are several, and the model is not this package's.
+    """
+    parser = argparse.ArgumentParser("lm-eval", add_help=False)
+    for names in (("--model", "-M"), ("--config", "-C")):
+        parser.add_argument(*names)
+    given = vars(parser.parse_known_args(list(words))[0])
+    model = given["model"] or (_yaml(given["config"]) if given["config"] else {}).get("model")
+    if size > 1 and model not in (None, NAME):
+        raise UsageError(
+            f"several processes are for the model {NAME}, but --model is {model}; leave torchrun away, or start "
+            "lm-eval itself"
+        )
+
+
 def _check_consent(words: Sequence[str], file: Mapping[str, Any], place: str) -> None:
     """Refuses what a configuration file would allow, or have the harness run, by itself.
 

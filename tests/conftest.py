@@ -54,12 +54,13 @@ THOROUGH: dict[str, tuple[str, ...]] = {
     "test_evaluate": ("several_processes",),
     "test_grpo": ("steering_learns",),
     "test_harness": ("the_command_line_agrees",),
+    "test_harness_together": ("the_command_in_two",),
     "test_huggingface": ("from_the_command_line",),
     "test_ppo": ("learns",),
     "test_processes": ("workers_end",),
     "test_ranked_heads": ("200000",),
     "test_sb3": ("the_example_runs",),
-    "test_together": ("again_and_again",),
+    "test_together": ("again_and_again", "bit_for_bit[4]", "accelerate"),
 }
 """The same of tests that take long and that `make test`, `make check` and CI leave to `make thorough`."""
 

@@ -32,7 +32,7 @@ from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.api.model import CacheHook  # noqa: E402
 from lm_eval.api.registry import get_model  # noqa: E402
 
-from dllm_env.eval import harness  # noqa: E402
+from dllm_env.eval import harness_player  # noqa: E402
 from dllm_env.eval.harness import HarnessModel, main  # noqa: E402
 
 N = 24
@@ -274,7 +274,7 @@ def test_one_rollout_for_each_length_and_temperature(monkeypatch):
         calls.append(len(arguments[3]))
         return rollout(*arguments, **more)
 
-    monkeypatch.setattr(harness, "rollout", spy)
+    monkeypatch.setattr(harness_player, "rollout", spy)
     whole, part = {"max_gen_toks": 40}, {"max_gen_toks": 13}
     kinds = [
         whole,
@@ -377,7 +377,7 @@ def test_continuations_of_one_context_share_their_masks(toy, monkeypatch):
         seen.extend(seeds)
         return log_likelihoods(denoiser, pairs, seeds, *more)
 
-    monkeypatch.setattr(harness, "log_likelihoods", spy)
+    monkeypatch.setattr(harness_player, "log_likelihoods", spy)
     pairs = [(PROMPTS[0], " b 3"), (PROMPTS[0], " b 4"), (PROMPTS[0], " b"), (PROMPTS[1], " b 3")]
     score(model_of(toy), *pairs)
     assert seen[0] == seen[1]
@@ -568,7 +568,7 @@ def test_a_temperature_of_the_request_is_random_too(quick, tmp_path):
 def test_what_is_not_random_comes_from_the_cache(quick, tmp_path, monkeypatch):
     arguments = {"policy": "threshold:0.9"}
     first = run_with_cache(quick, tmp_path / "cache", tmp_path / "1", arguments=arguments)
-    monkeypatch.setattr(harness, "rollout", None)
+    monkeypatch.setattr(harness_player, "rollout", None)
     assert run_with_cache(quick, tmp_path / "cache", tmp_path / "2", arguments=arguments) == first
 
 

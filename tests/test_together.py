@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import random
@@ -10,14 +11,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import Scripted, toy_denoiser
+from worlds import together
 
 from dllm_env.cli import main
 from dllm_env.denoisers.load import load_denoiser
@@ -33,52 +34,12 @@ from dllm_env.random import torch_generator
 from dllm_env.rewards import load_rewards
 from dllm_env.rules import Rules
 from dllm_env.tasks.load import load_task
+from dllm_env.train import grpo, setup
+from dllm_env.train.grpo import GRPO
 from dllm_env.train.setup import Setup
 from dllm_env.world import ALONE, World, rank_of_process, size_of_world
 
 pytest.importorskip("accelerate")
-
-
-@dataclass
-class Meeting:
-    """Where threads that stand for processes tell each other values."""
-
-    size: int
-    values: list[Any] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.values = [None] * self.size
-        self.barrier = threading.Barrier(self.size, timeout=60)
-
-
-@dataclass(frozen=True)
-class Thread(World):
-    """A thread that stands for a process."""
-
-    meeting: Meeting | None = None
-
-    def gather(self, value: Any) -> list[Any]:
-        assert self.meeting is not None
-        self.meeting.values[self.rank] = value
-        self.meeting.barrier.wait()
-        told = list(self.meeting.values)
-        self.meeting.barrier.wait()
-        return told
-
-
-def together(size: int, work: Callable[[World], Any]) -> list[Any]:
-    """What each of so many processes returns."""
-    meeting, found = Meeting(size), [None] * size
-
-    def run(rank: int) -> None:
-        found[rank] = work(Thread(rank, size, meeting))
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
 
 
 # ----------------------------------------------------------------------------------------------- shares
@@ -129,7 +90,7 @@ def policy_of(kind: str) -> Policy:
 
 
 @pytest.mark.parametrize("kind", ["rule", "learned"])
-@pytest.mark.parametrize("size", [2, 3, 7])
+@pytest.mark.parametrize("size", [2, 4, 7])
 def test_rows_that_are_shared_are_as_those_of_one(kind: str, size: int) -> None:
     """Also with more processes than groups; each has the whole outcome, and all steps once they are gathered."""
     denoiser, task, policy = load_denoiser("tiny"), load_task("trace"), policy_of(kind)
@@ -202,11 +163,13 @@ def bits(run: Path) -> bytes:
     return (run / "checkpoint.safetensors").read_bytes()
 
 
-def test_weights_are_those_of_one_process_bit_for_bit(tmp_path: Path) -> None:
-    """From the start to the curve at the end; and a run of two processes goes on in one."""
-    arguments = ["train", "grpo", "--preset", "demo", *SMALL]
+@pytest.mark.parametrize("processes", [2, 4])
+def test_weights_are_those_of_one_process_bit_for_bit(processes: int, tmp_path: Path) -> None:
+    """From the start to the curve at the end; there have to be as many prompts as processes."""
+    arguments = ["train", "grpo", "--preset", "demo", *SMALL[2:], "--prompts", str(processes + 1)]
+    arguments += ["--reward", "additive"]  # of which there is some also where nothing is right yet
     alone(*arguments, "--out", str(tmp_path / "one"))
-    done = start(2, *arguments, "--out", str(tmp_path / "two"))
+    done = start(processes, *arguments, "--out", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("policy:") == 1  # one of them prints
     assert bits(tmp_path / "two") == bits(tmp_path / "one")
@@ -217,6 +180,59 @@ def test_weights_are_those_of_one_process_bit_for_bit(tmp_path: Path) -> None:
     curves = [json.loads((tmp_path / run / "best" / "policy.json").read_text())["curve"] for run in ("one", "two")]
     assert curves[0] == curves[1]
     assert not list(tmp_path.glob("two/process-*"))
+
+
+def test_weights_of_2_and_4_processes_are_those_of_one(toy_folder: Path, monkeypatch, tmp_path: Path) -> None:
+    """By threads, after each of two updates that both learn something; of 4 three have but one prompt."""
+    here = threading.local()
+    for module in (grpo, setup):
+        monkeypatch.setattr(module, "this_world", lambda: getattr(here, "world", ALONE))
+    short = {"imitation_steps": 0, "validation_problems": 1, "validation_rules": (), "start": "none", "bias": 0.0}
+    settings = GRPO().changed(
+        **{"task": "trace:chains=1", "denoiser": str(toy_folder), "prompts": 5, "num_generations": 2, "width": 8},
+        **{"reward": ("additive",), "updates": 2, **short},
+    )
+
+    def train(world: World) -> None:
+        here.world = world
+        grpo.train_grpo(settings, tmp_path / str(world.size))
+
+    train(ALONE)
+    wanted = steps_of(tmp_path / "1")
+    assert len(wanted) == len(set(wanted)) == 2
+    assert all(float(norm) > 0 for norm, _ in wanted)
+    for size in (2, 4):
+        together(size, train)
+        assert bits(tmp_path / str(size)) == bits(tmp_path / "1")
+        assert steps_of(tmp_path / str(size)) == wanted
+
+
+def steps_of(run: Path) -> list[tuple[str, str]]:
+    """Norm of the gradient and divergence of each update, to the last digit."""
+    rows = csv.DictReader((run / "logs" / "progress.csv").read_text().splitlines())
+    return [(row["train/gradient_norm"], row["train/approximate_kl"]) for row in rows]
+
+
+def test_accelerate_starts_processes_as_torchrun_does(tmp_path: Path) -> None:
+    begin = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "-m",
+        "dllm_env",
+    ]
+    train = ["train", "grpo", *SMALL[:-8], "--updates", "1", "--start", "none", "--reward", "additive"]
+    compare = ["eval", "--policies", "leftmost:4", "--problems", "6", "--batch-size", "1"]
+    for command in (train, compare):
+        alone(*command, "--out", str(tmp_path / command[0] / "one"))
+        words = [*begin, "-m", "dllm_env", *command, "--out", str(tmp_path / command[0] / "two")]
+        done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert bits(tmp_path / "train" / "two") == bits(tmp_path / "train" / "one")
+    assert outcomes(tmp_path / "eval" / "two") == outcomes(tmp_path / "eval" / "one")
 
 
 def test_ppo_has_the_weights_of_one_process_bit_for_bit(tmp_path: Path) -> None:

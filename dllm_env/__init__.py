@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from dllm_env import consent as consent
@@ -91,4 +92,11 @@ def register_environments() -> None:
         )
 
 
-register_environments()
+def _is_command() -> bool:
+    """Whether this is ``dllm-env`` or ``python -m dllm_env``, whose --help is not to wait for Gymnasium."""
+    started_as_module = ("-m", __name__) in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
+    return started_as_module or os.path.basename(sys.argv[0] if sys.argv else "") in ("dllm-env", "dllm-env.exe")
+
+
+if not _is_command():  # a command does it when it has been chosen
+    register_environments()

@@ -17,13 +17,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Any
 
 import dllm_env
 from dllm_env import consent
-from dllm_env.commands.arguments import SUMMARIES, Interrupted, parse
+from dllm_env.commands import helping
+from dllm_env.commands.arguments import SUMMARIES, Interrupted
 from dllm_env.errors import UsageError
 from dllm_env.files import write_failure
 from dllm_env.processes import Signals, exit_status, stop_before
@@ -204,6 +204,7 @@ def run(name: str, arguments: list[str]) -> None:
     if size_of_world() > 1 and name not in TOGETHER:
         raise UsageError(f"{name} runs in one process, but {size_of_world()} were started; leave torchrun away")
     share_processors()
+    dllm_env.register_environments()
     module, _, function = COMMANDS[name].partition(".")
     with consent.given(consent.said_by(arguments)):
         getattr(importlib.import_module(f"dllm_env.commands.{module}"), function)(arguments)
@@ -250,17 +251,8 @@ def choose(arguments: list[str]) -> tuple[str, list[str]]:
     if word and not word.startswith("-"):
         near = meant(word, sorted({short.split()[0] for _, short in known}))
         raise UsageError(f"unknown command {word!r}{near}; see {f'dllm-env {group}'.strip()} --help")
-    # Empty classes stand for the commands' settings, whose real ones would import everything.
-    shown = [
-        Annotated[make_dataclass(f"_{i}", []), _subcommand(word, SUMMARIES[name])]
-        for i, (name, word) in enumerate(known)
-    ]
-    rest = arguments[1:] if group else arguments
-    parse(Union[tuple(shown)], rest or ["--help"], group)  # noqa: UP007
-    raise UsageError(f"unknown command; see {f'dllm-env {group}'.strip()} --help")
-
-
-def _subcommand(name: str, description: str) -> Any:
-    import tyro
-
-    return tyro.conf.subcommand(name, description=description)
+    if word and word not in (*helping.HELP, helping.HELP_ALL):
+        near = meant(word, ("--help", "--version"))
+        raise UsageError(f"there is no {word}{near}; see {f'dllm-env {group}'.strip()} --help")
+    print(helping.overview(group, [(short, SUMMARIES[name]) for name, short in known], SUMMARIES[group]), end="")
+    raise SystemExit(0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import time
 from typing import Any
 
@@ -19,7 +22,9 @@ from rich.progress import (
 from rich.table import Column
 
 EVERY = 30.0
-"""Seconds between plain lines."""
+"""Seconds between plain lines at most."""
+TICKS = 10
+"""How often within that time it is looked whether a line is due."""
 PERIOD = 1200.0
 """Seconds that the time left is estimated from; one step of long work may take minutes."""
 NARROW, WIDE = 12, 40
@@ -27,11 +32,16 @@ NARROW, WIDE = 12, 40
 ROOMY = 120
 
 
+def terminal(room: int) -> Console:
+    """The standard output, as wide as its terminal or as ``COLUMNS`` says; where nobody says, so wide."""
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=room)
+
+
 class Bar(Progress):
     """A progress bar with the figures that matter, which are never cut off: in a narrow terminal they wrap.
 
-    Where the output is no terminal, a log for example, there is a line for a task that has gone on, at most one
-    every ``EVERY`` seconds, and one for its end.
+    Where the output is no terminal, a log for example, there is a line every ``EVERY`` seconds, also while nothing
+    is told of how far it has come, and one for the end of a task.
 
     Args:
         console: where to; by default the standard output.
@@ -55,12 +65,28 @@ class Bar(Progress):
         )
         self.every, self.keeps = every, not transient
         self._said: dict[TaskID, tuple[float, str]] = {}
+        self._ended = threading.Event()
+        self._saying = threading.Lock()
 
     def add_task(self, description: str, *given: Any, **fields: Any) -> TaskID:
         """As rich's, with the figures ``figures``, none at first."""
         made = super().add_task(description, *given, **{"figures": "", **fields})
         self._said[made] = (time.monotonic(), "")
         return made
+
+    def start(self) -> None:
+        """As rich's."""
+        super().start()
+        if self.disable and self.every > 0:
+            threading.Thread(target=self._tick, name="progress", daemon=True).start()
+
+    def _tick(self) -> None:
+        """In a thread: says where a task is of which nothing has been heard for a while."""
+        while not self._ended.wait(self.every / TICKS):
+            for task_id in self.task_ids:
+                task = self._tasks[task_id]
+                if not task.finished and time.monotonic() - self._said[task_id][0] >= self.every:
+                    self._say(task_id, f", {_clock(task.elapsed or 0.0)} so far")
 
     def update(self, task_id: TaskID, **given: Any) -> None:
         """As rich's."""
@@ -70,16 +96,18 @@ class Bar(Progress):
 
     def stop(self) -> None:
         """As rich's."""
+        self._ended.set()
         super().stop()
         if self.disable and self.keeps:
             for task_id in self.task_ids:
                 self._say(task_id)
 
-    def _say(self, task_id: TaskID) -> None:
-        text = in_words(self._tasks[task_id])
-        if text != self._said[task_id][1]:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        self._said[task_id] = (time.monotonic(), text)
+    def _say(self, task_id: TaskID, more: str = "") -> None:
+        with self._saying:
+            text = in_words(self._tasks[task_id])
+            if text != self._said[task_id][1] or more:
+                self.console.print(text + more, markup=False, highlight=False, soft_wrap=True)
+            self._said[task_id] = (time.monotonic(), text)
 
 
 def in_words(task: Task) -> str:

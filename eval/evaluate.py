@@ -61,8 +61,11 @@ class EvaluationConfig(Rules):
     sudoku4, reasoning-gym:NAME."""
     denoiser: DenoiserLike = "tiny"
     """Bundled denoiser or folder of one."""
+    device: str = ""
+    """Where denoiser and policies run, for example cuda; by default a GPU for checkpoints in Hugging Face's format,
+    if there is one, and the processor for the bundled ones."""
     block_length: tuple[int, ...] = ()  # type: ignore[assignment]
-    """Block lengths to compare at, one or more; without any, the response length (full diffusion)."""
+    """Block lengths to compare at, one or more; full, or without any, the response length (full diffusion)."""
     problems: int = 0
     """Problems per seed; 0 takes all of a benchmark, and 500 of a task without end."""
     seeds: int = 1
@@ -132,8 +135,9 @@ class Evaluation:
         length = self.task.response_length
         for each in config.rules:  # what does not fit is refused before anything large is read
             each.resolve(length)
-        self.denoiser = denoiser or load_denoiser(config.denoiser)
+        self.denoiser = denoiser or load_denoiser(config.denoiser, config.device or None)
         rules = [each.resolve(length, self.denoiser.attention_block) for each in config.rules]
+        _refuse_repeated([each.block_length for each in rules], "block length")
         loaded = [each for policy in policies for each in _load(policy, self.denoiser.device)]
         _check_rows(config, count, len(loaded))
         _refuse_repeated([_one_name(policy.name) for policy in loaded], "policy")
@@ -402,9 +406,10 @@ def prepare(plans: Sequence[tuple[EvaluationConfig, Sequence[str | Player]]]) ->
     Raises:
         UsageError: one of them cannot be done as asked.
     """
-    denoisers: dict[DenoiserLike, Denoiser] = {}
+    denoisers: dict[tuple[DenoiserLike, str], Denoiser] = {}
     evaluations = []
     for config, policies in plans:
-        evaluations.append(Evaluation(config, policies, denoisers.get(config.denoiser)))
-        denoisers[config.denoiser] = evaluations[-1].denoiser
+        place = (config.denoiser, config.device)
+        evaluations.append(Evaluation(config, policies, denoisers.get(place)))
+        denoisers[place] = evaluations[-1].denoiser
     return evaluations

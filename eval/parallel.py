@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Container, Generator, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,9 @@ from dllm_env.processes import spread
 from dllm_env.world import ALONE, Counter, World
 
 PIECE = 4
-"""Batches of a piece: what an interruption loses at most."""
+"""Batches that are played one after the other at most, with rows that take each other's places."""
+SECONDS = 30.0
+"""For which they are played, as near as the last ones tell: what an interruption loses, or one batch."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,26 @@ class Piece:
 
 
 def pieces(evaluations: Sequence[Evaluation], done: Container[tuple[str, Place]]) -> list[Piece]:
-    """The problems that have not been played yet, in pieces."""
+    """The problems that have not been played yet, in pieces of one batch."""
     left = []
     for e, evaluation in enumerate(evaluations):
-        size = PIECE * evaluation.config.batch_size
+        size = evaluation.config.batch_size
         for j, job in enumerate(evaluation.jobs):
             places = evaluation.missing(job, done)
             left += [Piece(e, j, tuple(places[i : i + size])) for i in range(0, len(places), size)]
     return left
+
+
+def joined(some: Sequence[Piece]) -> tuple[Piece, int]:
+    """As many of them, from the first, as are of the same job, as one piece; and how many these are."""
+    first = some[0]
+    same = [piece for piece in some if (piece.evaluation, piece.job) == (first.evaluation, first.job)]
+    return replace(first, places=tuple(place for piece in same for place in piece.places)), len(same)
+
+
+def batches_in_time(batches: int, seconds: float) -> int:
+    """How many batches to play next, after these took so long: what fits into ``SECONDS``, 1 to ``PIECE``."""
+    return max(1, min(PIECE, int(SECONDS * batches / max(seconds, 1e-9))))
 
 
 def default_workers(evaluations: Sequence[Evaluation]) -> int:
@@ -70,13 +85,7 @@ def play_pieces(
         UsageError: one of the processes was ended from outside.
     """
     if world.size > 1 or min(workers, len(todo)) <= 1:
-        taken = Counter(world)
-        while (number := taken.add(1) - 1) < len(todo):
-            piece = todo[number]
-            evaluation = evaluations[piece.evaluation]
-            job = evaluation.jobs[piece.job]
-            outcomes = evaluation.play(job, piece.places, on_progress)
-            yield job.setting, earned(evaluation, outcomes, job.rules.response_length)
+        yield from _play_here(evaluations, todo, on_progress, world)
         return
     # Rewards are computed here: functions of a user's own cannot be sent.
     plans = [
@@ -89,6 +98,27 @@ def play_pieces(
         if on_progress is not None:
             on_progress(label(setting), len(outcomes))
         yield setting, earned(evaluations[piece.evaluation], outcomes, setting.response_length)
+
+
+def _play_here(
+    evaluations: Sequence[Evaluation], todo: Sequence[Piece], on_progress: OnProgress | None, world: World
+) -> Generator[tuple[Setting, list[Outcome]], None, None]:
+    """Plays pieces in this process: of each job one batch, then several together if it was quick."""
+    taken, count, mine, last = Counter(world), 1, list[Piece](), (-1, -1)
+    while True:
+        if (more := count - len(mine)) > 0:
+            first = taken.add(more) - more
+            mine += todo[first : first + more]
+        if not mine:
+            return
+        new = (mine[0].evaluation, mine[0].job) != last
+        piece, batches = joined(mine[: 1 if new else count])
+        mine, last = mine[batches:], (piece.evaluation, piece.job)
+        evaluation = evaluations[piece.evaluation]
+        job, began = evaluation.jobs[piece.job], time.monotonic()
+        outcomes = evaluation.play(job, piece.places, on_progress)
+        count = batches_in_time(batches, time.monotonic() - began)
+        yield job.setting, earned(evaluation, outcomes, job.rules.response_length)
 
 
 Plan = tuple[EvaluationConfig, list[str]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -37,7 +36,7 @@ from dllm_env.eval.tables import ROOM, comparison_table, front_table, table
 from dllm_env.files import write_atomically, write_figure
 from dllm_env.locks import locked, locked_for_all
 from dllm_env.pareto import plot_pareto
-from dllm_env.progress import Bar
+from dllm_env.progress import Bar, terminal
 from dllm_env.world import Counter, World, this_world
 
 PART = "process-{}"
@@ -141,7 +140,7 @@ def finish(folder: Path, baseline: str = "") -> list[Entry]:
             write_atomically(folder / SCORES, matrix_csv(matrix).encode())
             write_figure(folder / SCORES_PICTURE, plot_matrix(matrix))
             files += [SCORES, SCORES_PICTURE]
-    console = Console() if sys.stdout.isatty() else Console(width=ROOM)
+    console = terminal(ROOM)
     console.print(table(entries, width=console.width))
     if pairs:
         console.print(comparison_table(pairs, console.width))

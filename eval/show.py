@@ -38,6 +38,8 @@ class GenerationConfig(Rules):
     """What the response begins with, [[3]] for three masks in it, for example "b [[1]] so c [[1]]"."""
     denoiser: str = "tiny"
     """Bundled denoiser or folder of one."""
+    device: str = ""
+    """Where denoiser and policy run, for example cuda; by default as for dllm-env eval."""
     seed: int = 0
     """Of the problem and of everything random."""
     data: str = ""
@@ -83,7 +85,7 @@ def make_generation(config: GenerationConfig) -> Generation:
         raise UsageError("a prompt of your own leaves no use for --data; leave one of them away")
     if config.index < 0:
         raise UsageError(f"--index must be at least 0, got {config.index}")
-    denoiser = load_denoiser(config.denoiser)
+    denoiser = load_denoiser(config.denoiser, config.device or None)
     rules = Rules.of(config).resolve(task.response_length, denoiser.attention_block)
     policy = load_policy(config.policy, denoiser.device)
     problem: Problem | None = None

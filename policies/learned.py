@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, ModelHubMixin
 from safetensors.torch import save
 from torch import nn
 
-from dllm_env import consent
+from dllm_env import consent, hub
 from dllm_env.denoisers.base import Extras
 from dllm_env.denoisers.load import DENOISER, copy_denoiser, holds_denoiser
 from dllm_env.dynamics import Observation
@@ -474,11 +474,13 @@ def _find(name: str) -> Path:
 def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    why = hub.silence()
     try:
-        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, VALUE, CONFIG, f"{DENOISER}/*"]))
+        with hub.looked_up():
+            return Path(snapshot_download(name, allow_patterns=[WEIGHTS, VALUE, CONFIG, f"{DENOISER}/*"]))
     except Exception as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise UsageError(f"no folder {name!r}, and the Hub answers: {reason}") from None
+        reason = why or f"the Hub answers: {(str(error) or repr(error)).splitlines()[0]}"
+        raise UsageError(f"no folder {name!r}, and {reason}") from None
 
 
 def load_policy(text: str | Policy, device: str | torch.device = "cpu") -> Policy:

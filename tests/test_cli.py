@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import torch
 from test_compare import entries, result, scored
 
 import dllm_env
+from dllm_env import cli
 from dllm_env.cli import main
 from dllm_env.commands.ablate import summarise
 from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransformer
@@ -583,7 +585,7 @@ def test_wrong_arguments_end_with_2_and_help_with_0(capsys):
     for wrong in (["bogus"], ["train", "bogus"], ["eval"], ["eval", "--bogus"], [*EVAL, "--problems", "many"]):
         assert main(wrong) == 2
         assert "Traceback" not in capsys.readouterr().err
-    for right in ([], ["--help"], ["train"], ["train", "ppo", "--help"], ["eval", "-h"], ["demo", "--help"]):
+    for right in ([], ["--help"], ["train"], ["train", "ppo", "--help"], ["eval", "-h"], ["demo", "--help-all"]):
         assert main(right) == 0
         out = capsys.readouterr().out
         assert "usage: dllm-env" in out
@@ -591,9 +593,19 @@ def test_wrong_arguments_end_with_2_and_help_with_0(capsys):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from dllm_env.cli import main; main(['--help']); print('torch' in sys.modules)"
+    command = [sys.executable, "-X", "importtime", "-m", "dllm_env", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "dllm_env.commands.helping" in imported
+    assert not {"torch", "numpy", "gymnasium", "tyro", "rich"} & imported
+
+
+def test_a_denoiser_is_loaded_without_the_compiler():
+    """Which takes longer than all the rest."""
+    code = "import sys; import dllm_env; dllm_env.load_denoiser('tiny'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
+    assert "dllm_env.denoisers.tiny" in done.stdout.split()
+    assert not {"torch._dynamo", "sympy"} & {*done.stdout.split()}
 
 
 def test_as_a_process(toy, tmp_path):
@@ -662,3 +674,130 @@ def test_near_misses_of_flags(capsys):
 def test_the_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"dllm-env {dllm_env.__version__}\n"
+
+
+HELPED = [name for name in cli.COMMANDS if name != "lm-eval"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize("name", HELPED)
+def test_help_is_whole_and_plain(name, width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main([*name.split(), "--help"]) == 0
+    first = capsys.readouterr().out
+    assert main([*name.split(), "--help-all"]) == 0
+    everything = capsys.readouterr().out
+    for text in (first, everything):
+        assert max(map(len, text.splitlines())) <= width
+        assert not any(sign in text for sign in ("``", "{None}", "[STR", "╭", "MISSING", "<class"))
+        assert f"usage: dllm-env {name}" in text
+        assert "\nexamples\n  dllm-env " in text
+    shown = [set(re.findall(r"^  (--[\w\[\]-]+)", text, re.M)) for text in (first, everything)]
+    assert shown[0] <= shown[1]
+    assert len(shown[0]) <= 20
+    more = f"{len(shown[1]) - len(shown[0])} more options: dllm-env {name} --help-all"
+    assert (more in first) == (shown[0] < shown[1])
+
+
+def test_help_says_every_flag_and_its_default(capsys):
+    from dllm_env.commands.helping import flags_of
+    from dllm_env.train.presets import PRESETS
+
+    assert main(["train", "grpo", "--preset", "paper", "--help-all"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    names = [flag.name.replace("_", "-") for flag in flags_of(type(PRESETS["paper"]))]
+    assert len(names) > 60
+    assert len(set(names)) == len(names)
+    assert all(f"--{name} " in said or f"--[no-]{name} " in said for name in names)
+    assert "Peak learning rate; linear warm-up, then cosine to 0. [3e-05]" in said  # the preset's
+    for title in ("task", "model", "generation", "policy", "reward", "optimisation", "start", "validation", "run"):
+        assert f" {title} --" in said
+
+
+def test_plain_words_are_policies():
+    from dllm_env.commands.helping import Flag, plain_words
+
+    kinds = {"policies": tuple[str, ...], "seeds": int, "block_length": tuple[int, ...], "resume": bool}
+    flags = [Flag(name, kind, None, "") for name, kind in kinds.items()]
+
+    def made(text):
+        return " ".join(plain_words(text.split(), flags, "--policies"))
+
+    assert made("top_k:1 runs/x --seeds 3") == "--seeds 3 --policies top_k:1 runs/x"
+    assert made("--resume top_k:1 --block-length 8 full threshold") == (
+        "--resume --block-length 8 full --policies top_k:1 threshold"
+    )
+    assert made("a --policies b --seeds=3 c") == "--seeds=3 --policies a b c"
+    assert made("--no-resume a --block_length 4") == "--no-resume --block_length 4 --policies a"
+    assert made("--nothing a") == "--nothing a"  # tyro says what is wrong
+    assert made("--seeds 3") == "--seeds 3"
+
+
+def test_eval_takes_policies_as_words_and_full_as_a_block_length(toy, tmp_path, capsys):
+    arguments = ["eval", "leftmost:20", "--block-length", "full", "20", "top_k:20", "--problems", "2"]
+    assert main([*arguments, "--denoiser", str(toy), "--device", "cpu", "--out", "x"]) == 0
+    entries = json.loads((tmp_path / "x" / "results.json").read_text())
+    found = [(entry["policy"], entry["block_length"]) for entry in entries]
+    assert found == [(name, block) for block in (40, 20) for name in ("leftmost:20", "top_k:20")]
+    capsys.readouterr()
+    refused(["eval", "top_k:1", "--block-length", "full", "40"], capsys, tmp_path, "block length 40 is given twice")
+    refused(["eval", "top_k:1", "--device", "nowhere"], capsys, tmp_path, "no device 'nowhere' here")
+    refused(["generate", "--device", "nowhere"], capsys, tmp_path, "no device 'nowhere' here")
+
+
+def test_full_is_a_block_length_of_trainings(tmp_path, monkeypatch):
+    from dllm_env.train import grpo
+
+    seen = started(grpo, "train_grpo", monkeypatch)
+    (tmp_path / "x.yaml").write_text("block_length: full\n")
+    assert main(["train", "grpo", "--preset", "paper-32", "--block-length", "full"]) == 0
+    assert main(["train", "grpo", "--preset", "paper-32", "--config", "x.yaml"]) == 0
+    assert [settings.block_length for settings in seen] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["ablate", "heads", "--head", "bernoulli"],
+            "ablate heads has several; give --heads",
+        ),
+        (["ablate", "heads", "--seed=3"], "give --seeds"),
+        (["ablate", "heads", "--alpha", "1"], "--alpha 1 would not be used"),
+        (["eval", "top_k:1", "--alpha", "1"], "--alpha would not be used: it belongs to a reward"),
+        (["eval", "top_k:1", "--noise", "float32"], "--noise would not be used"),
+        (["eval", "top_k:1", "--remask-budget", "3"], "--remask-budget would not be used without --allow-remask"),
+        (["policies", "treshold"], "unknown rule 'treshold' (did you mean threshold?)"),
+        (["tasks", "trce"], "unknown task 'trce' (did you mean trace?)"),
+        (["--verson"], "there is no --verson (did you mean --version?)"),
+    ],
+)
+def test_flags_that_would_change_nothing_and_names_that_are_none(arguments, says, capsys, tmp_path):
+    refused(arguments, capsys, tmp_path, says)
+
+
+def test_every_rule_and_task_is_explained(capsys, monkeypatch):
+    from dllm_env.policies.references import REFERENCES
+    from dllm_env.policies.registry import HEURISTICS
+    from dllm_env.tasks.load import NAMES
+
+    monkeypatch.setenv("COLUMNS", "80")
+    for command, names in (("policies", (*HEURISTICS, *REFERENCES)), ("tasks", NAMES)):
+        for name in names:
+            assert main([command, name]) == 0
+            said = capsys.readouterr().out
+            lines = said.splitlines()
+            assert lines[0] == name
+            assert f"  dllm-env eval {name if command == 'policies' else 'threshold:0.9'}" in said
+            text = lines[: lines.index("examples")]
+            assert max(map(len, text)) <= 80
+            assert "``" not in said
+            assert "MISSING" not in said
+    assert main(["policies", "klass"]) == 0
+    said = capsys.readouterr().out
+    assert "tau=0.6\n" in said
+    assert "source: https://arxiv.org/abs/2511.05664" in said
+    assert main(["tasks", "trace:chains=2"]) == 0
+    said = capsys.readouterr().out
+    assert "prompt: a 3 b -3 c +1 d +3 g 9 h +1 i *7 j +3\n  answer: d 4 j 3" in said
+    assert "lengths: 24 prompt tokens, 40 response tokens" in said

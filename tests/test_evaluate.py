@@ -109,7 +109,7 @@ def test_only_what_is_missing_is_played_and_pieces_give_what_the_whole_does(conf
     evaluation = Evaluation(small, ["random:4", "leftmost:8"])
     whole = {r.setting.key: played(r)[1] for r in evaluate(small, ["random:4", "leftmost:8"])}
     todo = pieces([evaluation], set())
-    assert [len(piece.places) for piece in todo] == [4, 2] * 8
+    assert [len(piece.places) for piece in todo] == [1] * 48
     seen, found = [], {}
     for setting, outcomes in play_pieces([evaluation], todo, on_progress=lambda label, more: seen.append(more)):
         found.setdefault(setting.key, []).extend(replace(outcome, seconds=0.0) for outcome in outcomes)
@@ -117,8 +117,35 @@ def test_only_what_is_missing_is_played_and_pieces_give_what_the_whole_does(conf
     assert sum(seen) == 8 * 6
     first = evaluation.jobs[0].setting.key
     left = pieces([evaluation], {(first, (index, 0)) for index in (0, 1, 2, 4)})
-    assert left[0].places == ((3, 0), (5, 0))
-    assert len(left) == 15
+    assert [piece.places for piece in left[:2]] == [((3, 0),), ((5, 0),)]
+    assert len(left) == 2 + 42
+
+
+@pytest.mark.parametrize(("slow", "sizes"), [(31.0, [1, 1, 1, 1, 1]), (14.0, [1, 2, 2]), (0.1, [1, 4])])
+def test_what_is_written_together_took_half_a_minute_at_most(config, monkeypatch, slow, sizes):
+    """Each batch takes so long; as many are played together as fit into 30 seconds, 4 at most."""
+    from dllm_env.eval import parallel
+
+    now = [0.0]
+    evaluation = Evaluation(replace(config, batch_size=1, seeds=1, problems=5, block_length=()), ["leftmost:8"])
+    play = evaluation.play
+
+    def slowly(job, places, on_progress=None):
+        now[0] += slow * len(places)
+        return play(job, places, on_progress)
+
+    monkeypatch.setattr(evaluation, "play", slowly)
+    monkeypatch.setattr(parallel.time, "monotonic", lambda: now[0])
+    found = list(play_pieces([evaluation], pieces([evaluation], set())))
+    assert [len(outcomes) for _, outcomes in found] == sizes
+    assert [o.index for _, outcomes in found for o in outcomes] == [0, 1, 2, 3, 4]
+
+
+def test_the_first_batch_of_a_job_is_written_alone(config):
+    small = replace(config, batch_size=1, seeds=1, problems=3, block_length=())
+    evaluation = Evaluation(small, ["leftmost:8", "top_k:8"])
+    found = [(s.policy, len(o)) for s, o in play_pieces([evaluation], pieces([evaluation], set()))]
+    assert found == [("leftmost:8", 1), ("leftmost:8", 2), ("top_k:8", 1), ("top_k:8", 2)]
 
 
 def test_several_processes_give_what_one_does(config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -44,6 +45,16 @@ def test_a_log_gets_lines() -> None:
         bar.update(task, completed=20, figures=FIGURES)
         bar.update(task, completed=20)
     assert shown(bar) == f"grpo 20/120 {FIGURES}\n"
+
+
+def test_a_log_hears_of_what_says_nothing() -> None:
+    with plain(0.05) as bar:
+        bar.add_task("evaluation", total=512)
+        for _ in range(200):
+            time.sleep(0.02)
+            if shown(bar).count("\n") > 1:
+                break
+    assert shown(bar).startswith("evaluation 0/512, 0:00 so far\nevaluation 0/512, 0:00 so far\n")
 
 
 def test_no_more_than_one_in_so_many_seconds_and_one_at_the_end() -> None:

@@ -193,6 +193,7 @@ def _values(table: Mapping[Any, Any], kind: type, file: str) -> dict[str, Any]:
     """Flat names to checked values."""
     known, values = leaves(kind), dict[str, Any]()
     for name, value in _entries(table, known, file):
+        value = 0 if name == "block_length" and value == "full" else value
         if name in values:
             raise UsageError(f"{file}: {name} is given twice")
         values[name] = _typed(known[name][1], value, f"{file}: {name}")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from dllm_env.errors import UsageError
@@ -21,6 +20,7 @@ from dllm_env.files import write_atomically, write_figure
 from dllm_env.locks import locked
 from dllm_env.pareto import log_area
 from dllm_env.policies.heads import load_head
+from dllm_env.progress import terminal
 from dllm_env.reading import exists
 from dllm_env.specs import split
 from dllm_env.tasks.base import count_problems
@@ -133,6 +133,7 @@ def _run(config: Ablation, folder: Path, resume: bool) -> Path:
         data=config.training.data,
         allow_code_execution=config.training.allow_code_execution,
         denoiser=config.training.denoiser,
+        device=config.training.device,
         block_length=(config.training.block_length or length,),
         problems=problems,
         response_length=config.training.response_length,
@@ -142,7 +143,7 @@ def _run(config: Ablation, folder: Path, resume: bool) -> Path:
     lines = summarise(trainings, finish(folder))
     write_table(lines, folder / TABLE)
     draw(lines, folder / PICTURE)
-    Console(width=120).print(table(lines))
+    terminal(120).print(table(lines))
     print(f"ablation: {folder / TABLE}, {folder / PICTURE}")
     return folder
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dllm_env import consent
+from dllm_env.commands import helping
 from dllm_env.errors import UsageError
 from dllm_env.files import write_failure
 from dllm_env.locks import locked
@@ -37,8 +38,8 @@ SUMMARIES = {
     "report": "Make one HTML page of results: fronts, tables, and a viewer of how responses came about.",
     "plot": "Draw how trainings went: reward, accuracy, NFE, … over updates, with a band over seeds.",
     "lm-eval": "Run the lm-evaluation-harness on any of its tasks, with any policy.",
-    "tasks": "List the tasks and benchmarks with their settings.",
-    "policies": "List the unmasking rules with their parameters.",
+    "tasks": "List the tasks and benchmarks with their settings, or explain one.",
+    "policies": "List the unmasking rules with their parameters, or explain one.",
     "generate": "Show in the terminal how a response is unmasked, step by step.",
     "push": "Upload a learned policy to the Hugging Face Hub, with a model card.",
     "doctor": "Look at this machine: versions, devices, extras, what cannot work and how to get it.",
@@ -70,18 +71,23 @@ class Interrupted(Exception):
 
 
 def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
-    """The settings of a command; ``kind`` is a class or a union of some, ``more`` are tyro's own arguments."""
+    """The settings of a command, of the class ``kind``; ``more`` are tyro's own arguments."""
+    if helping.wanted(arguments):
+        consenting = consent.HELP if name in CONSENTING else ""
+        flags, everything = list(helping.flags_of(kind, more.get("default"))), helping.wanted(arguments) == "all"
+        print(helping.page(name, SUMMARIES[name], flags, consenting, everything), end="")
+        raise SystemExit(0)
     import tyro
 
     for argument, value in zip_longest(arguments, arguments[1:], fillvalue=""):
         if argument in (f"{flag}=" for flag in PLACES) or (argument in PLACES and not value):
             raise UsageError(f"{argument.rstrip('=')} needs the name of a place, got nothing")
     shown = io.StringIO()
-    about = f"{SUMMARIES[name]}\n\n{consent.HELP}" if name in CONSENTING else SUMMARIES[name]
     words = [word for word in consent.without_flags(arguments) if word != "--trust_remote_code"]
+    words = _with_full_blocks(words)
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(kind, args=words, prog=f"dllm-env {name}".strip(), description=about, **more)
+            return tyro.cli(kind, args=words, prog=f"dllm-env {name}".strip(), **more)
     except SystemExit as stop:
         # Settings check themselves when tyro makes them; it frames their one line as its own error.
         cause: BaseException | None = stop
@@ -93,6 +99,22 @@ def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
         for flag, near in _near_flags(kind, words, **more):
             print(f"dllm-env: there is no {flag}{near}", file=sys.stderr)
         raise
+
+
+FULL, BLOCKS = "full", "--block-length"
+"""The block length that is the response's, and the flag that takes it."""
+
+
+def _with_full_blocks(words: Sequence[str]) -> list[str]:
+    """The arguments with 0, which stands for full diffusion, where they say ``--block-length full``."""
+    made, of_blocks = [], False
+    for word in words:
+        flag, _, value = word.replace("_", "-", 2).partition("=")
+        if flag == BLOCKS and value == FULL:
+            word = f"{BLOCKS}=0"
+        of_blocks = flag == BLOCKS or (of_blocks and not word.startswith("--"))
+        made.append("0" if of_blocks and word == FULL else word)
+    return made
 
 
 def _near_flags(kind: Any, words: Sequence[str], **more: Any) -> Iterator[tuple[str, str]]:

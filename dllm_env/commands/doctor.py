@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 import urllib.error
 import urllib.request
 import warnings
@@ -15,11 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from dllm_env.commands.arguments import without_arguments
 from dllm_env.errors import UsageError
+from dllm_env.progress import terminal
 
 PACKAGE = "dllm-env"
 EXTRAS = {
@@ -61,7 +60,7 @@ def doctor(arguments: list[str]) -> None:
         state = f"[{STYLES[finding.state]}]{finding.state}[/]"
         table.add_row(finding.what, state, finding.found, finding.advice)
         broken |= finding.state == "broken"
-    (Console() if sys.stdout.isatty() else Console(width=120)).print(table)
+    terminal(120).print(table)
     if broken:
         raise SystemExit(1)
 

@@ -4,22 +4,25 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dllm_env import consent
+from dllm_env.commands import helping
 from dllm_env.commands.arguments import (
     check_folder,
     going_on,
     parse,
     refuse_results,
     results_folder,
-    without_arguments,
     written_into,
 )
 from dllm_env.errors import UsageError
 from dllm_env.locks import locked
 from dllm_env.reading import exists
 from dllm_env.world import this_world
+
+if TYPE_CHECKING:
+    from dllm_env.eval.evaluate import EvaluationConfig
 
 MOST_WORKERS = 1024
 
@@ -36,8 +39,9 @@ def evaluate(arguments: list[str]) -> None:
     @dataclass(frozen=True)
     class Arguments:
         policies: tuple[str, ...] = ()
-        """Heuristics with their parameters (threshold:0.9, klass:tau=0.6; see dllm-env policies), classes in files
-        (my_rules.py:MyRule(k=2)), and folders of learned policies, with settings too: runs/x:temperature=0.5."""
+        """What to compare, with or without the flag: heuristics with their parameters (threshold:0.9,
+        klass:tau=0.6; see dllm-env policies), classes in files (my_rules.py:MyRule(k=2)), and folders of learned
+        policies, with settings too: runs/x:temperature=0.5."""
         suite: Path | None = None
         """A YAML file that says what to evaluate; flags below are for what it leaves out, and --policies are played
         in each of its evaluations besides its own."""
@@ -52,7 +56,9 @@ def evaluate(arguments: list[str]) -> None:
         """Processes, of two threads each where there are several; 0 takes half as many as there are cores for the
         bundled denoisers, and one for others, of which every process would have its own."""
 
-    given = parse(Arguments, arguments, "eval")
+    words = helping.plain_words(arguments, list(helping.flags_of(Arguments)), "--policies")
+    given = parse(Arguments, words, "eval")
+    _refuse_unused(words, given.config, given.suite is not None)
     folder = results_folder(given.out, given.resume)
     if not 0 <= given.workers <= MOST_WORKERS:
         raise UsageError(f"--workers must be from 1 to {MOST_WORKERS}, or 0 for the default, got {given.workers}")
@@ -70,6 +76,18 @@ def evaluate(arguments: list[str]) -> None:
         play(evaluations, folder, given.workers or default_workers(evaluations))
         if this_world().first:
             finish(folder, given.baseline)
+
+
+def _refuse_unused(words: list[str], config: "EvaluationConfig", suite: bool) -> None:
+    """Flags of a reward, or of randomness, where there is none."""
+    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    if not suite and not config.reward and not config.reward_weights:
+        for flag in sorted(given & {"--alpha", "--cost"}):
+            raise UsageError(f"{flag} would not be used: it belongs to a reward; give --reward multiplicative, too")
+    if not suite and "--noise" in given and not config.temperature:
+        raise UsageError("--noise would not be used: without --temperature nothing is drawn")
+    if not suite and "--remask-budget" in given and not config.allow_remask:
+        raise UsageError("--remask-budget would not be used without --allow-remask")
 
 
 def report(arguments: list[str]) -> None:
@@ -152,18 +170,30 @@ def lm_eval(arguments: list[str]) -> None:
 
 def list_tasks(arguments: list[str]) -> None:
     """``dllm-env tasks``."""
-    without_arguments("tasks", arguments)
-    from dllm_env.commands.list_names import show_tasks
+    name = _named("tasks", arguments)
+    from dllm_env.commands.list_names import explain_task, show_tasks
 
-    show_tasks()
+    explain_task(name) if name else show_tasks()
 
 
 def list_policies(arguments: list[str]) -> None:
     """``dllm-env policies``."""
-    without_arguments("policies", arguments)
-    from dllm_env.commands.list_names import show_policies
+    name = _named("policies", arguments)
+    from dllm_env.commands.list_names import explain_policy, show_policies
 
-    show_policies()
+    explain_policy(name) if name else show_policies()
+
+
+def _named(command: str, arguments: list[str]) -> str:
+    """What a list is asked to explain; nothing lists all."""
+    import tyro
+
+    @dataclass(frozen=True)
+    class Arguments:
+        name: tyro.conf.Positional[str] = ""
+        """Explain this one: what it does, its settings with their defaults, its source, an example."""
+
+    return str(parse(Arguments, arguments, command).name).partition(":")[0]
 
 
 def generate(arguments: list[str]) -> None:

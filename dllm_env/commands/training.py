@@ -138,6 +138,7 @@ def _what_next(made: Path, settings: "PolicyTraining", denoiser: bool = False) -
     """Where a trained policy is, and the denoiser if it was trained, too; and how to compare them."""
     more = f" --block-length {settings.block_length}" if settings.block_length else ""
     more += f" --response-length {settings.response_length}" if settings.response_length else ""
+    more += f" --device {settings.device}" if settings.device else ""
     more += " --limit-block-steps" if settings.limit_block_steps else ""
     more += f" --data {shlex.quote(settings.data)}" if settings.data else ""
     more += " --allow-code-execution" if settings.allow_code_execution else ""
@@ -188,6 +189,19 @@ def ablate_heads(arguments: list[str]) -> None:
         """Continue the ablation in --out."""
 
     name, arguments = "ablate heads", renamed(arguments, Ablation)
+    _refuse_unused(arguments)
     given = parse(Arguments, arguments, name)
+    _check_alpha(arguments, given.settings.training)
     folder = run_folder(given.out, given.resume, default_folder("ablation"))
     resumable(name, arguments, folder, lambda place: run_ablation(given.settings, place, given.resume))
+
+
+UNUSED = {"--head": "--heads", "--network": "--networks", "--seed": "--seeds"}
+"""Flags of a single training → those of an ablation, which says these of each of its trainings."""
+
+
+def _refuse_unused(arguments: list[str]) -> None:
+    for word in arguments:
+        flag = word.partition("=")[0]
+        if flag in UNUSED:
+            raise UsageError(f"{flag} would not be used: ablate heads has several; give {UNUSED[flag]}")

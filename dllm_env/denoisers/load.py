@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NewType
 
 import torch
 
-from dllm_env import consent
+from dllm_env import consent, hub
 from dllm_env.denoisers import adapters
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.denoisers.sedd import is_sedd, load_sedd
@@ -57,11 +57,18 @@ def _load(text: str, device: str | torch.device | None, above: tuple[Path, ...])
     """The same by text; ``above`` are the folders of the adapters that it is to be loaded for."""
     if (code := file_part(text)) is not None:
         return _from_file(code)
-    place, written = split(text, bundled_denoisers())
-    settings = read_settings(written)
+    place, _ = split(text, bundled_denoisers())
     folder = ASSETS / place if place in bundled_denoisers() else _of_run(Path(place))
     if not exists(folder) and place.count("/") == 1:
-        folder = _of_hub(place) or folder
+        with hub.looked_up():
+            return _loaded(_of_hub(place) or folder, text, device, above)
+    return _loaded(folder, text, device, above)
+
+
+def _loaded(folder: Path, text: str, device: str | torch.device | None, above: tuple[Path, ...]) -> Denoiser:
+    """The denoiser in a folder, or, where there is no such folder, with a name on the Hub."""
+    place, written = split(text, bundled_denoisers())
+    settings = read_settings(written)
     if is_file(folder / adapters.CONFIG):
         if written:
             raise UsageError(f"an adapter has the settings of what it is of; leave {written!r} away")

@@ -174,7 +174,8 @@ class TinyTransformer(nn.Module):
     def __init__(self, config: TinyConfig, vocabulary: int) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(vocabulary, config.width)
+        # Not drawn: all weights are loaded or drawn later, and on the meta device it would load torch's compiler.
+        self.embedding = nn.Embedding.from_pretrained(torch.zeros(vocabulary, config.width), freeze=False)
         self.blocks = nn.ModuleList(TinyBlock(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width)
         self.head = nn.Linear(config.width, vocabulary, bias=False)
@@ -325,7 +326,9 @@ class TinyDenoiser(Denoiser):
             with torch.device("meta"):  # nothing is made of these sizes before the weights are known to have them
                 network = TinyTransformer(shape, len(words))
             check_weights(state, network.state_dict(), WEIGHTS)
-            network.to_empty(device="cpu").load_state_dict(state)
+            # Assigned, not copied into empty ones: making these from the meta device would load sympy.
+            made = {key: value.clone() for key, value in state.items()}
+            network.load_state_dict(made, assign=True)
             return cls(network.to(device), words, name or str(folder))
         except (UsageError, RuntimeError) as error:
             raise UsageError(f"cannot load the denoiser in {folder}: {reason(error)}") from None

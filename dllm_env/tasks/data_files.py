@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dllm_env import hub
 from dllm_env.errors import UsageError
 from dllm_env.reading import as_path, exists, is_file, is_folder, read_table
 from dllm_env.tasks.base import SPLITS
@@ -48,12 +49,14 @@ def read_rows(
         if files:
             rows = _read_files(datasets, files)
         else:
-            rows = list(datasets.load_dataset(name, configuration or None, split=published))
+            with hub.looked_up():
+                rows = list(datasets.load_dataset(name, configuration or None, split=published))
     except UsageError:
         raise
     except Exception as error:
+        why = "" if files else hub.silence()
         hint = "" if files else "; without the Hub, give a file or folder with the same fields (--data)"
-        raise UsageError(f"cannot read the problems of {place}: {_reason(error)}{hint}") from None
+        raise UsageError(f"cannot read the problems of {place}: {why or _reason(error)}{hint}") from None
     for number, row in enumerate(rows):
         _check(row, f"row {number} of {place}", kind, columns, lists)
     return rows

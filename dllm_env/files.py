@@ -34,11 +34,23 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_figure(path: Path, figure: Any) -> None:
-    """Writes a figure of matplotlib as ``write_atomically`` does: SVG or PDF where the name says so, else PNG."""
-    drawn = io.BytesIO()
-    kind = path.suffix.lower().lstrip(".")
-    figure.savefig(drawn, format=kind if kind in ("svg", "pdf") else "png")
-    write_atomically(path, drawn.getvalue())
+    """Writes a figure of matplotlib as ``write_atomically`` does: SVG or PDF where the name says so, else PNG.
+
+    The same figure gives the same bytes: no date, and no random names within the file. Texts of a PDF stay texts.
+    """
+    write_atomically(path, drawn(figure, path.suffix.lower().lstrip(".")))
+
+
+def drawn(figure: Any, kind: str) -> bytes:
+    """A figure of matplotlib as ``svg``, ``pdf`` or, whatever else is asked for, ``png``."""
+    import matplotlib
+
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    written = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "dllm-env", "pdf.fonttype": 42}):
+        kind = kind if kind in dates else "png"
+        figure.savefig(written, format=kind, metadata=dates.get(kind))
+    return written.getvalue()
 
 
 def write_together(folder: Path, files: Mapping[str, bytes]) -> None:

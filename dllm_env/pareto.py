@@ -113,6 +113,9 @@ OTHERS = (
     *(("#117733", "p"), ("#882255", "h"), ("#44AA99", "d"), ("#AA4499", "H"), ("#DDAA33", "8"), ("#666666", "*")),
 )
 LEARNED = "#D55E00"
+LEARNED_STYLES = ((LEARNED, "*"), ("#9A031E", "d"), ("#5F0F40", "h"), ("#B8860B", "8"))
+"""Of the learned policies that have names of their own; the others look like the first."""
+UNNAMED = "learned policy"
 ORACLE = ("#000000", "P")
 SEARCH = ("#000000", "X")
 FRONTS: Mapping[Kind, tuple[str, str, str]] = {
@@ -127,15 +130,37 @@ _SIZES: Mapping[Kind, float] = {"heuristic": 6.5, "learned": 15, "oracle": 9, "s
 _OFFSETS = ((7, -11), (-7, 5), (7, 5), (-7, -11), (0, 10), (0, -17), (12, 0), (-12, 0))
 
 
-def family_styles(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
-    """Colour and matplotlib's marker of each family, in order of appearance."""
+FADED = 0.35
+"""Opacity of a rule that another one beats."""
+
+
+def called(point: Point, names: Mapping[str, str]) -> str:
+    """What the family of a point is called in a legend.
+
+    Args:
+        point: in the picture.
+        names: of learned policies, by their folders.
+    """
+    if not point.learned:
+        return point.family
+    words = [setting for setting in _settings(point) if not _is_number(setting)]
+    return ":".join(filter(None, [names.get(split(point.label)[0], UNNAMED), ",".join(words)]))
+
+
+def family_styles(points: Sequence[Point], names: Mapping[str, str] | None = None) -> dict[str, tuple[str, str]]:
+    """Colour and matplotlib's marker of each family, in order of appearance; learned ones that are called the same
+    look the same.
+    """
     styles: dict[str, tuple[str, str]] = {}
+    learned: list[str] = []
     others = 0
     for point in points:
         if point.family in styles:
             continue
         if point.learned:
-            styles[point.family] = (LEARNED, "*")
+            name = called(point, names or {})
+            learned += [name] * (name not in learned)
+            styles[point.family] = LEARNED_STYLES[learned.index(name) % len(LEARNED_STYLES)]
         elif point.kind in REFERENCES:
             styles[point.family] = ORACLE if point.kind == "oracle" else SEARCH
         elif point.family in FAMILIES:
@@ -146,51 +171,135 @@ def family_styles(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
     return styles
 
 
-def plot_pareto(panels: Mapping[str, Sequence[Point]], title: str = "", dpi: int = 150) -> Any:
+@dataclass(frozen=True)
+class _Panel:
+    """One of the pictures in a figure.
+
+    Attributes:
+        title: above it.
+        points: in it.
+        row, column: where.
+        scale: panels of the same one have the same axes.
+        about: what its row is about, to the left of it.
+    """
+
+    title: str
+    points: Sequence[Point]
+    row: int
+    column: int
+    scale: int = 0
+    about: str = ""
+
+
+ACROSS = 3
+"""Panels side by side where their order means nothing."""
+
+
+def plot_pareto(
+    panels: Mapping[str, Sequence[Point]], title: str = "", dpi: int = 150, names: Mapping[str, str] | None = None
+) -> Any:
     """Accuracy against NFE with the Pareto front of each kind of policy, as a figure of matplotlib.
 
     Args:
-        panels: points of each panel, by its title.
+        panels: points of each panel, by its title; all have the same axes.
         title: above everything.
         dpi: dots per inch.
+        names: of learned policies, by their folders.
     """
+    placed = [_Panel(name, points, *divmod(i, ACROSS)) for i, (name, points) in enumerate(panels.items())]
+    return _plot(placed, title, dpi, names or {})
+
+
+def plot_grid(
+    rows: Mapping[str, Mapping[str, tuple[str, Sequence[Point]]]],
+    columns: Sequence[str],
+    title: str = "",
+    dpi: int = 150,
+    names: Mapping[str, str] | None = None,
+) -> Any:
+    """The same with a row for each task, say, and a column for each block length; panels of a row share their axes.
+
+    Where there is only one row, or only one column, panels are placed to fill the page.
+
+    Args:
+        rows: title and points of each panel, by the name of its row and then of its column; some may be missing.
+        columns: the names of all columns, in their order.
+        title, dpi, names: as for ``plot_pareto``.
+    """
+    if len(rows) == 1:
+        return plot_pareto(dict(next(iter(rows.values())).values()), title, dpi, names)
+    alone = len(columns) == 1
+    placed = []
+    for i, (about, panels) in enumerate(rows.items()):
+        for name, (head, points) in panels.items():
+            if alone:
+                placed.append(_Panel(f"{about}: {head}", points, *divmod(i, ACROSS), scale=i))
+            else:
+                first = name == next(iter(panels))
+                placed.append(_Panel(head, points, i, columns.index(name), i, about if first else ""))
+    return _plot(placed, title, dpi, names or {})
+
+
+def _plot(panels: Sequence[_Panel], title: str, dpi: int, names: Mapping[str, str]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    across = min(len(panels), 3)
-    down = -(-len(panels) // across)
+    across, down = 1 + max(panel.column for panel in panels), 1 + max(panel.row for panel in panels)
     figure = Figure(figsize=(1.2 + 5.6 * across, 0.6 + 4.8 * down), layout="constrained", dpi=dpi)
     FigureCanvasAgg(figure)
-    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten().tolist()
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    shown = [point for points in panels.values() for point in points]
-    styles = family_styles(shown)
-    for axes, (name, points) in zip(grid, panels.items(), strict=False):
-        _draw_panel(axes, points, styles)
-        axes.set_title(plain(name), fontsize=11)
-    for axes in grid[max(0, len(panels) - across) : len(panels)]:
-        axes.set_xlabel("denoiser evaluations per response (NFE)")
-        axes.tick_params(labelbottom=True)
-    for axes in grid[: len(panels) : across]:
-        axes.set_ylabel("accuracy")
-    _scale(grid[0], shown)
+    styles = family_styles([point for panel in panels for point in panel.points], names)
+    places, grid = figure.add_gridspec(down, across), []
+    for panel in panels:
+        axes = figure.add_subplot(places[panel.row, panel.column])
+        grid.append(axes)
+        _draw_panel(axes, panel.points, styles)
+        axes.set_title(plain(panel.title), fontsize=11)
+        if panel.row == max(other.row for other in panels if other.column == panel.column):
+            axes.set_xlabel("denoiser evaluations per response (NFE)")
+        if panel.column == min(other.column for other in panels if other.row == panel.row):
+            axes.set_ylabel("accuracy")
+        if panel.about:
+            axes.annotate(
+                *(plain(textwrap.fill(panel.about, 40)), (0, 0.5)),
+                xycoords=axes.yaxis.label,
+                xytext=(-10, 0),
+                textcoords="offset points",
+                rotation=90,
+                ha="right",
+                va="center",
+                fontsize=11,
+                fontweight="bold",
+            )
+        _scale(axes, [point for other in panels if other.scale == panel.scale for point in other.points])
     if title:
         letters = int(10.5 * figure.get_figwidth())  # that fit into a line of this size
         figure.suptitle(textwrap.fill(plain(title), letters), fontsize=12)
-    _legend(figure, grid[: len(panels)])
+    _legend(figure, panels, styles, names)
     figure.draw_without_rendering()  # settles the layout that the labels are fitted into
-    for axes, points in zip(grid, panels.values(), strict=False):
-        _label(axes, points, styles)
+    for axes, panel in zip(grid, panels, strict=True):
+        _label(axes, panel.points, styles, names)
     return figure
 
 
-def _legend(figure: Any, grid: Sequence[Any]) -> None:
+def _legend(
+    figure: Any, panels: Sequence[_Panel], styles: Mapping[str, tuple[str, str]], names: Mapping[str, str]
+) -> None:
+    """Fronts, then families, each once and in full colour, also where its points are faded."""
+    from matplotlib.lines import Line2D
+
+    points = [point for panel in panels for point in panel.points]
     named: dict[str, Any] = {}
-    for axes in grid:
-        handles, labels = axes.get_legend_handles_labels()
-        named |= dict(zip(labels, handles, strict=True))
-    columns = {1: 3, 2: 4}.get(len(grid), 6)
+    line: Any
+    for kind, (colour, line, name) in FRONTS.items():
+        if any(point.kind == kind for point in points):
+            named[name] = Line2D([], [], color=colour, linestyle=line, linewidth=1.6)
+    families = {point.family: point for point in points}
+    for family, (colour, marker) in styles.items():
+        point = families[family]
+        size = 11 if point.learned else _SIZES[point.kind]
+        handle = Line2D([], [], color=colour, marker=marker, markersize=size, markeredgecolor="white", linewidth=1)
+        named.setdefault(plain(called(point, names)), handle)
+    columns = {1: 3, 2: 4}.get(1 + max(panel.column for panel in panels), 6)
     figure.legend(
         named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
     )
@@ -214,7 +323,7 @@ def _scale(axes: Any, points: Sequence[Point]) -> None:
 def _draw_panel(axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[str, str]]) -> None:
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    for kind, (colour, style, name) in FRONTS.items():
+    for kind, (colour, style, _) in FRONTS.items():
         side = [point for point in points if point.kind == kind]
         front = [side[i].coordinates for i in pareto_front([point.coordinates for point in side])]
         if front:
@@ -227,39 +336,58 @@ def _draw_panel(axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[s
                 color=colour,
                 linestyle=style,
                 linewidth=1.6,
-                alpha=0.6,
-                label=name,
+                alpha=0.9 if kind in REFERENCES else 0.6,
                 zorder=2,
             )
+    best = set(front_points(points))
     for family, (colour, marker) in styles.items():
-        members = sorted((point for point in points if point.family == family), key=lambda point: point.nfe)
+        members = sorted(
+            (i for i, point in enumerate(points) if point.family == family), key=lambda i: points[i].nfe
+        )
         if members:
-            _draw_family(axes, family, members, colour, marker)
+            faded = [points[i] for i in members if points[i].kind == "heuristic" and i not in best]
+            _draw_family(axes, [points[i] for i in members], faded, colour, marker)
 
 
-def _draw_family(axes: Any, family: str, members: Sequence[Point], colour: str, marker: str) -> None:
+def front_points(points: Sequence[Point]) -> list[int]:
+    """Which points are on the front of their kind."""
+    found: list[int] = []
+    for kind in FRONTS:
+        side = [i for i, point in enumerate(points) if point.kind == kind]
+        found += [side[place] for place in pareto_front([points[i].coordinates for i in side])]
+    return sorted(found)
+
+
+def _draw_family(axes: Any, members: Sequence[Point], faded: Sequence[Point], colour: str, marker: str) -> None:
+    """A thin line through all of them, and a sign with its interval for each; what is beaten is pale."""
     learned = members[0].learned
-    below = [point.accuracy - point.low for point in members]
-    above = [point.high - point.accuracy for point in members]
-    axes.errorbar(
-        [point.nfe for point in members],
-        [point.accuracy for point in members],
-        yerr=[below, above],
-        color=colour,
-        marker=marker,
-        markersize=_SIZES[members[0].kind] if len(members) == 1 or not learned else 11,
-        markeredgecolor="white",
-        linewidth=1.0,
-        elinewidth=1.4,
-        capsize=2.5,
-        alpha=0.95,
-        label="learned policy" if learned else plain(family),
-        zorder=4 if learned else 3,
-    )
+    size = _SIZES[members[0].kind] if len(members) == 1 or not learned else 11
+    opacity = FADED if len(faded) == len(members) else 0.7
+    axes.plot(*zip(*(p.coordinates for p in members), strict=True), color=colour, linewidth=1.0, alpha=opacity)
+    bright = [point for point in members if point not in faded]
+    for some, alpha in ((bright, 0.95), (faded, FADED)):
+        if not some:
+            continue
+        axes.errorbar(
+            [point.nfe for point in some],
+            [point.accuracy for point in some],
+            yerr=[[p.accuracy - p.low for p in some], [p.high - p.accuracy for p in some]],
+            color=colour,
+            marker=marker,
+            markersize=size,
+            markeredgecolor="white",
+            linestyle="none",
+            elinewidth=1.4,
+            capsize=2.5,
+            alpha=alpha,
+            zorder=4 if learned else 3,
+        )
 
 
-def _label(axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[str, str]]) -> None:
-    """Writes each point's parameter, or a learned policy's name, where there is room; best points first."""
+def _label(
+    axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[str, str]], names: Mapping[str, str]
+) -> None:
+    """Writes the knob of each point on a front, or a learned policy's name, where there is room; best first."""
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
@@ -268,10 +396,11 @@ def _label(axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[str, s
     inside = axes.get_window_extent(renderer)
     places = [axes.transData.transform(point.coordinates) for point in points]
     taken = [Bbox.from_bounds(x - 4 * pixels, y - 4 * pixels, 8 * pixels, 8 * pixels) for x, y in places]
-    for point in sorted(points, key=lambda point: (not point.learned, -point.accuracy)):
+    best = [points[i] for i in front_points(points)]
+    for point in sorted(best, key=lambda point: (not point.learned, -point.accuracy)):
         for dx, dy in _OFFSETS:
             label = axes.annotate(
-                plain(_short(point)),
+                plain(short(point, names)),
                 point.coordinates,
                 xytext=(dx, dy),
                 textcoords="offset points",
@@ -295,9 +424,9 @@ def plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("$", r"\$")
 
 
-def _short(point: Point) -> str:
+def short(point: Point, names: Mapping[str, str]) -> str:
     """What tells it from the others of its family: the knob; its name where it has none."""
-    name, _ = _parts(point)
+    name = called(point, names) if point.learned and split(point.label)[0] in names else _parts(point)[0]
     knob = [setting for setting in _settings(point) if _is_number(setting)]
     if len(knob) == 1 and not point.learned:
         knob = [knob[0].rpartition("=")[2]]

@@ -109,16 +109,17 @@ def by_condition(entries: Sequence[Entry]) -> list[list[Entry]]:
     return sorted(groups.values(), key=lambda group: -group[0].block_length)
 
 
-def condition_titles(groups: Sequence[Sequence[Entry]]) -> list[str]:
-    """What tells the conditions apart; their block length in any case."""
+def condition_titles(groups: Sequence[Sequence[Entry]], blocks: bool = True) -> list[str]:
+    """What tells the conditions apart; their block length in any case, or without ``blocks`` in none."""
     firsts = [group[0].setting for group in groups]
     names = [column.name for column in fields(Setting) if column.name in _CONDITION]
+    names = [name for name in names if blocks or name != "block_length"]
     varied = [name for name in names if len({getattr(first, name) for first in firsts}) > 1]
     titles = []
     for first in firsts:
         said = [f"{name.replace('_', ' ')} {getattr(first, name)}" for name in varied if name not in _PLAIN]
         plain = [short_name(getattr(first, name)) for name in _PLAIN if name in varied]
-        if "block_length" not in varied:
+        if blocks and "block_length" not in varied:
             said.append(f"block length {first.block_length}")
         titles.append(", ".join(plain + said))
     return [

@@ -54,13 +54,22 @@ function ink(colour) {
   return luminance > 0.179 ? "#000000" : "#ffffff";
 }
 
-/** A family's colour, lighter on a dark page. */
-const tone = (colour) => (dark.matches ? mix(colour, "#ffffff", 0.35) : colour);
+/** A family's colour, lighter on a dark page; black is the page's own there. */
+function tone(colour) {
+  if (!dark.matches) return colour;
+  return colour === "#000000" ? shade("text") : mix(colour, "#ffffff", 0.35);
+}
 
 /** The page's colour of a name. */
 const shade = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-// ---------------------------------------------------------------------------------------------------- facts
+// -------------------------------------------------------------------------------------------- answers and facts
+
+for (const [condition, sentence] of data.answers) {
+  const which = data.answers.length > 1 ? [make("strong", { textContent: condition }), " "] : [];
+  find("answers").append(make("p", {}, ...which, sentence));
+}
+find("answers-how").hidden = !data.conditions.some(({ entries }) => entries.some(({ learned }) => learned));
 
 for (const [name, value] of data.facts) {
   const entry = make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }));
@@ -163,17 +172,53 @@ function frontLine(condition, kind) {
   };
 }
 
-function familyPoints(condition, name) {
+const FRONT_HEIGHT = () => (narrow.matches ? 360 : 460);
+const MARGIN = { l: 58, r: 14, t: 34, b: 52 };
+
+/** The entries on a front that get a label: as many as have room above and to the left of their points. */
+function labelled(condition) {
+  const [low, high] = NFE_RANGE.map(Math.log);
+  const width = find("fronts-plot").clientWidth - MARGIN.l - MARGIN.r;
+  const height = FRONT_HEIGHT() - MARGIN.t - MARGIN.b;
+  const place = (entry) => [(width * (Math.log(entry.nfe) - low)) / (high - low), (height * (1.06 - entry.accuracy)) / 1.1];
+  const points = condition.entries.map(place);
+  const taken = points.map(([x, y]) => [x - 4, y - 4, x + 4, y + 4]);
+  const kept = new Set();
+  const order = kinds.flatMap((kind) => condition.fronts[kind]).sort((a, b) =>
+    condition.entries[b].learned - condition.entries[a].learned || condition.entries[b].accuracy - condition.entries[a].accuracy);
+  for (const i of order) {
+    const [x, y] = points[i];
+    const box = [x - 6 - 6.5 * condition.entries[i].knob.length, y - 18, x - 6, y - 5];
+    const free = taken.every((other) => box[0] > other[2] || box[2] < other[0] || box[1] > other[3] || box[3] < other[1]);
+    if (!free || box[0] < 0) continue;
+    taken.push(box);
+    kept.add(condition.entries[i]);
+  }
+  return kept;
+}
+
+function familyPoints(condition, name, named) {
   const { colour, symbol } = data.families[name];
   const members = condition.entries.filter((entry) => entry.family === name).sort((a, b) => a.nfe - b.nfe);
+  const best = new Set(kinds.flatMap((kind) => condition.fronts[kind]).map((i) => condition.entries[i]));
   const learned = members.some((entry) => entry.learned);
   return {
     name: plain(name),
     x: members.map((entry) => entry.nfe),
     y: members.map((entry) => entry.accuracy),
-    mode: learned ? "markers" : "lines+markers",
+    mode: learned ? "markers+text" : "lines+markers+text",
     line: { color: tone(colour), width: 1 },
-    marker: { color: tone(colour), symbol, size: learned && members.length < 4 ? 16 : 10, line: { color: shade("page"), width: 1 } },
+    text: members.map((entry) => (named.has(entry) ? plain(entry.knob) : "")),
+    textposition: "top left",
+    cliponaxis: false,
+    textfont: { color: tone(colour), size: 11 },
+    marker: {
+      color: tone(colour),
+      symbol,
+      size: learned && members.length < 4 ? 16 : 10,
+      line: { color: shade("page"), width: 1 },
+      opacity: members.map((entry) => (best.has(entry) ? 1 : 0.4)),
+    },
     error_y: {
       type: "data",
       symmetric: false,
@@ -224,17 +269,18 @@ function chooseTicks() {
 
 function drawFront() {
   const condition = data.conditions[frontCondition];
+  const named = labelled(condition);
   const traces = [
     ...kinds.map((kind) => frontLine(condition, kind)),
-    ...families.map((name) => familyPoints(condition, name)),
+    ...families.map((name) => familyPoints(condition, name, named)),
   ];
   for (const [i, trace] of traces.entries()) {
     trace.visible = trace.x.length > 0 && !hiddenFamilies.has(i < kinds.length ? trace.name : families[i - kinds.length]);
   }
   const line = { gridcolor: shade("grid"), linecolor: shade("line"), zeroline: false };
   const layout = frame({
-    height: narrow.matches ? 360 : 460,
-    margin: { l: 58, r: 14, t: 34, b: 52 },
+    height: FRONT_HEIGHT(),
+    margin: MARGIN,
     hovermode: "closest",
     xaxis: {
       ...line,
@@ -321,11 +367,14 @@ keepDrawn(() => {
 
 /** Draws a table whose columns sort. Returns its lines, and their texts in small letters. */
 function table(host, { columns, lines }) {
+  const longest = columns.map((_, i) => Math.max(...lines.map(({ cells }) => cells[i][0].length)));
   const drawn = lines.map(({ bold, cells }) => {
     const made = cells.map(([text, value], i) => {
       const shown = columns[i].number ? text : make("span", { className: "words", textContent: text });
+      if (!columns[i].number) shown.style.setProperty("--longest", `${longest[i]}ch`);
       const cell = make(i ? "td" : "th", {}, shown);
       if (!i) cell.scope = "row";
+      cell.classList.toggle("more", !columns[i].first);
       cell.classList.toggle("number", columns[i].number);
       return cell;
     });
@@ -333,16 +382,25 @@ function table(host, { columns, lines }) {
     return { cells, row, text: cells.map(([text]) => text).join(" ").toLowerCase() };
   });
   const body = make("tbody", {}, ...drawn.map((line) => line.row));
-  const heads = columns.map(({ name, about, number }, i) => {
+  const heads = columns.map(({ name, about, number, first }, i) => {
     const button = make("button", { type: "button", textContent: name, title: about });
     const head = make("th", { scope: "col" }, button);
     head.classList.toggle("number", number);
+    head.classList.toggle("more", !first);
     button.addEventListener("click", () => sort(heads, i, drawn, body));
     return head;
   });
   host.append(make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body));
   host.after(meanings(columns));
+  if (columns.some(({ first }) => !first)) host.before(allColumns(host));
   return drawn;
+}
+
+/** A box that shows the columns which a narrow page leaves out. */
+function allColumns(host) {
+  const box = make("input", { type: "checkbox" });
+  box.addEventListener("change", () => host.classList.toggle("all", box.checked));
+  return make("label", { className: "all-columns" }, box, " all columns");
 }
 
 function meanings(columns) {
@@ -465,7 +523,7 @@ function showCondition() {
   const { entries, problems, common, samples, opening, remask } = condition();
   view.panes.forEach((pane, i) => {
     pane.select.replaceChildren(...entries.map((entry, j) =>
-      make("option", { value: j, textContent: entry.learned ? `${entry.label} (learned)` : entry.label })));
+      make("option", { value: j, textContent: entry.learned ? `${entry.short} (learned)` : entry.label })));
     pane.policy = opening[i];
     pane.select.value = pane.policy;
   });
@@ -717,3 +775,9 @@ tabs(find("order-tabs"), (chosen) => {
   drawOrder();
 });
 keepDrawn(drawOrder);
+
+// -------------------------------------------------------------------------------------------------- printing
+
+// The fronts of all conditions are a picture on paper; the other plot has to be told how wide that is.
+addEventListener("beforeprint", () => Plotly.relayout("order-plot", { width: 680 }));
+addEventListener("afterprint", () => Plotly.relayout("order-plot", { width: null, autosize: true }));

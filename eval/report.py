@@ -7,13 +7,14 @@ reach the page as text only, never as HTML.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import html
 import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from datetime import datetime, timezone
+from datetime import datetime
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 
 import dllm_env
 from dllm_env.errors import UsageError
+from dllm_env.eval.answers import answers
 from dllm_env.eval.compare import (
     Comparison,
     Entry,
@@ -32,10 +34,11 @@ from dllm_env.eval.compare import (
 )
 from dllm_env.eval.fronts import fronts
 from dllm_env.eval.matrix import score_matrix
+from dllm_env.eval.names import Names, shown_name
 from dllm_env.eval.report_tables import figures_table, fronts_table, pairs_table, percentages, scores_table
 from dllm_env.eval.results import Outcome
 from dllm_env.files import write_atomically
-from dllm_env.pareto import FRONTS, family_styles, pareto_front
+from dllm_env.pareto import FRONTS, called, family_styles, pareto_front, short
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.specs import split
 from dllm_env.user_code import file_part
@@ -59,9 +62,16 @@ _LEARNED_FAMILY = "learned policies"
 
 
 def write_report(
-    entries: Sequence[Entry], pairs: Sequence[Comparison], page: Path, title: str, viewer_problems: int = 60
+    entries: Sequence[Entry],
+    pairs: Sequence[Comparison],
+    page: Path,
+    title: str,
+    viewer_problems: int = 60,
+    names: Names | None = None,
+    played: datetime | None = None,
+    picture: bytes = b"",
 ) -> None:
-    """Writes the page. The same input gives the same one, but for the date.
+    """Writes the page. The same input gives the same one.
 
     Args:
         entries: from ``pool``.
@@ -69,20 +79,26 @@ def write_report(
         page: the file to write.
         title: what the entries are about, in a line.
         viewer_problems: how many problems of each condition the viewer of responses has at most.
+        names: of learned policies; see ``learned_names``.
+        played: when the last of the results was written, in UTC.
+        picture: the fronts of all conditions as SVG, shown where the page is printed or has no JavaScript.
 
     Raises:
         UsageError: plotly, which draws the plots, is not installed.
     """
     drawing, version = _plotly()
-    data = page_data(entries, pairs, viewer_problems)
+    data = page_data(entries, pairs, viewer_problems, names or {})
     data["facts"].append(["Report", f"dllm-env {dllm_env.__version__}, plotly.js {version}"])
+    if played is not None:
+        data["facts"].append(["Results of", f"{played:%Y-%m-%d %H:%M} UTC"])
+    source = "data:image/svg+xml;base64," + base64.b64encode(picture).decode()
     parts = {
         "title": html.escape(title),
-        "date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         "css": _file("report.css"),
         "plotly": drawing,
         "data": to_json(data),
         "js": _file("report.js"),
+        "picture": f'<img id="picture" src="{source}" alt="{html.escape(title)}">' if picture else "",
     }
     # In one go: what is put in may hold the marks of other places.
     text = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _file("report.html"))
@@ -108,10 +124,13 @@ def to_json(data: Json) -> str:
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def page_data(entries: Sequence[Entry], pairs: Sequence[Comparison], viewer_problems: int = 60) -> Json:
+def page_data(
+    entries: Sequence[Entry], pairs: Sequence[Comparison], viewer_problems: int = 60, names: Names | None = None
+) -> Json:
     """Everything that the page shows, ready for JSON.
 
     Returns:
+        ``answers``: [condition, sentence] pairs.
         ``facts``: [name, value] pairs about the evaluation.
         ``families``: colour and symbol of each family of policies, by name.
         ``fronts``: colour, dash and name of each kind's front.
@@ -120,14 +139,16 @@ def page_data(entries: Sequence[Entry], pairs: Sequence[Comparison], viewer_prob
         ``tables``: figures, pairs, areas and scores, from ``report_tables``.
         ``texts``: prompts, responses and tokens, to which the problems of the conditions point.
     """
+    names = names or {}
     groups, texts, areas = by_condition(entries), Texts(), fronts(entries)
     titles = condition_titles(groups)
-    found = [_condition(*condition, viewer_problems, texts) for condition in zip(groups, titles, strict=True)]
-    known, styles = family_styles([entry.point for entry in entries]), {}
+    found = [_condition(*of, viewer_problems, texts, names) for of in zip(groups, titles, strict=True)]
+    known, styles = family_styles([entry.point for entry in entries], names), {}
     for entry in entries:
         colour, marker = known[entry.point.family]
-        styles[_group(entry)] = {"colour": colour, "symbol": _SYMBOLS[marker]}
+        styles[_group(entry, names)] = {"colour": colour, "symbol": _SYMBOLS[marker]}
     return {
+        "answers": answers(entries, names),
         "facts": _facts(entries),
         "families": styles,
         "fronts": {
@@ -137,18 +158,18 @@ def page_data(entries: Sequence[Entry], pairs: Sequence[Comparison], viewer_prob
         "nfe": [min(entry.nfe for entry in entries), max(entry.nfe for entry in entries)],
         "conditions": found,
         "tables": {
-            "figures": figures_table(groups, titles),
-            "pairs": pairs_table(pairs, titles),
-            "areas": fronts_table(areas, titles),
-            "scores": scores_table(score_matrix(areas)),
+            "figures": figures_table(groups, titles, names),
+            "pairs": pairs_table(pairs, titles, {entry.label: shown_name(entry, names) for entry in entries}),
+            "areas": fronts_table(areas, titles, names),
+            "scores": scores_table(score_matrix(areas), names),
         },
         "texts": texts.all,
     }
 
 
-def _group(entry: Entry) -> str:
-    """The family in the legend: all learned policies are one."""
-    return _LEARNED_FAMILY if entry.learned else entry.point.family
+def _group(entry: Entry, names: Names) -> str:
+    """The family in the legend; learned policies without names are one."""
+    return called(entry.point, names) if not entry.learned or names else _LEARNED_FAMILY
 
 
 def _facts(entries: Sequence[Entry]) -> list[list[str]]:
@@ -180,14 +201,14 @@ def _facts(entries: Sequence[Entry]) -> list[list[str]]:
 # --------------------------------------------------------------------------------------------- conditions
 
 
-def _condition(group: Sequence[Entry], title: str, limit: int, texts: Texts) -> Json:
+def _condition(group: Sequence[Entry], title: str, limit: int, texts: Texts, names: Names) -> Json:
     """A condition: its points, fronts (indices of entries), problems for the viewer, and order of unmasking."""
     sides = {kind: [entry.kind == kind for entry in group] for kind in FRONTS}
     return {
         "title": title,
         "length": group[0].setting.response_length,
         "remask": group[0].setting.allow_remask,
-        "entries": [_point(entry) for entry in group],
+        "entries": [_point(entry, names) for entry in group],
         "fronts": {kind: _front(group, side) for kind, side in sides.items()},
         "opening": _opening(group),
         "order": [mean_order(entry.outcomes)[:MOST_WORDS] for entry in group],
@@ -195,13 +216,14 @@ def _condition(group: Sequence[Entry], title: str, limit: int, texts: Texts) -> 
     }
 
 
-def _point(entry: Entry) -> Json:
+def _point(entry: Entry, names: Names) -> Json:
     figures = entry.figures
     interval = percentages(figures.accuracy_low, figures.accuracy_high)
     return {
         "label": entry.label,
-        "short": _short(entry),
-        "family": _group(entry),
+        "short": _short(entry, names),
+        "knob": short(entry.point, names),
+        "family": _group(entry, names),
         "learned": entry.learned,
         "nfe": entry.nfe,
         "accuracy": entry.accuracy,
@@ -218,11 +240,13 @@ def _point(entry: Entry) -> Json:
     }
 
 
-def _short(entry: Entry) -> str:
-    """The label; of a folder its last two names."""
+def _short(entry: Entry, names: Names) -> str:
+    """The label; of a learned policy its name and settings, or the last two names of its folder."""
     if not entry.learned:
         return entry.label
     name, settings = split(entry.label)
+    if split(entry.policy)[0] in names:
+        return shown_name(entry, names)
     return ":".join(filter(None, ["/".join(Path(name).parts[-2:]), settings]))
 
 

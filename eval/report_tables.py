@@ -8,8 +8,12 @@ from typing import Any
 from dllm_env.eval.compare import Comparison, Entry, pass_at, samples_of
 from dllm_env.eval.fronts import Front, Value
 from dllm_env.eval.matrix import Matrix
+from dllm_env.eval.names import shown_name
+from dllm_env.specs import split
 
 Table = dict[str, Any]
+FIRST = ("policy", "against", "front of", "condition", "accuracy", "NFE", "area", "score", "mean")
+"""Columns that even a narrow page has room for."""
 Cell = tuple[str, float | str | None]
 """What is shown, and what it sorts by; None comes last."""
 
@@ -18,7 +22,8 @@ def _table(about: Mapping[str, str], lines: Iterable[tuple[bool, Sequence[Cell]]
     """A table from columns with what they mean, and lines of (shown in bold, cells).
 
     Returns:
-        ``columns``: objects with ``name``, ``about``, and whether they hold a ``number``, to set at the right.
+        ``columns``: objects with ``name``, ``about``, whether they hold a ``number``, to set at the right, and
+            whether they are among the ``first``, which a narrow page shows.
         ``lines``: objects with ``bold`` and ``cells``.
     """
     made: list[Table] = [{"bold": bold, "cells": list(cells)} for bold, cells in lines]
@@ -27,6 +32,7 @@ def _table(about: Mapping[str, str], lines: Iterable[tuple[bool, Sequence[Cell]]
             "name": name,
             "about": text,
             "number": name != "condition" and any(_is_number(line["cells"][i]) for line in made),
+            "first": name in FIRST and not (name == "condition" and len({line["cells"][i] for line in made}) < 2),
         }
         for i, (name, text) in enumerate(about.items())
     ]
@@ -46,11 +52,14 @@ def percentages(low: float, high: float) -> str:
     return f"{low:.1%} – {high:.1%}"
 
 
-def figures_table(groups: Sequence[Sequence[Entry]], titles: Sequence[str]) -> Table:
+def figures_table(
+    groups: Sequence[Sequence[Entry]], titles: Sequence[str], names: Mapping[str, str] | None = None
+) -> Table:
     """All figures of all entries; learned policies are bold.
 
     Args:
         groups, titles: from ``conditions`` and ``condition_titles``.
+        names: of learned policies; see ``learned_names``.
     """
     entries = [entry for group in groups for entry in group]
     ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= max(map(samples_of, entries))]
@@ -79,7 +88,7 @@ def figures_table(groups: Sequence[Sequence[Entry]], titles: Sequence[str]) -> T
         "seconds": "time for all problems on the machine that played them",
     }
     lines = [
-        (entry.learned, _figure_cells(entry, condition, title, ks, planned, remasked))
+        (entry.learned, _figure_cells(entry, condition, title, ks, planned, remasked, names or {}))
         for condition, (group, title) in enumerate(zip(groups, titles, strict=True))
         for entry in group
     ]
@@ -87,11 +96,18 @@ def figures_table(groups: Sequence[Sequence[Entry]], titles: Sequence[str]) -> T
 
 
 def _figure_cells(
-    entry: Entry, condition: int, title: str, ks: Sequence[int], planned: bool, remasked: bool
+    entry: Entry,
+    condition: int,
+    title: str,
+    ks: Sequence[int],
+    planned: bool,
+    remasked: bool,
+    names: Mapping[str, str],
 ) -> list[Cell]:
     figures = entry.figures
+    name = shown_name(entry, names) if names else entry.label
     return [
-        (entry.label, entry.label),
+        (name, name),
         (entry.kind, entry.kind),
         (title, condition),
         (f"{figures.problems:,}", figures.problems),
@@ -108,8 +124,10 @@ def _figure_cells(
     ]
 
 
-def pairs_table(pairs: Sequence[Comparison], titles: Sequence[str]) -> Table:
-    """The paired tests, conditions in the order of their titles."""
+def pairs_table(
+    pairs: Sequence[Comparison], titles: Sequence[str], names: Mapping[str, str] | None = None
+) -> Table:
+    """The paired tests, conditions in the order of their titles; ``names`` say what labels are shown as."""
     about = {
         "policy": "the first of the two",
         "against": "the second of the two",
@@ -124,19 +142,20 @@ def pairs_table(pairs: Sequence[Comparison], titles: Sequence[str]) -> Table:
         "NFE ratio": "NFE of the second over that of the first; above 1 the first is faster",
         "95% interval of the ratio": "paired bootstrap",
     }
-    return _table(about, [(False, _pair_cells(pair, titles)) for pair in pairs])
+    return _table(about, [(False, _pair_cells(pair, titles, names or {})) for pair in pairs])
 
 
-def _pair_cells(pair: Comparison, titles: Sequence[str]) -> list[Cell]:
+def _pair_cells(pair: Comparison, titles: Sequence[str], names: Mapping[str, str]) -> list[Cell]:
     def points(value: float) -> str:
         return f"{100 * value:+.1f}".replace("-", "−")
 
     def count(value: float | None, form: str = "d") -> Cell:
         return ("–", None) if value is None else (f"{value:{form}}", value)
 
+    first, second = (names.get(label, label) for label in (pair.first, pair.second))
     return [
-        (pair.first, pair.first),
-        (pair.second, pair.second),
+        (first, first),
+        (second, second),
         (pair.why, pair.why),
         _condition_cell(pair.title, titles),
         (f"{pair.problems:,}", pair.problems),
@@ -150,8 +169,14 @@ def _pair_cells(pair: Comparison, titles: Sequence[str]) -> list[Cell]:
     ]
 
 
-def fronts_table(found: Sequence[Front], titles: Sequence[str]) -> Table:
-    """The fronts, conditions in the order of their titles."""
+def _who(who: str, names: Mapping[str, str]) -> str:
+    """What the front of a family is called."""
+    folder, settings = split(who) if split(who)[0] in names else (who, "")
+    return ":".join(filter(None, [names.get(folder, folder), settings]))
+
+
+def fronts_table(found: Sequence[Front], titles: Sequence[str], names: Mapping[str, str] | None = None) -> Table:
+    """The fronts, conditions in the order of their titles; ``names`` are those of learned policies."""
     scored = any(front.score is not None for front in found)
     score = {
         "score": "area above that of random, as a share of what the oracle has above it",
@@ -173,7 +198,7 @@ def fronts_table(found: Sequence[Front], titles: Sequence[str]) -> Table:
             front.learned,
             [
                 _condition_cell(front.title, titles),
-                (front.who, front.who),
+                (_who(front.who, names or {}), front.who),
                 (str(front.policies), front.policies),
                 (f"{front.problems:,}", front.problems),
                 *_with_interval(front.area),
@@ -186,7 +211,7 @@ def fronts_table(found: Sequence[Front], titles: Sequence[str]) -> Table:
     return _table(about, lines)
 
 
-def scores_table(matrix: Matrix | None) -> Table:
+def scores_table(matrix: Matrix | None, names: Mapping[str, str] | None = None) -> Table:
     """The scores in several conditions, best on average first; no line without a matrix."""
     if matrix is None:
         return _table({"front of": "", "mean": ""}, [])
@@ -197,7 +222,14 @@ def scores_table(matrix: Matrix | None) -> Table:
         "95% interval": "of the mean (bootstrap over problems)",
     }
     lines: list[tuple[bool, list[Cell]]] = [
-        (learned, [(who, who), *(_with_interval(value)[0] for value in values), *_with_interval(middle)])
+        (
+            learned,
+            [
+                (_who(who, names or {}), who),
+                *(_with_interval(value)[0] for value in values),
+                *_with_interval(middle),
+            ],
+        )
         for who, values, middle, learned in zip(
             matrix.rows, matrix.values, matrix.means, matrix.learned, strict=True
         )

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -19,13 +20,16 @@ from dllm_env.eval.compare import (
     short_name,
 )
 from dllm_env.eval.evaluate import Evaluation
+from dllm_env.eval.exports import PAIRS_CSV, POOLED_CSV, POOLED_JSON, pairs_csv, write_pooled
 from dllm_env.eval.fronts import front_columns, fronts
 from dllm_env.eval.matrix import matrix_csv, matrix_table, plot_matrix, score_matrix
+from dllm_env.eval.names import Names, learned_names
 from dllm_env.eval.parallel import pieces, play_pieces
 from dllm_env.eval.results import (
     PROBLEMS,
     RESULTS_CSV,
     RESULTS_JSON,
+    VERSIONS,
     append,
     check_versions,
     has_outcomes,
@@ -35,13 +39,14 @@ from dllm_env.eval.results import (
 from dllm_env.eval.tables import ROOM, comparison_table, front_table, table
 from dllm_env.files import write_atomically, write_figure
 from dllm_env.locks import locked, locked_for_all
-from dllm_env.pareto import plot_pareto
+from dllm_env.pareto import plot_grid
 from dllm_env.progress import Bar, terminal
 from dllm_env.world import Counter, World, this_world
 
 PART = "process-{}"
 """Folder of what a process that is not the first one has played."""
 PARETO_PICTURE = "front.png"
+PictureFormat = Literal["png", "pdf", "svg"]
 SCORES, SCORES_PICTURE = "scores.csv", "scores.png"
 """Of several conditions together."""
 
@@ -121,21 +126,39 @@ def check_baseline(evaluations: Sequence[Evaluation], folder: Path, baseline: st
         raise UsageError(f"no results of the baseline {baseline!r}, now or in {folder}; there are {known}")
 
 
-def finish(folder: Path, baseline: str = "") -> list[Entry]:
+def finish(
+    folder: Path, baseline: str = "", labels: Sequence[str] = (), formats: Sequence[PictureFormat] = ("png",)
+) -> list[Entry]:
     """Writes all files that follow from a folder's results, prints the tables, and returns the entries.
 
+    Args:
+        folder: of the results.
+        baseline: see ``comparisons``.
+        labels: names of learned policies; see ``learned_names``.
+        formats: of the pictures; PNG is there in any case.
+
     Raises:
-        UsageError: no results, or somebody else is writing into the folder.
+        UsageError: no results, a label of no policy, or somebody else is writing into the folder.
     """
     with locked(folder):
         results = read([folder])
         entries = pool(results)
+        names = learned_names(entries, labels)
         pairs = comparisons(entries, baseline)
         areas = fronts(entries)
-        write_tables(folder, results, front_columns(areas))
-        save_pareto_plot(entries, folder / PARETO_PICTURE, title(entries))
+        columns = front_columns(areas)
+        write_tables(folder, results, columns)
+        write_pooled(folder, entries, names, columns)
+        files = [RESULTS_JSON, RESULTS_CSV, POOLED_JSON, POOLED_CSV, PROBLEMS]
+        if pairs:
+            write_atomically(folder / PAIRS_CSV, pairs_csv(pairs))
+            files.append(PAIRS_CSV)
+        figure = pareto_figure(entries, title(entries), names)
+        pictures = [Path(PARETO_PICTURE).with_suffix(f".{kind}") for kind in dict.fromkeys(("png", *formats))]
+        for picture in pictures:
+            write_figure(folder / picture, figure)
+        files += map(str, pictures)
         matrix = score_matrix(areas)
-        files = [RESULTS_JSON, RESULTS_CSV, PROBLEMS, PARETO_PICTURE]
         if matrix is not None:
             write_atomically(folder / SCORES, matrix_csv(matrix).encode())
             write_figure(folder / SCORES_PICTURE, plot_matrix(matrix))
@@ -152,19 +175,48 @@ def finish(folder: Path, baseline: str = "") -> list[Entry]:
     return entries
 
 
-def save_pareto_plot(entries: Sequence[Entry], path: Path, title: str = "") -> None:
-    """Draws accuracy against NFE with the Pareto front of each kind of policy into a PNG file.
+def save_pareto_plot(entries: Sequence[Entry], path: Path, title: str = "", names: Names | None = None) -> None:
+    """Draws ``pareto_figure`` into a file: SVG or PDF where its name says so, else PNG."""
+    write_figure(path, pareto_figure(entries, title, names))
+
+
+def pareto_figure(entries: Sequence[Entry], title: str = "", names: Names | None = None) -> Any:
+    """Accuracy against NFE with the Pareto front of each kind of policy, as a figure of matplotlib.
 
     Args:
-        entries: from ``pool``; one panel for each condition among them.
-        path: the file to write.
+        entries: from ``pool``; a row for each task, denoiser, …, and a column for each block length among them.
         title: above everything.
+        names: of learned policies; see ``learned_names``.
     """
     groups = by_condition(entries)
-    panels = {
-        name: [entry.point for entry in group] for name, group in zip(condition_titles(groups), groups, strict=True)
+    rows: dict[tuple[Any, ...], list[list[Entry]]] = {}
+    for group in groups:
+        rows.setdefault(group[0].setting.part("policy", "learned", "seed", "block_length", *VERSIONS), []).append(
+            group
+        )
+    abouts = condition_titles([of_row[0] for of_row in rows.values()], blocks=False)
+    order = sorted(groups, key=lambda group: (not _is_full(group), -group[0].block_length))
+    columns = list(dict.fromkeys(map(_column, order)))
+    grid = {
+        about: {
+            _column(group): (f"{_column(group)}, {_problems(group)}", [e.point for e in group]) for group in of_row
+        }
+        for about, of_row in zip(abouts, rows.values(), strict=True)
     }
-    write_figure(path, plot_pareto(panels, title))
+    return plot_grid(grid, columns, title, names=names)
+
+
+def _is_full(group: Sequence[Entry]) -> bool:
+    return group[0].block_length == group[0].setting.response_length
+
+
+def _column(group: Sequence[Entry]) -> str:
+    return "full diffusion" if _is_full(group) else f"block length {group[0].block_length}"
+
+
+def _problems(group: Sequence[Entry]) -> str:
+    counts = sorted({entry.figures.problems for entry in group})
+    return " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1]))) + " problems"
 
 
 def title(entries: Sequence[Entry]) -> str:

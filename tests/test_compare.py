@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,9 +28,9 @@ from dllm_env.eval.compare import (
 from dllm_env.eval.fronts import fronts
 from dllm_env.eval.metrics import paired_score_interval
 from dllm_env.eval.results import Result
-from dllm_env.eval.runner import save_pareto_plot
+from dllm_env.eval.runner import pareto_figure, save_pareto_plot
 from dllm_env.eval.tables import comparison_table, front_table, table
-from dllm_env.pareto import Kind, Point, plot_pareto
+from dllm_env.pareto import FADED, Kind, Point, family_styles, plot_pareto
 
 LONG = replace(SETTING, response_length=40, block_length=40)
 
@@ -213,3 +214,60 @@ def test_a_long_title_fits_the_picture():
     extent = figure._suptitle.get_window_extent()
     assert 0 < extent.x0 < extent.x1 < figure.bbox.width
     assert figure._suptitle.get_text().replace("\n", " ") == title
+
+
+def grid_of(figure: Any) -> dict[str, Any]:
+    return {axes.get_title(): axes for axes in figure.axes}
+
+
+def test_rows_are_tasks_and_columns_block_lengths() -> None:
+    played = entries(
+        result("a", scored(9), 3),
+        result("a", scored(9), 30, block_length=8),
+        result("a", scored(9), 100, task="sudoku", response_length=160, block_length=160),
+        result("a", scored(9), 90, task="sudoku", response_length=160, block_length=8),
+    )
+    figure = pareto_figure(played)
+    places = [(axes.get_subplotspec().rowspan.start, axes.get_subplotspec().colspan.start) for axes in figure.axes]
+    assert [axes.get_title() for axes in figure.axes] == [
+        *("full diffusion, 100 problems", "block length 8, 100 problems") * 2,
+    ]
+    assert sorted(places) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    by_place = dict(zip(places, figure.axes, strict=True))
+    for row in (0, 1):
+        assert by_place[row, 0].get_xlim() == by_place[row, 1].get_xlim()
+    assert by_place[0, 0].get_xlim() != by_place[1, 0].get_xlim()
+    abouts = {text.get_text().split("\n")[0] for axes in figure.axes for text in axes.texts}
+    assert any("sudoku" in about for about in abouts)
+
+
+def test_only_fronts_are_labelled_and_beaten_rules_are_pale() -> None:
+    played = entries(
+        result("leftmost:1", scored(90), 5), result("leftmost:2", scored(40), 8), result("top_k:3", scored(20), 9)
+    )
+    (axes,) = pareto_figure(played).axes
+    assert [text.get_text() for text in axes.texts] == ["1"]
+    opacity = {container.lines[0].get_xdata()[0]: container.lines[0].get_alpha() for container in axes.containers}
+    assert opacity == {5: 0.95, 8: FADED, 9: FADED}
+
+
+def test_learned_policies_have_names_and_looks_of_their_own() -> None:
+    played = entries(
+        result("runs/x:alpha=1", scored(90), 5), result("runs/y", scored(80), 4), result("oracle", [1], 3)
+    )
+    names = {"runs/x": "GRPO", "runs/y": "PPO"}
+    styles = family_styles([entry.point for entry in played], names)
+    assert len(set(styles.values())) == len(styles) == 3
+    assert len({marker for _, marker in styles.values()}) == 3
+    (legend,) = pareto_figure(played, names=names).legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert {"GRPO", "PPO", "oracle", "Pareto front, oracle"} <= set(said)
+    # Without names they look alike, as the policy at each validation does.
+    assert len(set(family_styles([entry.point for entry in played]).values())) == 2
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_the_same_picture_is_the_same_file(kind: str, tmp_path: Path) -> None:
+    for name in "ab":
+        save_pareto_plot(ENTRIES[:2], tmp_path / f"{name}.{kind}", "title")
+    assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()

@@ -29,6 +29,9 @@ from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import Scorer
 from dllm_env.reading import check_value
 
+COUNTS = ("num_timesteps", "evaluations", "calls")
+"""Of a ``Learner``, what its checkpoint has besides the update."""
+
 
 class Learner:
     """All that changes in GRPO: weights, their running average, optimizer; what callbacks see as ``self.model``.
@@ -39,6 +42,8 @@ class Learner:
         optimizer: of the weights.
         update: updates made.
         num_timesteps: steps of all trajectories so far.
+        evaluations, calls: denoiser evaluations of all trajectories so far, and the calls for several rows in which
+            they were made.
         logger: of the run.
     """
 
@@ -47,7 +52,7 @@ class Learner:
     def __init__(self, policy: LearnedPolicy, average: Scorer, optimizer: torch.optim.Optimizer) -> None:
         self.policy, self.average, self.optimizer = policy, average, optimizer
         self.update = 0
-        self.num_timesteps = 0
+        self.num_timesteps = self.evaluations = self.calls = 0
 
     @property
     def network(self) -> Scorer:
@@ -67,13 +72,16 @@ class Learner:
 
     def state(self) -> dict[str, int]:
         """What a checkpoint says besides."""
-        return {"update": self.update, "num_timesteps": self.num_timesteps}
+        counts = {name: getattr(self, name) for name in COUNTS}
+        return {"update": self.update, **counts}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes over what ``state`` gave."""
         self.update = state["update"]
-        self.num_timesteps = state.get("num_timesteps", 0)  # runs of version 0.1 did not count
-        check_value(self.num_timesteps, int, "the checkpoint's num_timesteps")
+        for name in COUNTS:
+            value = state.get(name, 0)  # runs of version 0.1 did not count
+            check_value(value, int, f"the checkpoint's {name}")
+            setattr(self, name, value)
 
     def save(self, path: str | Path) -> None:
         """Saves the averaged policy into a folder that ``load_policy`` takes; ``CheckpointCallback`` calls this."""

@@ -24,12 +24,14 @@ UPDATE = "time/update"
 SEED = "seed"
 PANELS = {
     "rollout/reward": "reward",
+    "rollout/reward_deviation": "standard deviation of the reward",
     "rollout/accuracy": "accuracy of rollouts",
     "rollout/nfe": "NFE of rollouts",
     "validation/accuracy": "accuracy on validation problems",
     "validation/nfe": "NFE on validation problems",
     "validation/area": "area on validation problems",
     "rollout/entropy": "entropy, nats a step",
+    "train/loss": "loss",
     "train/approximate_kl": "KL divergence, nats a step",
     "train/clip_share": "share of clipped ratios",
     "train/ratio_max": "largest ratio",

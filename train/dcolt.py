@@ -316,6 +316,7 @@ def learn(
         own = finite_step(learner.trained, learner.denoiser_optimizer, settings.optimizer.max_grad_norm)
         skipped += not (math.isfinite(norm) and math.isfinite(own))
     ratio = among.joined([part.ratio for part in parts])
+    log.record("train/loss", sum(among.gather(sum(part.loss.item() for part in parts))))
     log.record("train/gradient_norm", norm)
     log.record("train/denoiser_gradient_norm", own)
     log.record("train/ratio_mean", ratio.mean().item())

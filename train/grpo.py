@@ -25,7 +25,7 @@ from torch import Tensor
 from dllm_env.dynamics import Wishes
 from dllm_env.errors import UsageError
 from dllm_env.locks import locked_for_all
-from dllm_env.policies.rollout import Attempt, Recording, row_seeds
+from dllm_env.policies.rollout import Attempt, Recording, Rollout, row_seeds
 from dllm_env.progress import Bar
 from dllm_env.random import torch_generator
 from dllm_env.rewards import Earned, Rewards
@@ -152,6 +152,10 @@ def collect(setup: Setup, settings: GRPO, update: int, log: Logger, record: bool
     earned = rewards(own.outcomes(repeated, wishes.preference))
     _log_rollout(setup, own, earned, log)
     groups = earned.total.view(-1, settings.num_generations)
+    deviation = groups.std(-1, unbiased=settings.unbiased_deviation).mean().item()
+    log.record("rollout/reward_deviation", deviation)
+    asked = wishes.preference
+    log.record("rollout/alpha", alpha_at(settings, update) if asked is None else asked.mean().item())
     if settings.experts and (settings.expert_updates == 0 or update < settings.expert_updates):
         expert, theirs = _play_expert(setup, settings, update, problems, rewards, wishes)
         groups = torch.cat((groups, theirs), 1)
@@ -261,6 +265,7 @@ def learn(learner: Learner, batch: Batch, settings: GRPO, log: Logger, among: Wo
         norm, parts = _gradient_step(learner, batch, settings, among)
         skipped += not math.isfinite(norm)
     ratio = among.joined([part.ratio for part in parts])
+    log.record("train/loss", sum(among.gather(sum(part.loss.item() for part in parts))))
     log.record("train/gradient_norm", norm)
     log.record("train/ratio_mean", ratio.mean().item())
     log.record("train/ratio_max", ratio.max().item())
@@ -436,6 +441,14 @@ def train_once(setup: Setup, learner: Learner, settings: GRPO, callbacks: Callba
     return update_once(setup, learner, settings, callbacks, collect, improve)
 
 
+def _count(learner: Learner, played: Sequence[Rollout]) -> None:
+    """Adds up what the denoiser has done so far, for the policy and for an expert."""
+    learner.evaluations += sum(int(rollout.nfe.sum()) for rollout in played)
+    learner.calls += sum(rollout.denoiser_calls for rollout in played)
+    learner.logger.record("rollout/denoiser_evaluations", learner.evaluations)
+    learner.logger.record("time/denoiser_calls", learner.calls)
+
+
 def improve(setup: Setup, learner: Learner, settings: GRPO, drawn: Collected) -> None:
     """The gradient steps of an update."""
     own = too_large_to_tell(setup)
@@ -459,6 +472,7 @@ def update_once(
     callbacks.rollout_start()
     drawn = collect(setup, settings, learner.update, log)
     learner.num_timesteps += int(drawn.attempt.rollout.steps.sum())
+    _count(learner, [played.rollout for played in (drawn.attempt, drawn.expert) if played is not None])
     callbacks.rollout_end(vars(drawn))
     improve(setup, learner, settings, drawn)
     learner.update += 1

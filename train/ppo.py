@@ -197,6 +197,7 @@ class Supervisor(BaseCallback):
         self.stop_after = stop_after
         self.began = time.perf_counter()
         self.update, self.first, self.skipped = 0, 0, 0
+        self.evaluations = 0
         self.drawn, self.stopped = False, False
         self.before: dict[str, Any] = {}
         self.ended: list[dict[str, float]] = []
@@ -265,7 +266,12 @@ class Supervisor(BaseCallback):
             for name, value in mean.items():
                 log.record(name, value)
             figures = f"accuracy {mean['rollout/accuracy']:.0%} NFE {mean['rollout/nfe']:.1f}"
+            log.record("rollout/reward_deviation", float(np.std([row["rollout/reward"] for row in self.ended])))
+            self.evaluations += int(sum(row["rollout/nfe"] for row in self.ended))
             self.ended = []
+        log.record("rollout/denoiser_evaluations", self.evaluations)
+        if not settings.rewards.preferences:
+            log.record("rollout/alpha", settings.rewards.alpha)
         log.record("time/update", self.update)
         log.record("time/update_seconds", time.perf_counter() - self.began)
         if is_due(self.update, settings.validation.evaluate_every, settings.updates):
@@ -292,6 +298,7 @@ class Supervisor(BaseCallback):
     def save(self) -> None:
         """Writes a checkpoint."""
         info = {"update": self.update, "epochs": self.model._n_updates, **self.validator.state()}
+        info["evaluations"] = self.evaluations
         self.run.save(parts(self._policy()), info)
 
     def _on_training_end(self) -> None:
@@ -341,7 +348,7 @@ def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, ca
     check_start(setup, settings)
     algorithm, validator = make_algorithm(setup, settings), Validator(setup, settings, folder)
     assert isinstance(algorithm.policy, UnmaskPolicy)
-    run, update = Run(folder, settings, resume, writes=setup.world.first), 0
+    run, update, evaluations = Run(folder, settings, resume, writes=setup.world.first), 0, 0
     setup.world.wait()
     if resume:
         batches = -(-settings.num_envs * settings.n_steps // algorithm.batch_size)
@@ -350,6 +357,8 @@ def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, ca
         check_value(info.get("epochs", 0), int, "the checkpoint's epochs")
         # What Stable-Baselines3 logs as train/n_updates; older checkpoints do not have it, but about so many.
         algorithm._n_updates = info.get("epochs", update * settings.n_epochs)
+        evaluations = info.get("evaluations", 0)  # older checkpoints did not count
+        check_value(evaluations, int, "the checkpoint's evaluations")
         validator.restore(info)
     else:
         imitate(setup, settings)
@@ -362,6 +371,7 @@ def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, ca
         with Bar() as bar:
             shown = bar.add_task("ppo", total=settings.updates, completed=update)
             supervisor = Supervisor(run, validator, settings, (bar, shown), as_callback(callback), stop_after)
+            supervisor.evaluations = evaluations
             left = (settings.updates - update) * per_update
             algorithm.learn(left, supervisor, log_interval=settings.updates + 1, reset_num_timesteps=False)
             if supervisor.update == settings.updates or supervisor.stopped:

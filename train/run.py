@@ -9,7 +9,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +164,33 @@ def _compare_settings(now: dict[str, Any], before: dict[str, Any]) -> None:
         )
 
 
+COLUMNS = (
+    *(
+        "time/update",
+        "rollout/reward",
+        "rollout/reward_deviation",
+        "rollout/accuracy",
+        "rollout/nfe",
+        "rollout/steps",
+    ),
+    *("rollout/finished", "rollout/entropy", "rollout/alpha", "rollout/groups_without_signal"),
+    *("rollout/denoiser_evaluations", "time/denoiser_calls"),
+    *("train/loss", "train/learning_rate", "train/gradient_norm", "train/denoiser_gradient_norm"),
+    *("train/ratio_mean", "train/ratio_max", "train/clip_share", "train/approximate_kl", "train/approx_kl"),
+    *("train/step", "train/skipped", "validation/reward", "validation/accuracy", "validation/nfe"),
+)
+"""The first columns of ``progress.csv``, where a training logs them; others follow in the order of their names."""
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of figures in the order of the columns."""
+    places = {name: i for i, name in enumerate(COLUMNS)}
+    return sorted(names, key=lambda name: (places.get(name, len(places)), name))
+
+
 class CSVFile(CSVOutputFormat):
-    """Stable-Baselines3's CSV file, but a new column, for which it is written anew, cannot cost the lines before.
+    """Stable-Baselines3's CSV file with columns in a fixed order; a new one, for which it is written anew, cannot
+    cost the lines before.
 
     Args:
         path: of the file.
@@ -178,12 +203,16 @@ class CSVFile(CSVOutputFormat):
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Adds a line."""
         new = filter_excluded_keys(key_values, key_excluded, "csv").keys() - self.keys
-        if new and self.keys:
-            self.keys.extend(new)
+        if new:
             self.file.seek(0)
-            lines = [",".join(self.keys), *(line[:-1] + "," * len(new) for line in self.file.readlines()[1:])]
+            lines = list(csv.DictReader(self.file))
+            self.keys = in_order([*self.keys, *new])
+            written = io.StringIO()
+            out = csv.DictWriter(written, self.keys, lineterminator="\n")
+            out.writeheader()
+            out.writerows(lines)
             self.file.close()
-            write_atomically(self.path, ("\n".join(lines) + "\n").encode())
+            write_atomically(self.path, written.getvalue().encode())
             self.file = self.path.open("r+", encoding="utf-8")
             self.file.seek(0, io.SEEK_END)
         super().write(key_values, key_excluded, step)

@@ -18,7 +18,7 @@ from dllm_env.eval.metrics import mean
 from dllm_env.eval.runner import finish, play
 from dllm_env.files import write_atomically, write_figure
 from dllm_env.locks import locked
-from dllm_env.pareto import log_area
+from dllm_env.pareto import FAMILIES, LEARNED, OTHERS, log_area
 from dllm_env.policies.heads import load_head
 from dllm_env.progress import terminal
 from dllm_env.reading import exists
@@ -200,16 +200,16 @@ def draw(lines: Sequence[Line], path: Path) -> None:
 
     networks = list(dict.fromkeys(line.network for line in lines))
     heads = list(dict.fromkeys(line.head for line in lines))
-    colours = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#8C6D31")
+    styles = [(LEARNED, "*"), *FAMILIES.values(), *OTHERS]
     figure = Figure(figsize=(1.2 + 4.6 * len(networks), 4.8), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(networks), sharex=True, sharey=True, squeeze=False)[0]
     for panel, network in zip(panels, networks, strict=True):
         for line in (line for line in lines if line.network == network):
-            colour = colours[heads.index(line.head) % len(colours)]
+            colour, marker = styles[heads.index(line.head) % len(styles)]
             every = [point for points in line.points for point in points]
-            panel.scatter(*zip(*every, strict=True), color=colour, s=14, alpha=0.4)
-            panel.plot(*zip(*line.means, strict=True), color=colour, marker="*", markersize=9, label=line.head)
+            panel.scatter(*zip(*every, strict=True), color=colour, marker=marker, s=14, alpha=0.4)
+            panel.plot(*zip(*line.means, strict=True), color=colour, marker=marker, markersize=8, label=line.head)
         panel.set_title(f"network: {network}", fontsize=11)
         panel.set_xlabel("denoiser evaluations per response (NFE)")
         panel.grid(alpha=0.3)

@@ -33,7 +33,7 @@ def evaluate(arguments: list[str]) -> None:
 
     from dllm_env.eval.evaluate import EvaluationConfig, prepare
     from dllm_env.eval.parallel import default_workers
-    from dllm_env.eval.runner import check_baseline, finish, play
+    from dllm_env.eval.runner import PictureFormat, check_baseline, finish, play
     from dllm_env.eval.suite import load_suite
 
     @dataclass(frozen=True)
@@ -52,6 +52,11 @@ def evaluate(arguments: list[str]) -> None:
         """Go on in --out: only what is missing is evaluated. Another policy, task, … is added to what is there."""
         baseline: str = ""
         """Compare all policies with this one, problem by problem, instead of each learned one with its rivals."""
+        label: tuple[str, ...] = ()
+        """What learned policies are called in the picture, FOLDER=NAME: --label runs/x=Ours; by default by the
+        algorithm that trained them."""
+        pictures: tuple[PictureFormat, ...] = ("png",)
+        """Formats of the picture: png, pdf, svg."""
         workers: int = 0
         """Processes, of two threads each where there are several; 0 takes half as many as there are cores for the
         bundled denoisers, and one for others, of which every process would have its own."""
@@ -75,7 +80,7 @@ def evaluate(arguments: list[str]) -> None:
             check_baseline(evaluations, folder, given.baseline)
         play(evaluations, folder, given.workers or default_workers(evaluations))
         if this_world().first:
-            finish(folder, given.baseline)
+            finish(folder, given.baseline, given.label, given.pictures)
 
 
 def _refuse_unused(words: list[str], config: "EvaluationConfig", suite: bool) -> None:
@@ -94,10 +99,8 @@ def report(arguments: list[str]) -> None:
     """``dllm-env report``."""
     import tyro
 
-    from dllm_env.eval.compare import comparisons, pool
-    from dllm_env.eval.report import REPORT, write_report
+    from dllm_env.eval.report_files import REPORT, ReportFiles, write_all
     from dllm_env.eval.results import read
-    from dllm_env.eval.runner import title
 
     @dataclass(frozen=True)
     class Arguments:
@@ -107,6 +110,10 @@ def report(arguments: list[str]) -> None:
         """The page to write; by default report.html in the first folder."""
         baseline: str = ""
         """Compare all policies with this one, instead of each learned one with its rivals."""
+        label: tuple[str, ...] = ()
+        """What learned policies are called, FOLDER=NAME: --label runs/x=Ours; by default the algorithm that trained
+        them."""
+        files: tyro.conf.OmitArgPrefixes[ReportFiles] = field(default_factory=ReportFiles)
         skip_broken: bool = False
         """Go on without lines that cannot be read."""
         mix_versions: bool = False
@@ -119,11 +126,9 @@ def report(arguments: list[str]) -> None:
     check_folder(page.parent)
     if exists(page) and page.is_dir():
         raise UsageError(f"{page} is a folder; give the page's file with --out")
-    # The page's own lock: results may be read, and shown, while more of them are being made.
-    with locked(page.parent, name=f".{page.name}.lock"):
-        rows = pool(read(given.folders, given.skip_broken, given.mix_versions))
-        write_report(rows, comparisons(rows, given.baseline), page, title(rows))
-    print(f"report: {page}")
+    results = read(given.folders, given.skip_broken, given.mix_versions)
+    made = write_all(results, given.folders, page, given.files, given.baseline, given.label)
+    print("\n".join(f"report: {file}" for file in made))
 
 
 def plot(arguments: list[str]) -> None:

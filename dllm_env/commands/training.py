@@ -52,6 +52,7 @@ def train_grpo(arguments: list[str]) -> None:
     from dllm_env.train.grpo import GRPO, train_grpo
     from dllm_env.train.presets import PRESETS
     from dllm_env.train.run import default_folder
+    from dllm_env.train.trackers import Place, trackers
 
     @dataclass(frozen=True)
     class Arguments:
@@ -67,6 +68,8 @@ def train_grpo(arguments: list[str]) -> None:
         """Folder of the run; by default one named by date under runs/."""
         resume: bool = False
         """Continue the run in --out, with the settings that it was started with."""
+        log: tuple[Place, ...] = ("tensorboard",)
+        """Where to log besides the files for TensorBoard and progress.csv: wandb, mlflow (extras of that name)."""
 
     name, preset = "train grpo", peek(arguments, "--preset", "bundled")
     if preset not in PRESETS:
@@ -76,7 +79,12 @@ def train_grpo(arguments: list[str]) -> None:
     given = parse(Arguments, arguments, name, default=default)
     _check_alpha(arguments, given.settings)
     folder = run_folder(given.out, given.resume, default_folder("grpo"))
-    made = resumable(name, arguments, folder, lambda place: train_grpo(given.settings, place, given.resume))
+    trackers(given.log, given.settings, folder)  # what is not installed is said before anything begins
+
+    def work(place: Path) -> Path:
+        return train_grpo(given.settings, place, given.resume, callback=trackers(given.log, given.settings, place))
+
+    made = resumable(name, arguments, folder, work)
     _what_next(made, given.settings)
 
 
@@ -96,12 +104,13 @@ def train_ppo(arguments: list[str]) -> None:
 
 
 def _trained(
-    arguments: list[str], name: str, kind: type[Training], train: Callable[[Training, Path, bool], Path]
+    arguments: list[str], name: str, kind: type[Training], train: Callable[..., Path]
 ) -> tuple[Path, Training]:
     """What a command without presets trains, and with which settings."""
     import tyro
 
     from dllm_env.train.run import default_folder
+    from dllm_env.train.trackers import Place, trackers
 
     @dataclass(frozen=True)
     class Arguments:
@@ -114,12 +123,19 @@ def _trained(
         """Folder of the run; by default one named by date under runs/."""
         resume: bool = False
         """Continue the run in --out, with the settings that it was started with."""
+        log: tuple[Place, ...] = ("tensorboard",)
+        """Where to log besides the files for TensorBoard and progress.csv: wandb, mlflow (extras of that name)."""
 
     arguments = renamed(arguments, kind)
     given = parse(Arguments, arguments, name, default=Arguments(started_with(kind(), arguments)))
     _check_alpha(arguments, given.settings)
     folder = run_folder(given.out, given.resume, default_folder(name.split()[-1]))
-    made = resumable(name, arguments, folder, lambda place: train(given.settings, place, given.resume))
+    trackers(given.log, given.settings, folder)  # what is not installed is said before anything begins
+
+    def work(place: Path) -> Path:
+        return train(given.settings, place, given.resume, callback=trackers(given.log, given.settings, place))
+
+    made = resumable(name, arguments, folder, work)
     return made, given.settings
 
 

@@ -801,3 +801,34 @@ def test_every_rule_and_task_is_explained(capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "prompt: a 3 b -3 c +1 d +3 g 9 h +1 i *7 j +3\n  answer: d 4 j 3" in said
     assert "lengths: 24 prompt tokens, 40 response tokens" in said
+
+
+def test_a_dry_run_of_eval_says_what_is_to_come_and_writes_nothing(toy, tmp_path, capsys):
+    """leftmost:8 of 40 tokens takes 5 evaluations, leftmost:20 takes 2: (5 + 2) · 2 seeds · 30 problems."""
+    arguments = ["eval", "leftmost:8", "leftmost:20", "--problems", "30", "--seeds", "2", "--denoiser", str(toy)]
+    assert main([*arguments, "--dry-run"]) == 0
+    said = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines()[:-1])
+    said = {name: text.strip() for name, text in said.items()}
+    assert said["to play"] == "120 responses: 2 policies; block lengths 40"
+    assert said["evaluations"] == "about 420 by the denoiser"
+    assert said["told from"] == "32 first responses"
+    assert files(tmp_path) == []
+    out = ["--out", "x"]
+    assert main(["eval", "leftmost:8", "--problems", "2", "--denoiser", str(toy), *out]) == 0
+    before, arguments[4] = files(tmp_path), "3"
+    arguments[6] = "1"
+    capsys.readouterr()
+    assert main([*arguments, *out, "--resume", "--dry-run"]) == 0  # of one policy two of three are there
+    assert "4 responses" in capsys.readouterr().out
+    assert files(tmp_path) == before
+    refused([*arguments, "--task", "chess", "--dry-run"], capsys, tmp_path, "unknown task 'chess'")
+
+
+def test_a_dry_run_of_a_training(toy, tmp_path, capsys):
+    arguments = ["train", "grpo", "--denoiser", str(toy), *SMALL, "--updates", "30", "--dry-run"]
+    assert main([*arguments, "--bias", "9", "--validation-problems", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "to train     30 updates of 2 prompts × 2 responses\n" in said
+    assert "for 2 validations\n" in said  # after updates 20 and 30
+    assert "start        the start (portfolio, 2 problems) comes before that\n" in said
+    assert files(tmp_path) == []

@@ -80,6 +80,8 @@ def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
     import tyro
 
     for argument, value in zip_longest(arguments, arguments[1:], fillvalue=""):
+        if argument == "--dry-run" and name != "push":
+            continue
         if argument in (f"{flag}=" for flag in PLACES) or (argument in PLACES and not value):
             raise UsageError(f"{argument.rstrip('=')} needs the name of a place, got nothing")
     shown = io.StringIO()

@@ -31,7 +31,8 @@ def evaluate(arguments: list[str]) -> None:
     """``dllm-env eval``."""
     import tyro
 
-    from dllm_env.eval.evaluate import EvaluationConfig, prepare
+    from dllm_env.commands.rehearsal import say_evaluation
+    from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, prepare
     from dllm_env.eval.parallel import default_workers
     from dllm_env.eval.runner import PictureFormat, check_baseline, finish, play
     from dllm_env.eval.suite import load_suite
@@ -48,6 +49,8 @@ def evaluate(arguments: list[str]) -> None:
         config: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
         out: Path | None = None
         """Folder for the results; by default one named by date under runs/."""
+        dry_run: bool = False
+        """Say what would be played, how long that takes about and how much disk, and write nothing."""
         resume: bool = False
         """Go on in --out: only what is missing is evaluated. Another policy, task, … is added to what is there."""
         baseline: str = ""
@@ -65,17 +68,22 @@ def evaluate(arguments: list[str]) -> None:
     given = parse(Arguments, words, "eval")
     _refuse_unused(words, given.config, given.suite is not None)
     folder = results_folder(given.out, given.resume)
+    place = folder if given.resume else None
     if not 0 <= given.workers <= MOST_WORKERS:
         raise UsageError(f"--workers must be from 1 to {MOST_WORKERS}, or 0 for the default, got {given.workers}")
+
+    def made() -> list[Evaluation]:
+        suite = given.suite and load_suite(given.suite, given.config, given.policies)
+        return prepare(suite or [(given.config, given.policies)])
+
+    if given.dry_run:
+        evaluations = made()
+        say_evaluation(evaluations, place, given.workers or default_workers(evaluations))
+        return
     with written_into(folder, fresh=given.out is None) as folder, going_on("eval", arguments, folder):
         if this_world().first:  # which may already put together what was left of a kill
             refuse_results(folder, given.resume)
-        plans = (
-            load_suite(given.suite, given.config, given.policies)
-            if given.suite
-            else [(given.config, given.policies)]
-        )
-        evaluations = prepare(plans)
+        evaluations = made()
         if given.baseline:
             check_baseline(evaluations, folder, given.baseline)
         play(evaluations, folder, given.workers or default_workers(evaluations))

@@ -49,6 +49,7 @@ def train_grpo(arguments: list[str]) -> None:
     """``dllm-env train grpo``."""
     import tyro
 
+    from dllm_env.commands.rehearsal import say_training
     from dllm_env.train.grpo import GRPO, train_grpo
     from dllm_env.train.presets import PRESETS
     from dllm_env.train.run import default_folder
@@ -70,6 +71,8 @@ def train_grpo(arguments: list[str]) -> None:
         """Continue the run in --out, with the settings that it was started with."""
         log: tuple[Place, ...] = ("tensorboard",)
         """Where to log besides the files for TensorBoard and progress.csv: wandb, mlflow (extras of that name)."""
+        dry_run: bool = False
+        """Say what would be trained, how long that takes about and how much disk, and leave nothing there."""
 
     name, preset = "train grpo", peek(arguments, "--preset", "bundled")
     if preset not in PRESETS:
@@ -78,6 +81,9 @@ def train_grpo(arguments: list[str]) -> None:
     default = Arguments(started_with(PRESETS[preset], arguments), preset)
     given = parse(Arguments, arguments, name, default=default)
     _check_alpha(arguments, given.settings)
+    if given.dry_run:
+        say_training(given.settings, train_grpo)
+        return
     folder = run_folder(given.out, given.resume, default_folder("grpo"))
     trackers(given.log, given.settings, folder)  # what is not installed is said before anything begins
 
@@ -109,6 +115,7 @@ def _trained(
     """What a command without presets trains, and with which settings."""
     import tyro
 
+    from dllm_env.commands.rehearsal import say_training
     from dllm_env.train.run import default_folder
     from dllm_env.train.trackers import Place, trackers
 
@@ -125,10 +132,15 @@ def _trained(
         """Continue the run in --out, with the settings that it was started with."""
         log: tuple[Place, ...] = ("tensorboard",)
         """Where to log besides the files for TensorBoard and progress.csv: wandb, mlflow (extras of that name)."""
+        dry_run: bool = False
+        """Say what would be trained, how long that takes about and how much disk, and leave nothing there."""
 
     arguments = renamed(arguments, kind)
     given = parse(Arguments, arguments, name, default=Arguments(started_with(kind(), arguments)))
     _check_alpha(arguments, given.settings)
+    if given.dry_run:
+        say_training(given.settings, train)
+        raise SystemExit(0)
     folder = run_folder(given.out, given.resume, default_folder(name.split()[-1]))
     trackers(given.log, given.settings, folder)  # what is not installed is said before anything begins
 

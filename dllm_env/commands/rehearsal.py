@@ -1,0 +1,147 @@
+"""``--dry-run``: what an evaluation or a training would take, on this machine, before it is begun."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from dllm_env.errors import UsageError
+from dllm_env.world import size_of_world
+
+if TYPE_CHECKING:
+    from dllm_env.eval.evaluate import Evaluation
+    from dllm_env.train.config import PolicyTraining
+
+Training = TypeVar("Training", bound="PolicyTraining")
+
+FEW = 8
+"""Problems that a rehearsal validates on."""
+
+
+def say_evaluation(evaluations: Sequence[Evaluation], folder: Path | None, workers: int) -> None:
+    """Prints what an evaluation would take.
+
+    Args:
+        evaluations: to be played.
+        folder: with what there is already, if the evaluation goes on.
+        workers: processes, of which each is taken to be as fast as this one.
+
+    Raises:
+        UsageError: nothing is missing, or several processes.
+    """
+    from dllm_env.eval.forecast import forecast
+    from dllm_env.eval.results import has_outcomes, read
+
+    _alone()
+    results = read([folder]) if folder and has_outcomes(folder) else []
+    found = forecast(evaluations, {(r.setting.key, (o.index, o.sample)) for r in results for o in r.outcomes})
+    jobs = [job for evaluation in evaluations for job in evaluation.jobs]
+    policies, blocks = {job.policy.name for job in jobs}, {job.rules.block_length for job in jobs}
+    tasks, denoisers = {e.task.name for e in evaluations}, {e.denoiser.name for e in evaluations}
+    many = [
+        f"{len(policies)} {'policies' if len(policies) > 1 else 'policy'}",
+        f"block lengths {', '.join(map(str, sorted(blocks)))}",
+    ]
+    untried = f" ({found.untried} not tried, taken for the mean)" if found.untried else ""
+    _say(
+        {
+            "to play": f"{found.responses:,} responses: {'; '.join(many)}",
+            "task": ", ".join(sorted(tasks)),
+            "denoiser": ", ".join(sorted(denoisers)),
+            "evaluations": f"about {_round(found.evaluations)} by the denoiser",
+            "time": f"about {_clock(found.seconds / max(workers, 1))} on {_processes(workers)}",
+            "disk": f"about {_bytes(found.bytes)}, and a picture",
+            "told from": f"{found.tried} first responses{untried}",
+        }
+    )
+
+
+def say_training(settings: Training, train: Callable[[Training, Path, bool], Path]) -> None:
+    """Makes one update, without a start and in a folder that goes, and prints what all would take.
+
+    Args:
+        settings: of the training.
+        train: the trainer.
+
+    Raises:
+        UsageError: several processes, or settings that do not work.
+    """
+    _alone()
+    validation = settings.validation
+    few = min(FEW, validation.validation_problems)
+    short = {"updates": 1, "start": "none", "validation_problems": few, "validation_rules": (), "save_every": 1}
+    with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
+        run = train(settings.changed(**short), Path(place) / "run", False)
+        size = sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
+        with next((run / "logs").glob("*.csv")).open(encoding="utf-8", newline="") as file:
+            seen = next(row for row in csv.DictReader(file) if row.get("time/update_seconds"))
+    nfe, seconds = float(seen["rollout/nfe"]), float(seen["time/update_seconds"])
+    each, told = _of_update(settings, nfe)
+    times = -(-settings.updates // (validation.evaluate_every or settings.updates))
+    judged = times * len(validation.test_temperatures) * validation.validation_problems * nfe
+    start = settings.imitation.start if settings.imitation.imitation_steps else "none"
+    besides = f"the start ({start}, {settings.imitation.imitation_problems} problems) comes before that"
+    _say(
+        {
+            "to train": f"{settings.updates:,} updates of {told}",
+            "task": str(settings.task),
+            "denoiser": str(settings.denoiser),
+            "evaluations": f"about {_round(settings.updates * each + judged)} by the denoiser, "
+            f"{_round(judged)} of them for {times} validations",
+            "time": f"about {_clock(seconds * (settings.updates + judged / each))}",
+            "start": "none" if start == "none" else besides,
+            "disk": f"about {_bytes(size)}, and what is logged",
+            "told from": f"one update of the policy as it begins, {nfe:.1f} evaluations a response",
+        }
+    )
+
+
+def _of_update(settings: PolicyTraining, nfe: float) -> tuple[float, str]:
+    """Denoiser evaluations of an update, and what it plays."""
+    if (envs := getattr(settings, "num_envs", 0)) and (steps := getattr(settings, "n_steps", 0)):
+        return float(envs * steps), f"{envs} environments × {steps} steps"
+    prompts, group = getattr(settings, "prompts", 1), getattr(settings, "num_generations", 1)
+    group += getattr(settings, "experts", 0)
+    return prompts * group * nfe, f"{prompts} prompts × {group} responses"
+
+
+def _alone() -> None:
+    if size_of_world() > 1:
+        raise UsageError("--dry-run measures one process; leave torchrun away")
+
+
+def _say(lines: dict[str, str]) -> None:
+    width = max(map(len, lines)) + 2
+    for name, text in lines.items():
+        print(f"{name.ljust(width)}{text}")
+    print("dry run: nothing is left on the disk")
+
+
+def _processes(workers: int) -> str:
+    return "one process" if workers < 2 else f"{workers} processes, if they are as fast as one"
+
+
+def _round(value: float) -> str:
+    """With three figures: 1,230,000."""
+    return f"{round(float(f'{value:.3g}')):,}"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("bytes", "KB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    long = f"{days} days {hours} h" if days else f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return long if seconds >= 60 else f"{max(rest, 1)} s"

@@ -576,6 +576,7 @@ def test_without_the_hub_one_line_says_what_to_do(
         raise ConnectionError("Couldn't reach the Hub\nlong story")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr("dllm_env.hub.silence", str)  # it is another that does not answer
     assert main(["eval", "--task", "math", "--policies", "top_k:1"]) == 2
     said = capsys.readouterr().err
     assert "DigitalLearningGmbH/MATH-lighteval: Couldn't reach the Hub; without the Hub, give a file" in said

@@ -193,6 +193,7 @@ def test_hub_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def snapshot_download(name: str, allow_patterns: list[str]) -> str:
         raise OSError("404 Client Error\n\nRepository not found")
 
+    monkeypatch.setattr("dllm_env.hub.silence", str)  # it answers
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as caught:

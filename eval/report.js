@@ -442,6 +442,11 @@ for (const name of ["pairs", "areas"]) {
   if (!empty) table(find(`${name}-table`), data.tables[name]);
 }
 
+const timed = data.tables.latency.lines.length > 0;
+find("latency").hidden = !timed;
+find("latency-machine").textContent = data.machine;
+if (timed) table(find("latency-table"), data.tables.latency);
+
 const scored = data.tables.scores.lines.length > 0;
 find("scores-part").hidden = !scored;
 if (scored) table(find("scores-table"), data.tables.scores);

@@ -33,9 +33,17 @@ from dllm_env.eval.compare import (
     condition_titles,
 )
 from dllm_env.eval.fronts import fronts
+from dllm_env.eval.latency import Timing
 from dllm_env.eval.matrix import score_matrix
 from dllm_env.eval.names import Names, shown_name
-from dllm_env.eval.report_tables import figures_table, fronts_table, pairs_table, percentages, scores_table
+from dllm_env.eval.report_tables import (
+    figures_table,
+    fronts_table,
+    latency_columns,
+    pairs_table,
+    percentages,
+    scores_table,
+)
 from dllm_env.eval.results import Outcome
 from dllm_env.files import write_atomically
 from dllm_env.pareto import FRONTS, called, family_styles, pareto_front, short
@@ -70,6 +78,7 @@ def write_report(
     names: Names | None = None,
     played: datetime | None = None,
     picture: bytes = b"",
+    times: tuple[str, Sequence[Timing]] = ("", ()),
 ) -> None:
     """Writes the page. The same input gives the same one.
 
@@ -82,12 +91,15 @@ def write_report(
         names: of learned policies; see ``learned_names``.
         played: when the last of the results was written, in UTC.
         picture: the fronts of all conditions as SVG, shown where the page is printed or has no JavaScript.
+        times: the machine, and what was measured on it.
 
     Raises:
         UsageError: plotly, which draws the plots, is not installed.
     """
     drawing, version = _plotly()
     data = page_data(entries, pairs, viewer_problems, names or {})
+    data["tables"]["latency"] = latency_columns(times[1], names or {})
+    data["machine"] = times[0]
     data["facts"].append(["Report", f"dllm-env {dllm_env.__version__}, plotly.js {version}"])
     if played is not None:
         data["facts"].append(["Results of", f"{played:%Y-%m-%d %H:%M} UTC"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dllm_env.eval.compare import comparisons, pool
 from dllm_env.eval.exports import PAIRS_CSV, as_latex, as_markdown, main_sheet, pairs_csv, pairs_sheet
+from dllm_env.eval.latency import machine_said, read_latency
 from dllm_env.eval.names import learned_names
 from dllm_env.eval.report import REPORT, write_report
 from dllm_env.eval.results import PROBLEMS, Result
@@ -72,12 +73,15 @@ def write_all(
         more |= {picture: drawn(figure, picture.suffix[1:]) for picture in pictures}
     if more and pairs:
         more[page.parent / PAIRS_CSV] = pairs_csv(pairs)
+    measured = [found for folder in folders if (found := read_latency(folder)) is not None]
+    machines = list(dict.fromkeys(machine_said(about) for about, _ in measured))
+    times = "; ".join(machines), [one for _, timings in measured for one in timings]
     last = max((folder / PROBLEMS).stat().st_mtime for folder in folders)
     played = datetime.fromtimestamp(last, timezone.utc)
     # The page's own lock: results may be read, and shown, while more of them are being made.
     with locked(page.parent, name=f".{page.name}.lock"):
         picture = drawn(figure, "svg")
-        write_report(entries, pairs, page, about, names=names, played=played, picture=picture)
+        write_report(entries, pairs, page, about, names=names, played=played, picture=picture, times=times)
     if more:
         with locked(page.parent, name=LOCK):
             for path, data in more.items():

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dllm_env.eval.compare import Comparison, Entry, pass_at, samples_of
 from dllm_env.eval.fronts import Front, Value
+from dllm_env.eval.latency import Timing, latency_cells
 from dllm_env.eval.matrix import Matrix
 from dllm_env.eval.names import shown_name
 from dllm_env.specs import split
 
 Table = dict[str, Any]
-FIRST = ("policy", "against", "front of", "condition", "accuracy", "NFE", "area", "score", "mean")
+FIRST = (
+    "policy",
+    "against",
+    "front of",
+    "condition",
+    "accuracy",
+    "NFE",
+    "seconds a response",
+    "area",
+    "score",
+    "mean",
+)
 """Columns that even a narrow page has room for."""
 Cell = tuple[str, float | str | None]
 """What is shown, and what it sorts by; None comes last."""
@@ -234,6 +247,25 @@ def scores_table(matrix: Matrix | None, names: Mapping[str, str] | None = None) 
             matrix.rows, matrix.values, matrix.means, matrix.learned, strict=True
         )
     ]
+    return _table(about, lines)
+
+
+def latency_columns(timings: Sequence[Timing], names: Mapping[str, str]) -> Table:
+    """Times on one machine, the default decoding in bold."""
+    about = {
+        "policy": "rule with its parameters, or learned policy",
+        "task": "what was played",
+        "BL": "block length",
+        "seconds a response": "wall time of a response at batch size 1, on average",
+        "tokens a second": "tokens before end-of-text over the seconds of all responses",
+        "NFE": "denoiser evaluations for a response, on average",
+        "speed-up": "seconds of the default decoding (the most confident position, one token a step) over these",
+    }
+    lines: list[tuple[bool, list[Cell]]] = []
+    for one in timings:
+        name, task, *numbers = latency_cells(replace(one, policy=_who(one.policy, names)))
+        values = (one.block_length, one.seconds, one.tokens_per_second, one.nfe, one.speedup)
+        lines.append((one.default, [(name, name), (task, task), *zip(numbers, values, strict=True)]))
     return _table(about, lines)
 
 

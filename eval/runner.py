@@ -22,6 +22,7 @@ from dllm_env.eval.compare import (
 from dllm_env.eval.evaluate import Evaluation
 from dllm_env.eval.exports import PAIRS_CSV, POOLED_CSV, POOLED_JSON, pairs_csv, write_pooled
 from dllm_env.eval.fronts import front_columns, fronts
+from dllm_env.eval.latency import LATENCY, latency_table, measure, write_latency
 from dllm_env.eval.matrix import matrix_csv, matrix_table, plot_matrix, score_matrix
 from dllm_env.eval.names import Names, learned_names
 from dllm_env.eval.parallel import pieces, play_pieces
@@ -173,6 +174,14 @@ def finish(
         console.print(matrix_table(matrix))
     print(f"results: {folder} ({', '.join(files)})")
     return entries
+
+
+def time_policies(evaluations: Sequence[Evaluation], problems: int, folder: Path) -> None:
+    """Measures how long responses take, writes ``latency.json`` and prints the table."""
+    timings = measure(evaluations, problems)
+    write_latency(folder, evaluations, timings)
+    Console(width=None if sys.stdout.isatty() else ROOM).print(latency_table(timings))
+    print(f"times: {folder / LATENCY}")
 
 
 def save_pareto_plot(entries: Sequence[Entry], path: Path, title: str = "", names: Names | None = None) -> None:

@@ -33,8 +33,9 @@ def evaluate(arguments: list[str]) -> None:
 
     from dllm_env.commands.rehearsal import say_evaluation
     from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, prepare
+    from dllm_env.eval.latency import check_latency
     from dllm_env.eval.parallel import default_workers
-    from dllm_env.eval.runner import PictureFormat, check_baseline, finish, play
+    from dllm_env.eval.runner import PictureFormat, check_baseline, finish, play, time_policies
     from dllm_env.eval.suite import load_suite
 
     @dataclass(frozen=True)
@@ -60,6 +61,9 @@ def evaluate(arguments: list[str]) -> None:
         algorithm that trained them."""
         pictures: tuple[PictureFormat, ...] = ("png",)
         """Formats of the picture: png, pdf, svg."""
+        latency: int = 0
+        """Afterwards, measure on so many problems how long a response takes at batch size 1, beside the denoiser's
+        default decoding; of this machine, and part of no comparison."""
         workers: int = 0
         """Processes, of two threads each where there are several; 0 takes half as many as there are cores for the
         bundled denoisers, and one for others, of which every process would have its own."""
@@ -67,6 +71,7 @@ def evaluate(arguments: list[str]) -> None:
     words = helping.plain_words(arguments, list(helping.flags_of(Arguments)), "--policies")
     given = parse(Arguments, words, "eval")
     _refuse_unused(words, given.config, given.suite is not None)
+    check_latency(given.latency)
     folder = results_folder(given.out, given.resume)
     place = folder if given.resume else None
     if not 0 <= given.workers <= MOST_WORKERS:
@@ -89,6 +94,8 @@ def evaluate(arguments: list[str]) -> None:
         play(evaluations, folder, given.workers or default_workers(evaluations))
         if this_world().first:
             finish(folder, given.baseline, given.label, given.pictures)
+            if given.latency:
+                time_policies(evaluations, given.latency, folder)
 
 
 def _refuse_unused(words: list[str], config: "EvaluationConfig", suite: bool) -> None:
@@ -101,6 +108,8 @@ def _refuse_unused(words: list[str], config: "EvaluationConfig", suite: bool) ->
         raise UsageError("--noise would not be used: without --temperature nothing is drawn")
     if not suite and "--remask-budget" in given and not config.allow_remask:
         raise UsageError("--remask-budget would not be used without --allow-remask")
+    if not suite and "--edit-steps" in given and not config.allow_edit:
+        raise UsageError("--edit-steps would not be used without --allow-edit")
 
 
 def report(arguments: list[str]) -> None:

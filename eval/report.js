@@ -528,7 +528,7 @@ function showCondition() {
   const { entries, problems, common, samples, opening, remask } = condition();
   view.panes.forEach((pane, i) => {
     pane.select.replaceChildren(...entries.map((entry, j) =>
-      make("option", { value: j, textContent: entry.learned ? `${entry.short} (learned)` : entry.label })));
+      make("option", { value: j, textContent: entry.learned ? `${entry.name} (learned)` : entry.label })));
     pane.policy = opening[i];
     pane.select.value = pane.policy;
   });

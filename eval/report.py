@@ -233,6 +233,7 @@ def _point(entry: Entry, names: Names) -> Json:
     interval = percentages(figures.accuracy_low, figures.accuracy_high)
     return {
         "label": entry.label,
+        "name": shown_name(entry, names) if names else entry.label,
         "short": _short(entry, names),
         "knob": short(entry.point, names),
         "family": _group(entry, names),

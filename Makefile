@@ -2,7 +2,8 @@
 #   make install   virtual environment in .venv with the pinned dependencies
 #   make demo      train a policy and compare it with the heuristics (about 8 minutes)
 #   make test      the test suite, without what takes longest
-#   make check     format, lint, types, import direction, and the test suite
+#   make docs      the documentation's site, into build/site
+#   make check     format, lint, types, import direction, the site, and the test suite
 #   make thorough  the tests that take longest
 #   make oldest    the quick tests with the lowest versions that pyproject.toml allows
 #   make python310 the quick tests on Python 3.10
@@ -26,7 +27,7 @@ ELSEWHERE := build/elsewhere
 PYTEST = pytest -n $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN)) --dist worksteal
 QUICK := -m 'not slow' -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::PendingDeprecationWarning
 
-.PHONY: install demo test check thorough oldest python310 ci full campaigns mutants format clean
+.PHONY: install demo test docs check thorough oldest python310 ci full campaigns mutants format clean
 .DEFAULT_GOAL := install
 
 install: $(LINKS)
@@ -48,8 +49,12 @@ demo: install
 test: install
 	$(BIN)/$(PYTEST) -m 'not thorough'
 
+# Strict: a warning, such as of a link to nowhere, ends it. The variable silences advertisement.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 # Types and imports are checked from another folder, where dllm_env is the installed package with all its parts.
-check: install
+check: docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	cd $(VENV) && $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache

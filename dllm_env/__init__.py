@@ -27,14 +27,18 @@ From the bottom up, each importing only what stands before it:
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dllm_env import consent as consent
 from dllm_env.errors import UsageError
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     from dllm_env.denoisers.base import Denoiser as Denoiser
     from dllm_env.denoisers.base import Extras as Extras
     from dllm_env.denoisers.load import load_denoiser as load_denoiser
@@ -81,7 +85,13 @@ def __getattr__(name: str) -> object:
 
 
 def register_environments() -> None:
-    """Makes the environment known to Gymnasium; more than once does no harm."""
+    """Makes the environment known to Gymnasium; more than once does no harm.
+
+    >>> import gymnasium
+    >>> env = gymnasium.make(ENVIRONMENT, task="trace", block_length=8)  # as on ``import dllm_env``
+    >>> env.action_space
+    MultiBinary(40)
+    """
     from gymnasium.envs.registration import register, registry
 
     if ENVIRONMENT not in registry:
@@ -100,3 +110,29 @@ def _is_command() -> bool:
 
 if not _is_command():  # a command does it when it has been chosen
     register_environments()
+
+
+class _StableBaselines:
+    """Makes "UnmaskPolicy" known to PPO and A2C once Stable-Baselines3 is imported, and costs nothing before."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Lets the other finders find it, and looks in when it has run."""
+        if name != "stable_baselines3":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                run(module)
+                importlib.import_module(f"{__name__}.train.sb3")
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if "stable_baselines3" in sys.modules:
+    importlib.import_module(f"{__name__}.train.sb3")
+elif not any(type(finder).__name__ == _StableBaselines.__name__ for finder in sys.meta_path):
+    sys.meta_path.insert(0, _StableBaselines())

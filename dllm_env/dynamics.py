@@ -260,6 +260,16 @@ class Dynamics:
 
     Raises:
         UsageError: P + L does not fit the denoiser's context.
+
+    Examples:
+        >>> from dllm_env import Rules, load_denoiser
+        >>> denoiser = load_denoiser("tiny")
+        >>> dynamics = Dynamics(denoiser, Rules(response_length=8, block_length=4), 24)
+        >>> state = dynamics.reset([denoiser.encode("a 6 b +2")], seeds=[0])
+        >>> looked = dynamics.predict(state)
+        >>> dynamics.apply(state, state.masked)  # everything that is asked for, within the first block
+        >>> state.masked.sum().item(), state.nfe.item(), dynamics.terminated(state).item()
+        (4, 1, False)
     """
 
     def __init__(self, denoiser: Denoiser, rules: Rules, prompt_length: int, view: View = FULL_VIEW) -> None:

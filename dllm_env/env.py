@@ -59,6 +59,11 @@ class EnvConfig(Rules):
 
     Raises:
         UsageError: a value of the wrong kind.
+
+    Examples:
+        >>> config = EnvConfig(task="trace:chains=4", alpha=1.0)
+        >>> EnvConfig.build(config, {"split": "test"}).split
+        'test'
     """
 
     denoiser: str | Path | Denoiser = "tiny"
@@ -446,6 +451,15 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
 
     Raises:
         UsageError: settings that cannot work.
+
+    Examples:
+        >>> env = UnmaskEnv(denoiser="tiny", task="trace", block_length=8)
+        >>> observation, info = env.reset(seed=0)
+        >>> observation["selectable"].sum().item()
+        8
+        >>> observation, reward, terminated, truncated, info = env.step(observation["selectable"])
+        >>> info["nfe"], info["step"], terminated
+        (2, 1, False)
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012

@@ -16,6 +16,11 @@ class UsageError(ValueError):
 
     The command line prints the message without a traceback and exits with status 2. Of a message that quotes a
     whole file, the middle is left out.
+
+    Examples:
+        >>> raise UsageError("unknown split 'dev'; choose one of train, validation, test")
+        Traceback (most recent call last):
+        dllm_env.errors.UsageError: unknown split 'dev'; choose one of train, validation, test
     """
 
     def __init__(self, message: str = "") -> None:

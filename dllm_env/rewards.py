@@ -161,6 +161,12 @@ def load_reward(reward: str | Reward, alpha: float = 0.1, cost: Cost = "nfe") ->
 
     Raises:
         UsageError: no such reward or setting, something that cannot be called, or α below 0.
+
+    Examples:
+        >>> reward = load_reward("multiplicative", alpha=1.0)
+        >>> nfe = torch.tensor([1, 21, 5])
+        >>> reward(correct=torch.tensor([1.0, 1.0, 0.0]), nfe=nfe, steps=nfe, length=40, alpha=None).tolist()
+        [1.0, 0.5, 0.0]
     """
     _check(alpha, cost)
     if not isinstance(reward, str):

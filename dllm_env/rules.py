@@ -25,6 +25,14 @@ class Rules:
 
     Raises:
         UsageError: a value of another kind or out of range.
+
+    Examples:
+        >>> rules = Rules(response_length=40, block_length=8)
+        >>> rules.step_limit
+        40
+        >>> Rules(response_length=40, block_length=7)
+        Traceback (most recent call last):
+        dllm_env.errors.UsageError: block length 7 does not divide response length 40; use 1, 2, 4, 5, 8, 10, 20, 40
     """
 
     response_length: int = 0

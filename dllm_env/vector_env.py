@@ -40,6 +40,15 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
 
     Raises:
         UsageError: settings that cannot work.
+
+    Examples:
+        >>> envs = UnmaskVectorEnv(4, denoiser="tiny", task="trace")
+        >>> observations, infos = envs.reset(seed=0)
+        >>> observations["masked"].shape
+        (4, 40)
+        >>> observations, rewards, terminated, truncated, infos = envs.step(observations["selectable"])
+        >>> terminated.all().item()
+        True
     """
 
     metadata = {  # noqa: RUF012

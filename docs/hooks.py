@@ -1,4 +1,4 @@
-"""What mkdocs does beside Markdown: pages that are made from the code, from notebooks, and from files of the repository.
+"""What mkdocs does beside Markdown: pages that are made from code, notebooks, and files of the repository.
 
 A line ``<!-- made: WHAT -->`` in a page becomes what ``MADE`` has under that name:
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import html
 import importlib
 import inspect
 import io
@@ -22,6 +23,7 @@ import os
 import posixpath
 import re
 import shutil
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ ROOT = Path(__file__).parent.parent
 STAGE = ROOT / "build" / "docs-sources"
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Files of the repository that are pages of their own; others are shown under source/."""
+WIDTH = 84
+"""Letters of a line of help."""
 SHOWN: dict[str, str] = {}
 """Pages that show a file or folder of the repository, and which."""
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
@@ -143,7 +147,9 @@ def as_markdown(notebook: str) -> str:
 
 
 def as_output(output: dict[str, Any]) -> str:
-    """What a cell has printed or drawn."""
+    """What a cell has printed or drawn, but for warnings and progress."""
+    if output.get("name") == "stderr":
+        return ""
     data = output.get("data", {})
     if picture := data.get("image/png"):
         return f"![what the cell drew](data:image/png;base64,{''.join(picture).strip()})"
@@ -163,16 +169,18 @@ def commands(_: str) -> str:
             status = main([*name.split(), "--help"])
         if status:
             raise RuntimeError(f"dllm-env {name} --help ended with status {status}")
-        text = re.sub(r"\s+$", "", shown.getvalue(), flags=re.MULTILINE)
-        parts.append(f"## `dllm-env {name}` {{ #{name.replace(' ', '-')} }}\n\n{SUMMARIES[name]}\n\n```text\n{text}\n```")
+        text = "\n".join(textwrap.fill(line, WIDTH, tabsize=2) for line in shown.getvalue().rstrip().split("\n"))
+        parts.append(
+            f"## `dllm-env {name}` {{ #{name.replace(' ', '-')} }}\n\n{SUMMARIES[name]}\n\n```text\n{text}\n```"
+        )
     return "\n\n".join(parts)
 
 
 @contextlib.contextmanager
 def wide() -> Iterator[None]:
-    """Help in lines of a hundred letters, without colours."""
+    """Help in short lines, without colours."""
     before = {name: os.environ.get(name) for name in ("COLUMNS", "NO_COLOR")}
-    os.environ.update(COLUMNS="100", NO_COLOR="1")
+    os.environ.update(COLUMNS=str(WIDTH), NO_COLOR="1")
     try:
         yield
     finally:
@@ -187,7 +195,9 @@ def settings(name: str) -> str:
     body = ast.parse(inspect.cleandoc(source)).body[0].body  # type: ignore[attr-defined]
     rows = []
     for field, doc in zip(body, [*body[1:], None], strict=True):
-        if not isinstance(field, ast.AnnAssign) or not (isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant)):
+        if not isinstance(field, ast.AnnAssign) or not (
+            isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant)
+        ):
             continue
         default = "" if field.value is None else ast.unparse(field.value).replace("'", '"')
         if not default.startswith("field("):
@@ -223,7 +233,7 @@ def tasks(_: str) -> str:
 
 def cell(text: str) -> str:
     """A text as the cell of a table."""
-    return re.sub(r"([|*<])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([|*])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

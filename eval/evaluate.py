@@ -391,6 +391,11 @@ def evaluate(
 
     Raises:
         UsageError: anything that cannot be evaluated as asked, before the denoiser is called.
+
+    Examples:
+        >>> config = EvaluationConfig(task="trace", problems=4, block_length=(40, 8))
+        >>> [result.record()["accuracy"] for result in evaluate(config, ["leftmost:1"])]
+        [1.0, 1.0]
     """
     evaluation = Evaluation(config, policies)
     results = []

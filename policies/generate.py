@@ -81,6 +81,14 @@ def generate(
 
     Raises:
         UsageError: settings or a model that do not fit.
+
+    Examples:
+        >>> from dllm_env import load_denoiser
+        >>> prompt = "a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3 k +1 l *3"
+        >>> model = load_denoiser("tiny")
+        >>> answer = generate(model, None, prompt, policy="leftmost:1", gen_length=40, block_length=8)
+        >>> answer.texts[0]
+        'h 1 i 7 j 1 k 2 l 6 ; b 8 c 6 d 8'
     """
     listed = _listed(prompts)
     length, batch_size = _whole("gen_length", gen_length), _whole("batch_size", batch_size)

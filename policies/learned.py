@@ -491,6 +491,10 @@ def load_policy(text: str | Policy, device: str | torch.device = "cpu") -> Polic
 
     Raises:
         UsageError: no such policy, or wrong settings.
+
+    Examples:
+        >>> load_policy("threshold:0.7,fallback=leftmost").name
+        'threshold:threshold=0.7,fallback=leftmost'
     """
     if not isinstance(text, str):
         return text

@@ -141,6 +141,15 @@ def rollout(
     Raises:
         UsageError: no prompts, or a prompt and response that do not fit the denoiser's context.
         LogitsError: logits that are no numbers, with the numbers of their prompts and steps.
+
+    Examples:
+        >>> from dllm_env import Rules, load_denoiser
+        >>> from dllm_env.policies.learned import load_policy
+        >>> denoiser = load_denoiser("tiny")
+        >>> prompts = [denoiser.encode("a 6 b +2 c -2 d *3 g 3 h -2 i *7 j *3")]
+        >>> result = rollout(denoiser, load_policy("top_k:4"), Rules(response_length=40), prompts, seeds=[0])
+        >>> result.nfe.tolist(), result.steps.tolist()
+        ([10], [10])
     """
     _check(prompts, seeds, batch_size)
     began = time.perf_counter()

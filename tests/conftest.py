@@ -60,6 +60,7 @@ THOROUGH: dict[str, tuple[str, ...]] = {
     "test_processes": ("workers_end",),
     "test_ranked_heads": ("200000",),
     "test_sb3": ("the_example_runs",),
+    "test_site": ("tutorials_run",),
     "test_together": ("again_and_again", "bit_for_bit[4]", "accelerate"),
 }
 """The same of tests that take long and that `make test`, `make check` and CI leave to `make thorough`."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+
+import dllm_env
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("policies", "train", "eval")
@@ -77,3 +81,23 @@ def test_who_imports_it_sees_its_types(tmp_path: Path) -> None:
     expected = ["dllm_env.errors.UsageError", "dllm_env.policies.heads.Head", "divide: bool", "samples: int"]
     assert len(shown) == len(expected), out
     assert all(part in line for part, line in zip(expected, shown, strict=True)), out
+
+
+def test_the_wheel_is_small(tmp_path: Path) -> None:
+    """And has no tests, documents or pictures in it; a copy is built, since building leaves files behind."""
+    source = tmp_path / "source"
+    names = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "dllm_env", *PARTS)
+    for name in names:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (source).mkdir(exist_ok=True)
+        copy(ROOT / name, source / name)
+    command = [*("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")]
+    subprocess.run([sys.executable, *command, "--wheel-dir", str(tmp_path), str(source)], check=True, cwd=tmp_path)
+    [wheel] = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 5e6
+    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"dllm_env"}
+
+
+def test_the_citation_has_the_version() -> None:
+    assert f"\nversion: {dllm_env.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +251,18 @@ def test_the_example_runs(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) < 40
     runpy.run_path(str(path))["main"](1024, str(tmp_path / "out"))
     assert (tmp_path / "out" / "policy" / "policy.json").is_file()
+
+
+@pytest.mark.parametrize("order", [("dllm_env", "stable_baselines3"), ("stable_baselines3", "dllm_env")])
+def test_importing_the_package_is_enough(order: tuple[str, str]) -> None:
+    """As the README says; and it loads neither torch nor Stable-Baselines3 before the user does."""
+    script = f"""if True:
+        import sys, gymnasium
+        import {order[0]}
+        assert {order[0]!r} != "dllm_env" or not {{"torch", "stable_baselines3"}} & set(sys.modules)
+        import {order[1]}
+        from stable_baselines3 import PPO
+        env = gymnasium.make("dllm_env/Unmask-v0", denoiser="tiny", task="trace", block_length=8)
+        print(type(PPO("UnmaskPolicy", env, n_steps=2, batch_size=2).policy).__name__)"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert done.stdout == "UnmaskPolicy\n", done.stderr

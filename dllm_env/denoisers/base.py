@@ -43,7 +43,13 @@ BLANKS = re.compile(r" ?\[\[(\d+)\]\]")
 
 @dataclass(frozen=True)
 class Extras:
-    """Which optional features a prediction carries besides ``token`` and ``confidence``; see ``Prediction``."""
+    """Which optional features a prediction carries besides ``token`` and ``confidence``; see ``Prediction``.
+
+    Examples:
+        >>> both = Extras(entropy=True) | Extras(margin=True)
+        >>> both.entropy, both.margin, both.hidden
+        (True, True, False)
+    """
 
     entropy: bool = False
     margin: bool = False
@@ -179,6 +185,12 @@ class Denoiser(abc.ABC):
         max_length: longest prompt plus response, in tokens.
         device: where tokens have to be.
         dtype: precision of the hidden states.
+
+    Examples:
+        >>> from dllm_env import load_denoiser
+        >>> denoiser = load_denoiser("tiny")
+        >>> denoiser.decode(denoiser.encode("a 6 b +2"))
+        'a 6 b +2'
     """
 
     name: str

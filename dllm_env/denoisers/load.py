@@ -49,6 +49,11 @@ def load_denoiser(name: str | Path | Denoiser, device: str | torch.device | None
 
     Raises:
         UsageError: no such name or folder, its files cannot be read, or settings that it does not have.
+
+    Examples:
+        >>> denoiser = load_denoiser("tiny")
+        >>> denoiser.name, denoiser.hidden_size, denoiser.attention_block
+        ('tiny', 128, 0)
     """
     return name if isinstance(name, Denoiser) else _load(str(name), device, ())
 

@@ -58,6 +58,12 @@ def load_task(task: str | Task, data: str = "", allow_code_execution: bool = Fal
     Raises:
         UsageError: no such task or setting, data that it does not take, or one that runs programs and may not, or
             cannot.
+
+    Examples:
+        >>> task = load_task("sudoku")
+        >>> problem = task.problem(0, "test")
+        >>> problem.prompt.count("."), task.score(problem, "1 2 3 4")
+        (11, 0.0)
     """
     if not isinstance(task, str):
         if data:

@@ -84,17 +84,17 @@ def test_who_imports_it_sees_its_types(tmp_path: Path) -> None:
 
 
 def test_the_wheel_is_small(tmp_path: Path) -> None:
-    """And has no tests, documents or pictures in it; a copy is built, since building leaves files behind."""
+    """And has the package alone in it: weights are 4.8 MB of it. A copy is built: building leaves files behind."""
     source = tmp_path / "source"
+    source.mkdir()
     names = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "dllm_env", *PARTS)
     for name in names:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        (source).mkdir(exist_ok=True)
         copy(ROOT / name, source / name)
     command = [*("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")]
     subprocess.run([sys.executable, *command, "--wheel-dir", str(tmp_path), str(source)], check=True, cwd=tmp_path)
     [wheel] = tmp_path.glob("*.whl")
-    assert wheel.stat().st_size < 5e6
+    assert wheel.stat().st_size < 5.5e6
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"dllm_env"}
 

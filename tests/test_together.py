@@ -168,6 +168,8 @@ def test_weights_are_those_of_one_process_bit_for_bit(processes: int, tmp_path: 
     """From the start to the curve at the end; there have to be as many prompts as processes."""
     arguments = ["train", "grpo", "--preset", "demo", *SMALL[2:], "--prompts", str(processes + 1)]
     arguments += ["--reward", "additive"]  # of which there is some also where nothing is right yet
+    if processes > 2:
+        arguments += ["--start", "none", "--updates", "2"]
     alone(*arguments, "--out", str(tmp_path / "one"))
     done = start(processes, *arguments, "--out", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
@@ -213,26 +215,19 @@ def steps_of(run: Path) -> list[tuple[str, str]]:
     return [(row["train/gradient_norm"], row["train/approximate_kl"]) for row in rows]
 
 
-def test_accelerate_starts_processes_as_torchrun_does(tmp_path: Path) -> None:
-    begin = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "-m",
-        "dllm_env",
-    ]
-    train = ["train", "grpo", *SMALL[:-8], "--updates", "1", "--start", "none", "--reward", "additive"]
-    compare = ["eval", "--policies", "leftmost:4", "--problems", "6", "--batch-size", "1"]
-    for command in (train, compare):
-        alone(*command, "--out", str(tmp_path / command[0] / "one"))
-        words = [*begin, "-m", "dllm_env", *command, "--out", str(tmp_path / command[0] / "two")]
-        done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-        assert done.returncode == 0, done.stderr
-    assert bits(tmp_path / "train" / "two") == bits(tmp_path / "train" / "one")
-    assert outcomes(tmp_path / "eval" / "two") == outcomes(tmp_path / "eval" / "one")
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_accelerate_starts_processes_as_torchrun_does(command: str, tmp_path: Path) -> None:
+    few = ["--prompts", "2", "--num-generations", "2", "--updates", "1", "--start", "none", "--reward", "additive"]
+    arguments = ["train", "grpo", *few, "--validation-problems", "1", "--validation-rules", "leftmost:4"]
+    if command == "eval":
+        arguments = ["eval", "--policies", "leftmost:4", "--problems", "6", "--batch-size", "1", "--workers", "1"]
+    alone(*arguments, "--out", str(tmp_path / "one"))
+    begin = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    words = [*begin, "-m", "dllm_env", *arguments, "--out", str(tmp_path / "two")]
+    done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    compared = bits if command == "train" else outcomes
+    assert compared(tmp_path / "two") == compared(tmp_path / "one")
 
 
 def test_ppo_has_the_weights_of_one_process_bit_for_bit(tmp_path: Path) -> None:

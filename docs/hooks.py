@@ -23,6 +23,7 @@ import os
 import posixpath
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for part in ("policies", "train", "eval"):
         shutil.copytree(ROOT / part, STAGE / "dllm_env" / part, ignore=only)
     os.chdir(STAGE)  # a folder dllm_env/ in the working folder comes before every search path
+    sys.path[:] = [place for place in sys.path if Path(place).resolve() != ROOT]  # where -m has put it
     return config
 
 

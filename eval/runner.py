@@ -180,7 +180,7 @@ def time_policies(evaluations: Sequence[Evaluation], problems: int, folder: Path
     """Measures how long responses take, writes ``latency.json`` and prints the table."""
     timings = measure(evaluations, problems)
     write_latency(folder, evaluations, timings)
-    Console(width=None if sys.stdout.isatty() else ROOM).print(latency_table(timings))
+    terminal(ROOM).print(latency_table(timings))
     print(f"times: {folder / LATENCY}")
 
 

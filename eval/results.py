@@ -61,7 +61,7 @@ NOT_PLAYED = (
 )
 """What of the core cannot change an outcome: commands and pictures. All other modules count, new ones as well."""
 
-LATER = ("limit_block_steps", "deadline")
+LATER = ("limit_block_steps", "deadline", "allow_edit", "edit_steps")
 """Rules that the first results did not have; where they are off, such results are the same setting as new ones."""
 
 

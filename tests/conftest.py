@@ -53,15 +53,25 @@ THOROUGH: dict[str, tuple[str, ...]] = {
     "test_cli": ("ablation_trains_all", "demo_leaves"),
     "test_evaluate": ("several_processes",),
     "test_grpo": ("steering_learns",),
-    "test_harness": ("the_command_line_agrees",),
+    "test_harness": ("the_command_line_agrees", "random_numbers_agree"),
     "test_harness_together": ("the_command_in_two",),
     "test_huggingface": ("from_the_command_line",),
+    "test_invariance": ("[avx2]",),
     "test_ppo": ("learns",),
     "test_processes": ("workers_end",),
     "test_ranked_heads": ("200000",),
     "test_sb3": ("the_example_runs",),
+    "test_search": ("training_can_begin",),
+    "test_several": ("each_is_what_it_is_alone",),
     "test_site": ("tutorials_run",),
-    "test_together": ("again_and_again", "bit_for_bit[4]", "accelerate"),
+    "test_together": (
+        "again_and_again",
+        "bit_for_bit[4]",
+        "accelerate",
+        "ppo_has",
+        "denoiser_is_trained",
+        "[lora]",
+    ),
 }
 """The same of tests that take long and that `make test`, `make check` and CI leave to `make thorough`."""
 

@@ -184,7 +184,7 @@ def test_ppo_keeps_its_critic(run: Path, tmp_path: Path) -> None:
 
 def test_it_plays_and_says_where_it_does_not(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     enter(monkeypatch)
-    monkeypatch.setattr(evaluation_module, "load_denoiser", lambda name: PairDenoiser())
+    monkeypatch.setattr(evaluation_module, "load_denoiser", lambda *_: PairDenoiser())
     config = EvaluationConfig(task="all-a", denoiser="pairs", problems=20)
     plain, looking = evaluate(config, [str(run), f"{run}:candidates=4"])
     assert looking.setting.learned

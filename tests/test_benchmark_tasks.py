@@ -833,7 +833,7 @@ def test_the_list_of_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert all(name in said for name in (*BENCHMARKS, "trace", "chains=2", "leg_counting"))
     assert "allow_code_execution" not in said
-    assert main(["tasks", "gsm8k"]) == 2
+    assert main(["tasks", "gsm8"]) == 2
 
 
 def test_consent_is_true_and_nothing_else(data: Path) -> None:

@@ -200,7 +200,7 @@ def started(module, name, monkeypatch):
     from pathlib import Path
 
     seen = []
-    monkeypatch.setattr(module, name, lambda settings, *_: seen.append(settings) or Path("made"))
+    monkeypatch.setattr(module, name, lambda settings, *_, **__: seen.append(settings) or Path("made"))
     return seen
 
 

@@ -48,8 +48,10 @@ def seen(rows: int = 3, width: int = 6) -> Observation:
     masked = torch.rand(rows, width, generator=generator) < 0.7
     confidence = torch.rand(rows, width, 1, generator=generator) * masked[..., None]
     step, token = torch.arange(rows), torch.randint(4, (rows, width), generator=generator)
-    ends = (token == 3) & masked
-    return Observation(confidence, masked, masked, step / 40, masked.sum(-1), step, token=token, ends=ends)
+    ends, rewrite = (token == 3) & masked, torch.zeros(rows, width)
+    return Observation(
+        confidence, masked, masked, step / 40, masked.sum(-1), step, token=token, ends=ends, rewrite=rewrite
+    )
 
 
 def test_sight_by_hand() -> None:
@@ -57,8 +59,10 @@ def test_sight_by_hand() -> None:
     confidence = torch.tensor([[0.5, 0, 0.8, 1.0], [0, 0, 1e-9, 0]])[..., None]
     token = torch.tensor([[7, 7, 5, 5], [5, 5, 9, 9]])
     ends = token == 5
+    rewrite = torch.tensor([[0, 0.75, 0, 0], [0.5, 0, 0, 0]])
     observation = Observation(
-        confidence, masked, masked, torch.zeros(2), masked.sum(-1), torch.zeros(2), token=token, ends=ends
+        *(confidence, masked, masked, torch.zeros(2), masked.sum(-1), torch.zeros(2)),
+        **{"token": token, "ends": ends, "rewrite": rewrite},
     )
     found = {name: sight(observation).tolist() for name, sight in SIGHT.items()}
     assert found["place"] == [[0, 0.25, 0.5, 0.75]] * 2
@@ -71,6 +75,7 @@ def test_sight_by_hand() -> None:
     assert found["doubt"][0] == pytest.approx([0, math.log(2) / 5, math.log(2) / 5, math.log(2.5) / 5], abs=1e-6)
     assert found["doubt"][1] == pytest.approx([0, 0, 0, -math.log(1e-4) / 5], abs=1e-6)
     assert found["ends"] == [[0, 0, 1, 1], [0, 0, 0, 0]]
+    assert found["rewrite"] == rewrite.tolist()
     assert found["repeats"] == [[0, 0, 1, 1], [0, 0, 0, 0]]  # of written neighbours nothing is predicted
 
 
@@ -78,7 +83,9 @@ def test_a_network_that_reads_tokens_asks_for_them() -> None:
     observation = seen()
     for name, sight in SIGHT.items():
         network = ConfidenceTransformer(NetworkConfig(width=16, sight=(name,)), torch_generator(1))
-        assert LearnedPolicy(network, DynamicPlackettLuce()).extras == Extras(token=name in READ_TOKENS)
+        assert LearnedPolicy(network, DynamicPlackettLuce()).extras == Extras(
+            token=name in READ_TOKENS, rewrite=name == "rewrite"
+        )
         if name in READ_TOKENS:
             with pytest.raises(UsageError, match=r"reads predicted tokens.*extras=\['token', 'ends'\]"):
                 sight(replace(observation, token=None, ends=None))

@@ -44,7 +44,7 @@ def played(correct: list[float], nfe: list[int]) -> start.Attempt:
     """An attempt of L = 10 with these outcomes."""
     none = torch.zeros(len(nfe))
     steps = torch.tensor(nfe)
-    rollout = Rollout(torch.zeros(len(nfe), 10), none > 0, steps, steps, none, none, none)
+    rollout = Rollout(torch.zeros(len(nfe), 10), none > 0, steps, steps, none, none, none, none)
     return start.Attempt(rollout, [""] * len(nfe), torch.tensor(correct))
 
 

@@ -29,7 +29,7 @@ from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import Scorer
 from dllm_env.reading import check_value
 
-COUNTS = ("num_timesteps", "evaluations", "calls")
+COUNTS = ("num_timesteps", "evaluations")
 """Of a ``Learner``, what its checkpoint has besides the update."""
 
 
@@ -52,7 +52,7 @@ class Learner:
     def __init__(self, policy: LearnedPolicy, average: Scorer, optimizer: torch.optim.Optimizer) -> None:
         self.policy, self.average, self.optimizer = policy, average, optimizer
         self.update = 0
-        self.num_timesteps = self.evaluations = self.calls = 0
+        self.num_timesteps = self.evaluations = 0
 
     @property
     def network(self) -> Scorer:

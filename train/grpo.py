@@ -450,9 +450,8 @@ def train_once(setup: Setup, learner: Learner, settings: GRPO, callbacks: Callba
 def _count(learner: Learner, played: Sequence[Rollout]) -> None:
     """Adds up what the denoiser has done so far, for the policy and for an expert."""
     learner.evaluations += sum(int(rollout.nfe.sum()) for rollout in played)
-    learner.calls += sum(rollout.denoiser_calls for rollout in played)
     learner.logger.record("rollout/denoiser_evaluations", learner.evaluations)
-    learner.logger.record("time/denoiser_calls", learner.calls)
+    learner.logger.record("time/denoiser_calls", sum(rollout.denoiser_calls for rollout in played))
 
 
 def improve(setup: Setup, learner: Learner, settings: GRPO, drawn: Collected) -> None:

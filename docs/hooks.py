@@ -47,14 +47,21 @@ FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".sh": "sh"}
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Puts the sources together as they are installed, for mkdocstrings, which reads them and imports nothing."""
+def on_startup(**_: Any) -> None:
+    """Puts the sources together as they are installed, for mkdocstrings, which reads them and imports nothing.
+
+    That has to be done before it looks for them, which it does before ``on_config`` is called here.
+    """
     shutil.rmtree(STAGE, ignore_errors=True)
     only = shutil.ignore_patterns("assets", "__pycache__", "*.html", "*.css", "*.js")
     shutil.copytree(ROOT / "dllm_env", STAGE / "dllm_env", ignore=only)
     for part in ("policies", "train", "eval"):
         shutil.copytree(ROOT / part, STAGE / "dllm_env" / part, ignore=only)
-    os.chdir(STAGE)  # a folder dllm_env/ in the working folder comes before every search path
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Leaves the checkout: a folder dllm_env/ in the working folder comes before every search path."""
+    os.chdir(STAGE)
     sys.path[:] = [place for place in sys.path if Path(place).resolve() != ROOT]  # where -m has put it
     return config
 

@@ -20,7 +20,7 @@ from dllm_env.dynamics import Dynamics, given_by
 from dllm_env.errors import UsageError
 from dllm_env.eval.metrics import tokens_before_eot
 from dllm_env.eval.results import Outcome, Result, Setting, code_version
-from dllm_env.policies.base import Assignment, Player, Reference
+from dllm_env.policies.base import Assignment, Player, Reference, not_allowed, undoes
 from dllm_env.policies.learned import LearnedPolicy, load_policy
 from dllm_env.policies.references import REFERENCES, load_reference, prepared, reference_kind
 from dllm_env.policies.registry import HEURISTICS
@@ -142,10 +142,8 @@ class Evaluation:
         _check_rows(config, count, len(loaded))
         _refuse_repeated([_one_name(policy.name) for policy in loaded], "policy")
         for policy in loaded:
-            if getattr(policy, "remasks", False) and not config.allow_remask:
-                raise UsageError(f"{policy.name} puts tokens back to mask; allow it with --allow-remask")
-            if getattr(policy, "edits", False) and not config.allow_edit:
-                raise UsageError(f"{policy.name} replaces written tokens; allow it with --allow-edit")
+            if missing := not_allowed(policy, config):
+                raise UsageError(f"{policy.name} {undoes(policy)}; allow it with --{missing.replace('_', '-')}")
         self.jobs = [
             Job(self._setting(policy, some, seed), policy, some, seed)
             for some in rules

@@ -15,6 +15,7 @@ from dllm_env.eval.harness_arguments import HarnessConfig
 from dllm_env.eval.harness_cache import Watched
 from dllm_env.eval.harness_together import LOAD, with_whom
 from dllm_env.eval.likelihood import Pair, log_likelihoods
+from dllm_env.policies.base import not_allowed, undoes
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.rollout import rollout
 from dllm_env.random import derive_key
@@ -46,10 +47,8 @@ class Player:
         self.denoiser = load_denoiser(config.denoiser, config.device or None)
         self.policy = load_policy(config.policy, self.denoiser.device)
         self.watched = Watched(self.policy)
-        if getattr(self.policy, "remasks", False) and not config.allow_remask:
-            raise UsageError(f"{self.policy.name} puts tokens back to mask; allow it with allow_remask=true")
-        if getattr(self.policy, "edits", False) and not config.allow_edit:
-            raise UsageError(f"{self.policy.name} replaces written tokens; allow it with allow_edit=true")
+        if missing := not_allowed(self.policy, config):
+            raise UsageError(f"{self.policy.name} {undoes(self.policy)}; allow it with {missing}=true")
         self.block = config.block_length or self.denoiser.attention_block
         length = config.response_length or self.block or 1
         Dynamics(self.denoiser, self.rules(length, config.temperature or 0.0), 0)  # refuses what does not fit

@@ -132,5 +132,20 @@ class Reference(abc.ABC):
         """What plays these problems."""
 
 
+def undoes(policy: object) -> str:
+    """What it does to written tokens, in words; empty for a policy that leaves them."""
+    if getattr(policy, "remasks", False):
+        return "puts tokens back to mask"
+    return "replaces written tokens" if getattr(policy, "edits", False) else ""
+
+
+def not_allowed(policy: object, rules: Rules) -> str:
+    """The rule to be set for what a policy does to written tokens; empty where it is, or nothing has to be."""
+    for what, rule in (("remasks", "allow_remask"), ("edits", "allow_edit")):
+        if getattr(policy, what, False) and not getattr(rules, rule):
+            return rule
+    return ""
+
+
 Player = Policy | Reference
 """What plays: a policy, or a reference, which has to see how a problem is scored."""

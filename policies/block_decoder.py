@@ -17,7 +17,7 @@ from torch import Tensor
 from dllm_env.denoisers.base import Prediction, Reading, read_positions
 from dllm_env.dynamics import Observation, is_end
 from dllm_env.errors import LogitsError, UsageError
-from dllm_env.policies.base import Policy
+from dllm_env.policies.base import Policy, undoes
 from dllm_env.policies.heuristics import best_k
 from dllm_env.policies.learned import load_policy
 from dllm_env.random import RowRandom, derive_key, to_gumbel
@@ -304,8 +304,7 @@ def _check_policy(policy: Policy) -> None:
         raise UsageError(
             f"policy {policy.name!r} looks ahead: it plays in dllm-env only; leave its candidates away"
         )
-    if getattr(policy, "remasks", False) or getattr(policy, "edits", False):
-        what = "puts tokens back to mask" if getattr(policy, "remasks", False) else "replaces written tokens"
+    if what := undoes(policy):
         raise UsageError(f"policy {policy.name!r} {what}, which engines do not allow; take another")
 
 

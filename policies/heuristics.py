@@ -52,11 +52,6 @@ class Heuristic(abc.ABC):
     """Whether it replaces written tokens."""
 
     @property
-    def undoes(self) -> str:
-        """What it does to written tokens, in words; empty for a rule that leaves them."""
-        return "puts tokens back to mask" if self.remasks else "replaces written tokens" if self.edits else ""
-
-    @property
     def name(self) -> str:
         """``rule:parameters``: what differs from the defaults, or the first parameter where nothing does."""
         known = sorted(fields(self), key=lambda field: bool(field.kw_only))  # as its arguments are ordered

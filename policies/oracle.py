@@ -15,7 +15,7 @@ from torch import Tensor
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Assignment, Decision, Plan, Policy, Reference
+from dllm_env.policies.base import Assignment, Decision, Plan, Policy, Reference, undoes
 from dllm_env.policies.heuristics import best_k
 from dllm_env.policies.registry import load_heuristic
 from dllm_env.policies.rollout import Attempt, attempt
@@ -165,7 +165,7 @@ def load_oracle(text: str) -> Oracle:
         raise UsageError(f"{text!r} is not the oracle; write {ORACLE}, or {ORACLE}:leftmost:1+top_k:1")
     references = tuple(given.split("+")) if colon else REFERENCES
     for reference in references:
-        if what := load_heuristic(reference).undoes:
+        if what := undoes(load_heuristic(reference)):
             raise UsageError(f"{text}: {reference} {what}, which the oracle cannot follow")
         if references.count(reference) > 1:
             raise UsageError(f"{text}: {reference} is given twice")

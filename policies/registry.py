@@ -9,7 +9,7 @@ from dllm_env.policies.base import Decision, Policy
 from dllm_env.policies.corrected import ASS, EOSER, Credit, PCSampler
 from dllm_env.policies.dependent import DAPD, DAWN
 from dllm_env.policies.heuristics import Heuristic
-from dllm_env.policies.remasking import JointThreshold, ReMDM, Wino
+from dllm_env.policies.remasking import Anchored, JointThreshold, ReMDM, Wino
 from dllm_env.policies.steady import Less, LongestStablePrefix, MultiBlock
 from dllm_env.random import RowRandom
 from dllm_env.rules import Context
@@ -43,6 +43,7 @@ HEURISTICS: dict[str, type[Heuristic]] = {
             Wino,
             JointThreshold,
             ReMDM,
+            Anchored,
         ),
     )
 }

@@ -33,12 +33,6 @@ class Remasking(Heuristic):
             raise UsageError(f"{self.name} puts tokens back to mask; allow it (--allow-remask)")
         return observation.remaskable
 
-    def weakest(self, observation: Observation, least: float, drafted: Tensor) -> Tensor:
-        """(B, W) bool: committed positions of support below ``least``, of least support, fewer than are drafted."""
-        assert observation.support is not None
-        weak = self.remaskable(observation) & (observation.support < least)
-        return best_k(-observation.support, weak, drafted.sum(-1) - 1)
-
 
 @dataclass(frozen=True)
 class Wino(Remasking, Progressing):
@@ -59,7 +53,9 @@ class Wino(Remasking, Progressing):
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         unmask = Threshold(self.draft, fallback=self.fallback).act(observation, random).unmask
-        return Decision(unmask, remask=self.weakest(observation, self.verify, unmask))
+        assert observation.support is not None
+        weak = self.remaskable(observation) & (observation.support < self.verify)
+        return Decision(unmask, remask=best_k(-observation.support, weak, unmask.sum(-1) - 1))
 
 
 @dataclass(frozen=True)
@@ -117,3 +113,33 @@ class ReMDM(Remasking):
             remask=self.remaskable(observation) & (drawn[:, width:] < back[:, None]),
             memory={"outside": outside, "step": step + 1},
         )
+
+
+@dataclass(frozen=True)
+class Anchored(Remasking):
+    """In each step only the surest positions stand, written before or not, more of them from step to step.
+
+    In step j = 0, 1, … of a block those are (j + 1) / steps of its positions, rounded up; masks count by c, written
+    tokens by their support. What else was written goes back to mask, so that all stand after ``steps`` steps. After
+    the idea of APS' anchored remasking (arXiv 2510.02291), to commit early what the posterior is sure of and to put
+    the rest back. Of that paper the abstract alone was at hand, so that count and order are this package's, and the
+    posterior is the denoiser's, as there is no measurement here.
+    """
+
+    rule = "anchored"
+    extras = Extras(support=True)
+    steps: int = 20
+
+    def __post_init__(self) -> None:
+        at_least(self.rule, 1, steps=self.steps)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        assert observation.support is not None
+        selectable, written = observation.selectable, self.remaskable(observation)
+        new, outside = new_block(observation)
+        step = observation.memory.get("step", torch.zeros_like(outside)).masked_fill(new, 0)
+        there = selectable | written
+        count = -(-there.sum(-1) * (step + 1).clamp(max=self.steps) // self.steps)
+        anchors = best_k(torch.where(written, observation.support, observation.confidence[..., 0]), there, count)
+        memory = {"outside": outside, "step": step + 1}
+        return Decision(selectable & anchors, remask=written & ~anchors, memory=memory)

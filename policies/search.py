@@ -23,7 +23,7 @@ import torch
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Assignment, Decision, Plan, Policy, Reference
+from dllm_env.policies.base import Assignment, Decision, Plan, Policy, Reference, undoes
 from dllm_env.policies.heuristics import at_least, number
 from dllm_env.policies.oracle import Following
 from dllm_env.policies.registry import load_heuristic
@@ -227,7 +227,7 @@ class Search(Reference):
         at_least(self.search, 1, budget=self.budget, children=self.children)
         check_value(self.proposals, str, f"{self.search}: proposals")
         for rule in self.rules:
-            if what := load_heuristic(rule).undoes:
+            if what := undoes(load_heuristic(rule)):
                 raise UsageError(f"{self.search}: {rule} {what}, which a path cannot say")
             if self.rules.count(rule) > 1:
                 raise UsageError(f"{self.search}: {rule} is given twice")

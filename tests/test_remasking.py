@@ -11,7 +11,7 @@ from dllm_env.denoisers.tiny import WORDS, TinyConfig, TinyDenoiser, TinyTransfo
 from dllm_env.dynamics import Dynamics, Observation, State
 from dllm_env.errors import UsageError
 from dllm_env.policies.registry import load_heuristic
-from dllm_env.policies.remasking import ReMDM, Wino
+from dllm_env.policies.remasking import Anchored, ReMDM, Wino
 from dllm_env.policies.rollout import Rollout, rollout, row_seeds
 from dllm_env.random import RowRandom, torch_generator
 from dllm_env.rules import Rules, View
@@ -209,8 +209,30 @@ def test_remdm_draws_with_the_scheduled_probabilities() -> None:
         assert decision.memory["step"].eq(step + 1).all()
 
 
+@pytest.mark.parametrize(
+    ("step", "unmask", "remask"),
+    [
+        (0, [2], [1]),  # two of five stand: those of 0.9 and 0.7
+        (1, [2, 3], [1]),  # three: both are surer than the weak token
+        (2, [2, 3], []),  # four: which is surer than the last mask
+        (3, [2, 3, 5], []),  # all
+        (9, [2, 3, 5], []),
+    ],
+)
+def test_anchored(step: int, unmask: list[int], remask: list[int]) -> None:
+    """Of six positions one is no mask and was not written here."""
+    seen = row([0, 0, 0.7, 0.3, 0, 0.1], [0.9, 0.2, 0, 0, 0.8, 0])
+    seen.remaskable = torch.tensor([[True, True, False, False, False, False]])
+    seen.selectable = torch.tensor([[False, False, True, True, False, True]])
+    seen.memory = {"outside": torch.ones(1, dtype=torch.int64), "step": torch.tensor([step])}
+    decision = Anchored(steps=4).act(seen, RowRandom(torch.tensor([1])))
+    assert decision.remask is not None
+    assert decision.unmask[0].nonzero()[:, 0].tolist() == unmask
+    assert decision.remask[0].nonzero()[:, 0].tolist() == remask
+
+
 def test_rules_want_remasking_to_be_allowed() -> None:
-    for name in ("wino", "remdm"):
+    for name in ("wino", "remdm", "anchored"):
         with pytest.raises(UsageError, match="puts tokens back to mask; allow it"):
             play(toy_denoiser(), name, allow=False)
 
@@ -228,7 +250,7 @@ def play(denoiser: object, name: str, prompts: object = None, length: int = 20, 
 
 
 @pytest.mark.parametrize("block_length", [5, 20])
-@pytest.mark.parametrize("name", ["wino:draft=0.3,verify=0.5", "remdm:steps=8,cap=0.3"])
+@pytest.mark.parametrize("name", ["wino:draft=0.3,verify=0.5", "remdm:steps=8,cap=0.3", "anchored:steps=4"])
 def test_a_batch_of_one_is_a_batch_of_many(name: str, block_length: int) -> None:
     denoiser = toy_denoiser()
     many = play(denoiser, name, block_length=block_length)

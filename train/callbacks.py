@@ -42,8 +42,7 @@ class Learner:
         optimizer: of the weights.
         update: updates made.
         num_timesteps: steps of all trajectories so far.
-        evaluations, calls: denoiser evaluations of all trajectories so far, and the calls for several rows in which
-            they were made.
+        evaluations: of the denoiser, of all trajectories so far.
         logger: of the run.
     """
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation, Wishes
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Decision, Policy
+from dllm_env.policies.base import Decision, Policy, undoes
 from dllm_env.policies.heads import Head, PlackettLuce
 from dllm_env.policies.heuristics import Heuristic
 from dllm_env.policies.registry import load_heuristic
@@ -109,7 +109,7 @@ def check_expert(setup: Setup, settings: PolicyTraining) -> None:
     """
     expert_rules(setup.rules, settings)
     rule = expert_rule(setup.policy.head, settings)
-    if what := rule.undoes:
+    if what := undoes(rule):
         raise UsageError(f"the expert {rule.name} {what}, which a policy cannot imitate")
 
 

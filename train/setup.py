@@ -14,7 +14,7 @@ from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Dynamics, Wishes
 from dllm_env.env import prompt_width
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Assignment, Policy
+from dllm_env.policies.base import Assignment, Policy, undoes
 from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import NetworkConfig, make_network
@@ -152,7 +152,7 @@ def make_setup(settings: PolicyTraining) -> Setup:
     network = make_network(settings.policy.network, shape, generator, denoiser.hidden_size)
     policy = LearnedPolicy(network.to(denoiser.device), head, settings.context, training=flat(settings))
     for rule in settings.validation.validation_rules:
-        if what := load_heuristic(rule).undoes:
+        if what := undoes(load_heuristic(rule)):
             raise UsageError(f"the validation rule {rule} {what}, which training does not allow")
     return Setup(
         task,

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dllm_env.dynamics import Observation, Wishes
 from dllm_env.errors import UsageError
-from dllm_env.policies.base import Player
+from dllm_env.policies.base import Player, undoes
 from dllm_env.policies.heads import Head, PlackettLuce
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.oracle import ORACLE
@@ -110,7 +110,7 @@ def check_start(setup: Setup, settings: PolicyTraining) -> None:
         load_reference(start)
     elif start == "expert":
         check_expert(setup, settings)
-    elif what := load_heuristic(start).undoes:
+    elif what := undoes(load_heuristic(start)):
         raise UsageError(f"the start {start} {what}, which a policy cannot imitate")
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from dllm_env.commands.arguments import parse, peek, renamed, resumable, run_folder, started_with
 from dllm_env.consent import ALLOW_FILE
@@ -15,8 +15,6 @@ from dllm_env.user_code import file_part
 
 if TYPE_CHECKING:
     from dllm_env.train.config import PolicyTraining
-
-Training = TypeVar("Training", bound="PolicyTraining")
 
 
 def train_denoiser(arguments: list[str]) -> None:
@@ -49,11 +47,9 @@ def train_grpo(arguments: list[str]) -> None:
     """``dllm-env train grpo``."""
     import tyro
 
-    from dllm_env.commands.rehearsal import say_training
     from dllm_env.train.grpo import GRPO, train_grpo
     from dllm_env.train.presets import PRESETS
-    from dllm_env.train.run import default_folder
-    from dllm_env.train.trackers import Place, trackers
+    from dllm_env.train.trackers import Place
 
     @dataclass(frozen=True)
     class Arguments:
@@ -80,44 +76,30 @@ def train_grpo(arguments: list[str]) -> None:
     arguments = renamed(arguments, GRPO)
     default = Arguments(started_with(PRESETS[preset], arguments), preset)
     given = parse(Arguments, arguments, name, default=default)
-    _check_alpha(arguments, given.settings)
-    if given.dry_run:
-        say_training(given.settings, train_grpo)
-        return
-    folder = run_folder(given.out, given.resume, default_folder("grpo"))
-    trackers(given.log, given.settings, folder)  # what is not installed is said before anything begins
-
-    def work(place: Path) -> Path:
-        return train_grpo(given.settings, place, given.resume, callback=trackers(given.log, given.settings, place))
-
-    made = resumable(name, arguments, folder, work)
-    _what_next(made, given.settings)
+    _train(name, arguments, given, train_grpo)
 
 
 def train_dcolt(arguments: list[str]) -> None:
     """``dllm-env train dcolt``."""
     from dllm_env.train.dcolt import DCoLT, train_dcolt
 
-    made, settings = _trained(arguments, "train dcolt", DCoLT, train_dcolt)
-    _what_next(made, settings, denoiser=settings.joint.train_denoiser != "none")
+    _train_plainly("train dcolt", arguments, DCoLT, train_dcolt)
 
 
 def train_ppo(arguments: list[str]) -> None:
     """``dllm-env train ppo``."""
     from dllm_env.train.ppo import PPO, train_ppo
 
-    _what_next(*_trained(arguments, "train ppo", PPO, train_ppo))
+    _train_plainly("train ppo", arguments, PPO, train_ppo)
 
 
-def _trained(
-    arguments: list[str], name: str, kind: type[Training], train: Callable[..., Path]
-) -> tuple[Path, Training]:
-    """What a command without presets trains, and with which settings."""
+def _train_plainly(
+    name: str, arguments: list[str], kind: "type[PolicyTraining]", train: Callable[..., Path]
+) -> None:
+    """A command without presets."""
     import tyro
 
-    from dllm_env.commands.rehearsal import say_training
-    from dllm_env.train.run import default_folder
-    from dllm_env.train.trackers import Place, trackers
+    from dllm_env.train.trackers import Place
 
     @dataclass(frozen=True)
     class Arguments:
@@ -137,18 +119,36 @@ def _trained(
 
     arguments = renamed(arguments, kind)
     given = parse(Arguments, arguments, name, default=Arguments(started_with(kind(), arguments)))
-    _check_alpha(arguments, given.settings)
+    _train(name, arguments, given, train)
+
+
+def _train(name: str, arguments: list[str], given: Any, train: Callable[..., Path]) -> None:
+    """Trains, or says what that would take, and then what to do with it.
+
+    Args:
+        name: of the command.
+        arguments: as they were given.
+        given: the same, read: ``settings``, ``out``, ``resume``, ``log``, ``dry_run``.
+        train: of settings, folder, whether to go on, and callback.
+    """
+    from dllm_env.commands.rehearsal import say_training
+    from dllm_env.train.run import default_folder
+    from dllm_env.train.trackers import trackers
+
+    settings: PolicyTraining = given.settings
+    _check_alpha(arguments, settings)
     if given.dry_run:
-        say_training(given.settings, train)
-        raise SystemExit(0)
+        say_training(settings, train)
+        return
     folder = run_folder(given.out, given.resume, default_folder(name.split()[-1]))
-    trackers(given.log, given.settings, folder)  # what is not installed is said before anything begins
+    trackers(given.log, settings, folder)  # what is not installed is said before anything begins
 
     def work(place: Path) -> Path:
-        return train(given.settings, place, given.resume, callback=trackers(given.log, given.settings, place))
+        return train(settings, place, given.resume, callback=trackers(given.log, settings, place))
 
     made = resumable(name, arguments, folder, work)
-    return made, given.settings
+    learned = getattr(getattr(settings, "joint", None), "train_denoiser", "none") != "none"
+    _what_next(made, settings, denoiser=learned)
 
 
 def _check_alpha(arguments: list[str], settings: "PolicyTraining") -> None:

@@ -415,42 +415,60 @@ class Denoiser(abc.ABC):
 
     def _rewrite(self, tokens: Tensor, hidden: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
         """(B, L) probability of the most probable token at judged positions where it is another one, and it."""
-        probability = torch.zeros(judged.shape, device=judged.device)
-        token = torch.zeros(judged.shape, dtype=torch.int64, device=judged.device)
-        if not bool(judged.any()):
-            return probability, token
-        row, position = judged.nonzero(as_tuple=True)
 
-        def best(piece: Tensor) -> list[Tensor]:
-            logits = self.head(hidden[row[piece], position[piece]]).float()
+        def best(hidden: Tensor, written: Tensor) -> list[Tensor]:
+            logits = self.head(hidden).float()
             logits[:, self.mask_id] = -torch.inf
             found, log_total = lowest_argmax(logits), logits.logsumexp(-1)
-            values = logits.gather(1, found[:, None])[:, 0] - log_total
-            return [found, values.exp(), log_total]
+            probability = (logits.gather(1, found[:, None])[:, 0] - log_total).exp()
+            return [probability.masked_fill(found == written, 0), found, log_total]
 
-        found, value, log_total = in_pieces(best, len(row), self.vocabulary, self, "rewrite", judged.device)
-        refuse_broken(log_total, row)
-        written = tokens[:, -judged.shape[1] :][row, position]
-        token[row, position] = found
-        probability[row, position] = value.masked_fill(found == written, 0)
+        probability, token = self._judge(best, (torch.float32, torch.int64), "rewrite", tokens, hidden, judged)
         return probability, token
 
     def _support(self, tokens: Tensor, shadow: Tensor, judged: Tensor) -> Tensor:
         """(B, L) probability of the tokens at the judged positions, 0 elsewhere."""
-        support = torch.zeros(judged.shape, device=judged.device)
+
+        def probability(hidden: Tensor, written: Tensor) -> list[Tensor]:
+            values, log_total = self.log_probability_at(hidden, written)
+            return [values.exp(), log_total]
+
+        (support,) = self._judge(probability, (torch.float32,), "support", tokens, shadow, judged)
+        return support
+
+    def _judge(
+        self,
+        function: Callable[[Tensor, Tensor], Sequence[Tensor]],
+        kinds: Sequence[torch.dtype],
+        key: str,
+        tokens: Tensor,
+        hidden: Tensor,
+        judged: Tensor,
+    ) -> list[Tensor]:
+        """What a function makes of hidden states and written tokens at the judged positions, 0 elsewhere.
+
+        Args:
+            function: (n, d) and (n,) to columns (n,), of these kinds, and the log-totals of the logits (n,).
+            kinds: of the columns.
+            key: of the function, for ``in_pieces``.
+            tokens: (B, P+L).
+            hidden: (B, L, d).
+            judged: (B, L) bool.
+        """
+        columns = [torch.zeros(judged.shape, dtype=kind, device=judged.device) for kind in kinds]
         if not bool(judged.any()):
-            return support
+            return columns
         row, position = judged.nonzero(as_tuple=True)
         written = tokens[:, -judged.shape[1] :][row, position]
 
-        def probability(piece: Tensor) -> list[Tensor]:
-            values, log_total = self.log_probability_at(shadow[row[piece], position[piece]], written[piece])
-            return [values.exp(), log_total]
+        def judge(piece: Tensor) -> Sequence[Tensor]:
+            return function(hidden[row[piece], position[piece]], written[piece])
 
-        found, log_total = in_pieces(probability, len(row), self.vocabulary, self, "support", judged.device)
+        *found, log_total = in_pieces(judge, len(row), self.vocabulary, self, key, judged.device)
         refuse_broken(log_total, row)
-        support[row, position] = found
-        return support
+        for column, values in zip(columns, found, strict=True):
+            column[row, position] = values
+        return columns
 
     def log_probability_at(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) log-probabilities of the tokens (n,) from hidden states (n, d), and (n,) log-totals of the logits.

@@ -37,7 +37,7 @@ RULES = (
 ATTENDING = ("dapd:sink=0.05", "dawn:sink=0.05")
 """They need a denoiser that shows its attention, without a prefix cache."""
 REMASKING = ("remdm:steps=8",)
-JUDGING = ("wino:draft=0.2,verify=0.4",)
+JUDGING = ("wino:draft=0.2,verify=0.4", "anchored:steps=6")
 """They remask, too, and need a denoiser that says how well a written token is supported, without a prefix cache."""
 EDITING = ("joint_threshold:0.2,edit=0.3",)
 """They replace tokens."""

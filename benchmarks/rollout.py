@@ -30,6 +30,9 @@ from dllm_env.rules import Rules
 from dllm_env.tasks.load import load_task
 from dllm_env.train.run import machine
 
+BATCHES = 16
+"""Most batches that are timed."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -42,13 +45,13 @@ class Settings:
     task: str = "trace"
     """Task whose test problems are generated."""
     prompts: int = 256
-    """Number of prompts."""
+    """Number of prompts; of batches so small that these would be more than 16 of them, 16 batches."""
     block_lengths: tuple[int, ...] = (8, 40)
     """Block lengths to measure; each has to divide the task's response length."""
     threshold: float = 0.9
     """Confidence threshold of the rule that both loops follow."""
-    batch_size: int = 256
-    """Rows at a time, for the engine and for the lock-step loop alike."""
+    batch_sizes: tuple[int, ...] = (256, 4, 1)
+    """Rows at a time, for the engine and for the lock-step loop alike; 1 is somebody who waits for an answer."""
     repeats: int = 7
     """Rounds; in each round everything is timed once, in turn."""
     threads: int = 0
@@ -128,27 +131,20 @@ def seconds(function: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - began, time.process_time() - worked
 
 
-def measure(denoiser: Denoiser, block: int, settings: Settings) -> dict[str, Any]:
-    """Figures for one block length; the three loops are timed in turn, and the medians compared."""
+def measure(denoiser: Denoiser, block: int, batch: int, settings: Settings) -> dict[str, Any]:
+    """Figures for one block length and batch size; the three loops are timed in turn, and the medians compared."""
     task = load_task(settings.task)
     rules = Rules(task.response_length, block)
-    prompts = [denoiser.encode(task.problem(i, "test").prompt) for i in range(settings.prompts)]
+    count = min(settings.prompts, BATCHES * batch)
+    prompts = [denoiser.encode(task.problem(i, "test").prompt) for i in range(count)]
     padded = torch.tensor([[denoiser.pad_id] * (task.prompt_length - len(p)) + p for p in prompts])
-    policy, seeds = Threshold(settings.threshold), row_seeds(settings.prompts, "benchmark")
+    policy, seeds = Threshold(settings.threshold), row_seeds(count, "benchmark")
 
     def ours(model: Denoiser) -> Rollout:
-        return rollout(
-            model,
-            policy,
-            rules,
-            prompts,
-            seeds,
-            batch_size=settings.batch_size,
-            prompt_length=task.prompt_length,
-        )
+        return rollout(model, policy, rules, prompts, seeds, batch_size=batch, prompt_length=task.prompt_length)
 
     def baseline() -> Tensor:
-        return lock_step(denoiser, padded, task.response_length, block, settings.threshold, settings.batch_size)
+        return lock_step(denoiser, padded, task.response_length, block, settings.threshold, batch)
 
     recorder = Recorder(denoiser)
     result = ours(recorder)
@@ -168,6 +164,8 @@ def measure(denoiser: Denoiser, block: int, settings: Settings) -> dict[str, Any
     work = {name: median(processor for _, processor in values) for name, values in times.items()}
     return {
         "block_length": block,
+        "batch_size": batch,
+        "prompts": count,
         "overhead": middle["rollout"] / middle["bare"],
         "speedup": middle["lock_step"] / middle["rollout"],
         "overhead_processor_time": work["rollout"] / work["bare"],
@@ -187,10 +185,20 @@ def measure(denoiser: Denoiser, block: int, settings: Settings) -> dict[str, Any
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     """Prints the figures as a table."""
     table = Table(title="rollout engine")
-    for column in ("block length", "rollout s", "bare denoiser s", "lock-step s", "overhead", "speedup", "NFE"):
+    for column in (
+        "batch",
+        "block length",
+        "rollout s",
+        "bare denoiser s",
+        "lock-step s",
+        "overhead",
+        "speedup",
+        "NFE",
+    ):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
+            str(row["batch_size"]),
             str(row["block_length"]),
             *(f"{row[name]:.3f}" for name in ("rollout_seconds", "bare_seconds", "lock_step_seconds")),
             *(f"{row[name]:.2f}" for name in ("overhead", "speedup")),
@@ -204,14 +212,17 @@ def main(settings: Settings) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     denoiser = load_denoiser(settings.denoiser)
-    rows = [measure(denoiser, block, settings) for block in settings.block_lengths]
+    rows = [
+        measure(denoiser, block, batch, settings)
+        for batch in settings.batch_sizes
+        for block in settings.block_lengths
+    ]
     show(rows, Console())
     if settings.json is not None:
         report = {
             "overhead": max(row["overhead"] for row in rows),
             "speedup": rows[0]["speedup"],
             "prompts": settings.prompts,
-            "batch_size": settings.batch_size,
             "threshold": settings.threshold,
             "task": settings.task,
             "denoiser": settings.denoiser,

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Prediction, PrefixCache
 from dllm_env.errors import LogitsError, UsageError
+from dllm_env.numerics import constant, counted
 from dllm_env.random import RowRandom
 from dllm_env.rules import FULL_VIEW, Rules, View
 from dllm_env.world import ALONE, World
@@ -110,7 +111,7 @@ class Observation:
     def as_numbers(self) -> Tensor:
         """(B, K) float32, everything that is there but memory, one after the other."""
         shown = (getattr(self, name) for name in _SEEN)
-        return torch.cat([value.reshape(len(self), -1).float() for value in shown if value is not None], 1)
+        return torch.cat([value.reshape(len(self), -1) for value in shown if value is not None], 1).float()
 
     @classmethod
     def concatenate(cls, parts: Sequence[Observation]) -> Observation:
@@ -400,7 +401,7 @@ class Dynamics:
         """(B, L) bool: masked, and not in a block that was ended."""
         if not self.rules.limit_block_steps:
             return state.masked
-        position = torch.arange(self.rules.response_length, device=state.masked.device)
+        position = counted(self.rules.response_length, state.masked.device)
         return state.masked & (position >= state.open_from[:, None])
 
     def block_start(self, state: State) -> Tensor:
@@ -411,7 +412,7 @@ class Dynamics:
         size = self.rules.block_length
         if size == self.rules.response_length and state.offset is None:
             return torch.zeros_like(state.step)
-        first = self.open(state).to(torch.uint8).argmax(-1)
+        first = self.open(state).view(torch.uint8).argmax(-1)
         if state.offset is None:
             start = first // size * size
         else:
@@ -443,14 +444,17 @@ class Dynamics:
         length, size = self.rules.response_length, self.rules.block_length
         start = self.block_start(state)
         if size == length and state.offset is None:
-            return _Block(start, torch.ones((), dtype=torch.bool, device=start.device))
-        place = torch.arange(length, device=start.device) - start[:, None]
-        inside = (place >= 0) & (place < size)
+            return _Block(start, _everywhere(start.device))
+        if state.offset is None:
+            inside = _block_starts(length, size, start.device) == start[:, None]
+        else:
+            place = counted(length, start.device) - start[:, None]
+            inside = (place >= 0) & (place < size)
         if self.view.context == "full":
             return _Block(start, inside)
         row = torch.arange(len(start), device=start.device)[:, None]
         first = start if state.offset is None else start.clamp(0, length - size)
-        return _Block(start, inside, (row, first[:, None] + torch.arange(size, device=start.device)))
+        return _Block(start, inside, (row, first[:, None] + counted(size, start.device)))
 
     def predict(self, state: State) -> bool:
         """Renews the prediction of all stale rows with one denoiser call, and counts it.
@@ -528,9 +532,9 @@ class Dynamics:
         if state.prefix is not None:
             state.prefix.start = self.prompt_length + block.start
             if state.offset is not None:
-                place = torch.arange(1, rules.response_length + 1, device=needed.device)
+                place = counted(rules.response_length + 1, needed.device)[1:]
                 asked = needed if judged is None else needed | judged
-                state.prefix.end = self.prompt_length + (asked * place).amax(-1)
+                state.prefix.end = self.prompt_length + (asked * place).amax(-1).long()
         prediction = self.denoiser.predict(
             state.tokens,
             needed,
@@ -560,7 +564,7 @@ class Dynamics:
             confidence=state.prediction.confidence,
             masked=masked,
             selectable=block.window(self.open(state) & block.inside),
-            progress=state.step.float() / self.rules.response_length,
+            progress=state.step / self.rules.response_length,
             masked_total=state.masked.sum(-1),
             step=state.step.clone(),
             entropy=state.prediction.entropy,
@@ -613,7 +617,7 @@ class Dynamics:
         self._check_action(state, unmask)
         block, length = self._active(state), self.rules.response_length
         possible = block.window(self.open(state) & block.inside)
-        state.ignored += (unmask & ~possible).sum(-1)
+        state.ignored += (unmask > possible).sum(-1)
         chosen, replaced = block.spread(unmask & possible, length), None
         if edit is not None:
             replaced = self._edit(state, edit, block)
@@ -636,8 +640,8 @@ class Dynamics:
     def _write(self, state: State, chosen: Tensor, token: Tensor, sureness: Tensor) -> None:
         """Writes what is chosen of (B, L) tokens; all of this is without a look at what is chosen, for GPUs."""
         response = state.tokens[:, self.prompt_length :]
-        response.copy_(torch.where(chosen, token, response))
-        state.masked &= ~chosen
+        torch.where(chosen, token, response, out=response)
+        state.masked = state.masked > chosen
         state.revealed_at = torch.where(chosen, state.step[:, None], state.revealed_at)
         state.sureness = torch.where(chosen, sureness, state.sureness)
 
@@ -650,10 +654,10 @@ class Dynamics:
         if seen.rewrite is None or seen.rewrite_token is None:
             raise UsageError("who replaces written tokens has to read by which: extras rewrite")
         possible = self._editable(state, block)
-        state.ignored += (edit & ~possible).sum(-1)
+        state.ignored += (edit > possible).sum(-1)
         chosen = block.spread(edit & possible, length)
         response = state.tokens[:, self.prompt_length :]
-        response.copy_(torch.where(chosen, block.spread(seen.rewrite_token, length), response))
+        torch.where(chosen, block.spread(seen.rewrite_token, length), response, out=response)
         state.sureness = torch.where(chosen, block.spread(seen.rewrite, length), state.sureness)
         state.edits += chosen.sum(-1)
         state.stale |= chosen.any(-1)
@@ -793,4 +797,22 @@ def given_by(denoiser: Denoiser, templates: Sequence[str], length: int) -> Tenso
 
 def is_end(tokens: Tensor, end_ids: Sequence[int]) -> Tensor:
     """Where an end-of-text of any kind stands."""
-    return torch.isin(tokens, torch.tensor(end_ids, device=tokens.device))
+    known = _kept(tuple(end_ids), tokens.device)
+    return tokens == known if len(end_ids) == 1 else torch.isin(tokens, known)
+
+
+@constant
+def _kept(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(ids, dtype=torch.int64, device=device)
+
+
+@constant
+def _everywhere(device: torch.device) -> Tensor:
+    return torch.ones((), dtype=torch.bool, device=device)
+
+
+@constant
+def _block_starts(length: int, size: int, device: torch.device) -> Tensor:
+    """(length,) int64, of each position the first of its block."""
+    position = torch.arange(length, device=device)
+    return position - position % size

@@ -15,6 +15,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from dllm_env.numerics import counted
+
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
@@ -29,6 +31,13 @@ def _mix(x: Tensor) -> Tensor:
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2
     return x ^ _shift_right(x, 31)
+
+
+def _uniform(keys: Tensor, counters: Tensor, count: int) -> Tensor:
+    """(n, count) float64 on (0, 1): of the streams (n,) with these keys the numbers behind these (n,)."""
+    number = counters[:, None] + counted(count + 1, keys.device)[1:]
+    bits = _mix(keys[:, None] + number * _GOLDEN)
+    return (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
 
 
 def derive_key(*parts: object) -> int:
@@ -78,8 +87,7 @@ class RowRandom:
 
     def rand(self, count: int) -> Tensor:
         """(B, count) float64, uniform on the open interval (0, 1); each row's stream moves on by ``count``."""
-        rows = torch.arange(len(self), device=self.keys.device)
-        uniform = self.peek(rows, torch.zeros_like(rows), count)
+        uniform = _uniform(self.keys, self.counters, count)
         self.skip(count)
         return uniform
 
@@ -88,9 +96,7 @@ class RowRandom:
 
         So a part of the numbers that belong to a row can be made without the others.
         """
-        offsets = first[:, None] + torch.arange(1, count + 1, device=self.keys.device)
-        bits = _mix(self.keys[rows, None] + (self.counters[rows, None] + offsets) * _GOLDEN)
-        return (_shift_right(bits, 12).double() + 0.5) * 2.0**-52
+        return _uniform(self.keys[rows], self.counters[rows] + first, count)
 
     def skip(self, count: int) -> None:
         """Moves each row's stream on by ``count`` numbers."""

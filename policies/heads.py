@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dllm_env.errors import UsageError
+from dllm_env.numerics import constant, counted
 from dllm_env.random import RowRandom
 from dllm_env.reading import check_value
 from dllm_env.specs import load
@@ -194,21 +195,33 @@ class PlackettLuce:
         return self._first(scores, selectable)
 
     def _first(self, keys: Tensor, selectable: Tensor) -> Tensor:
-        place = _places(keys, selectable)
-        return torch.where((place <= self.k) & selectable, place, 0)
+        place = _places(keys, selectable, unselectable=0)
+        return place.masked_fill(place > self.k, 0)
 
     def log_prob(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
         """Also −inf for draws of another size than min(K, selectable positions)."""
-        ranked = _Ranked(scores, self.temperature, selectable, draw)
-        log_prob = torch.where(ranked.drawn, ranked.score - _log(ranked.weight_left), 0.0).sum(-1)
-        possible = ranked.possible & ((draw > 0).sum(-1) == selectable.sum(-1).clamp(max=self.k))
-        return log_prob.masked_fill(~possible, -torch.inf).to(scores.dtype)
+        return self._log_prob(_Ranked(scores, self.temperature, selectable, draw), selectable).to(scores.dtype)
 
     def entropy(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
         """Exact for K = 1; see ``Head.entropy``."""
+        return self._entropy(_Ranked(scores, self.temperature, selectable, draw)).to(scores.dtype)
+
+    def log_prob_and_entropy(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+        """Both."""
         ranked = _Ranked(scores, self.temperature, selectable, draw)
-        choices = _log(ranked.weight_left) - ranked.moment_left / _positive(ranked.weight_left)
-        return torch.where(ranked.drawn, choices, 0.0).sum(-1).to(scores.dtype)
+        log_prob, entropy = self._log_prob(ranked, selectable), self._entropy(ranked)
+        return log_prob.to(scores.dtype), entropy.to(scores.dtype)
+
+    def _log_prob(self, ranked: _Ranked, selectable: Tensor) -> Tensor:
+        log_prob = _sum_where(ranked.drawn, ranked.score - _log(ranked.weight_left)[..., :-1])
+        possible = ranked.possible & (ranked.count == selectable.sum(-1).clamp(max=self.k))
+        return log_prob.masked_fill(~possible, -torch.inf)
+
+    @staticmethod
+    def _entropy(ranked: _Ranked) -> Tensor:
+        positive = _positive(ranked.weight_left)
+        choices = positive.log() - ranked.moment_left / positive
+        return _sum_where(ranked.drawn, choices[..., :-1])
 
 
 @dataclass(frozen=True)
@@ -238,90 +251,125 @@ class DynamicPlackettLuce:
         count = scores[0].numel() // width * (2 * width + 1)
         noise = random.gumbel(count).view(*scores.shape[:-1], 2 * width + 1)
         logits = scores.double() / self.temperature
-        first = _places(logits + noise[..., :width], selectable) == 1
-        later = logits + noise[..., width:-1]
-        place = _places(later, selectable & ~first) + 1
-        return torch.where((later > noise[..., -1:]) & selectable & ~first, place, first.long())
+        first = (logits + noise[..., :width]).masked_fill(~selectable, -torch.inf).argmax(-1, keepdim=True)
+        later = (logits + noise[..., width:-1]).scatter(-1, first, torch.inf)
+        return _places(later, (later > noise[..., -1:]) & selectable, unselectable=0)
 
     def mode(self, scores: Tensor, selectable: Tensor) -> Tensor:
         place = _places(scores, selectable)
         draw = torch.where(selectable, place, 0)
         ranked = _Ranked(scores, self.temperature, selectable, draw)
         left, stop = self._with_stop(ranked)
-        chosen = torch.where(ranked.drawn, ranked.score - _log(left), 0.0).cumsum(-1)
+        log_left = _log(left)
+        chosen = torch.where(ranked.drawn, ranked.score - log_left[..., :-1], 0.0).cumsum(-1)
         # Of n positions: the first n choices, then STOP among what is left.
-        log_prob = chosen[..., :-1] + stop - _log(left)[..., 1:]
-        count = log_prob.masked_fill(~ranked.drawn[..., :-1], -torch.inf).argmax(-1, keepdim=True) + 1
+        log_prob = chosen + stop - log_left[..., 1:]
+        count = log_prob.masked_fill(~ranked.drawn, -torch.inf).argmax(-1, keepdim=True) + 1
         return torch.where(place <= count, draw, 0)
 
     def log_prob(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
         """Also −inf for the empty draw where something is selectable."""
         ranked = _Ranked(scores, self.temperature, selectable, draw)
         left, stop = self._with_stop(ranked)
-        log_left, count = _log(left), (draw > 0).sum(-1)
-        log_prob = torch.where(ranked.drawn, ranked.score - log_left, 0.0).sum(-1)
-        log_stop = stop[..., 0] - log_left.gather(-1, count[..., None])[..., 0]
-        log_prob = log_prob + torch.where(count > 0, log_stop, 0.0)
-        possible = ranked.possible & ((count > 0) | ~selectable.any(-1))
-        return log_prob.masked_fill(~possible, -torch.inf).to(scores.dtype)
+        return self._log_prob(ranked, selectable, _log(left), stop).to(scores.dtype)
 
     def entropy(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
         """Of the single choices, STOP included; see ``Head.entropy``."""
         ranked = _Ranked(scores, self.temperature, selectable, draw)
         left, stop = self._with_stop(ranked)
-        joined = torch.arange(left.shape[-1], device=left.device) > 0
-        moment = ranked.moment_left + torch.where(joined, stop.exp() * stop, 0.0)
-        choices = _log(left) - moment / _positive(left)
-        count = (draw > 0).sum(-1, keepdim=True)
-        made = (torch.arange(left.shape[-1], device=left.device) <= count) & (count > 0)
-        return torch.where(made, choices, 0.0).sum(-1).to(scores.dtype)
+        return self._entropy(ranked, _positive(left), _log(left), stop).to(scores.dtype)
+
+    def log_prob_and_entropy(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+        """Both."""
+        ranked = _Ranked(scores, self.temperature, selectable, draw)
+        left, stop = self._with_stop(ranked)
+        positive = _positive(left)
+        log_left = positive.log()
+        log_prob = self._log_prob(ranked, selectable, log_left, stop)
+        return log_prob.to(scores.dtype), self._entropy(ranked, positive, log_left, stop).to(scores.dtype)
+
+    @staticmethod
+    def _log_prob(ranked: _Ranked, selectable: Tensor, log_left: Tensor, stop: Tensor) -> Tensor:
+        count = ranked.count
+        log_prob = _sum_where(ranked.drawn, ranked.score - log_left[..., :-1])
+        log_stop = stop[..., 0] - log_left.gather(-1, count[..., None])[..., 0]
+        some = count > 0
+        log_prob = torch.where(some, log_prob + log_stop, log_prob)
+        possible = ranked.possible & (some >= selectable.any(-1))
+        return log_prob.masked_fill(~possible, -torch.inf)
+
+    @staticmethod
+    def _entropy(ranked: _Ranked, left: Tensor, log_left: Tensor, stop: Tensor) -> Tensor:
+        place, count = counted(left.shape[-1], left.device), ranked.count[..., None]
+        moment = ranked.moment_left + torch.where(place > 0, stop.exp() * stop, 0.0)
+        return _sum_where((place <= count) & (count > 0), log_left - moment / left)
 
     @staticmethod
     def _with_stop(ranked: _Ranked) -> tuple[Tensor, Tensor]:
         """(…, W+1) weight of what is left with STOP from the second choice on; (…, 1) score of STOP."""
         stop = (-ranked.best).clamp(FLOOR, -FLOOR)
-        joined = torch.arange(ranked.weight_left.shape[-1], device=stop.device) > 0
-        return ranked.weight_left + torch.where(joined, stop.exp(), 0.0), stop
+        later = counted(ranked.weight_left.shape[-1], stop.device) > 0
+        return ranked.weight_left + torch.where(later, stop.exp(), 0.0), stop
 
 
-def _places(keys: Tensor, selectable: Tensor) -> Tensor:
+def _sum_where(condition: Tensor, values: Tensor) -> Tensor:
+    """Σ along the last dimension of the values where the condition holds."""
+    return values.masked_fill(~condition, 0.0).sum(-1)
+
+
+def _places(keys: Tensor, selectable: Tensor, unselectable: int | None = None) -> Tensor:
     """(…, W) int64: 1 for the selectable position of largest key, 2 for the next (the leftmost of equals first).
 
-    Positions that are not selectable get W + 1.
+    Positions that are not selectable get W + 1, or what is said.
     """
-    width = keys.shape[-1]
-    order = keys.masked_fill(~selectable, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    place = torch.arange(1, width + 1, device=keys.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, place).masked_fill_(~selectable, width + 1)
+    width, hidden = keys.shape[-1], ~selectable
+    order = keys.masked_fill(hidden, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    place = _ordinals(width, keys.device).expand_as(order)
+    rest = width + 1 if unselectable is None else unselectable
+    return torch.empty_like(order).scatter_(-1, order, place).masked_fill_(hidden, rest)
+
+
+@constant
+def _ordinals(width: int, device: torch.device) -> Tensor:
+    """(W,) int64: 1, 2, 3, …"""
+    return torch.arange(1, width + 1, device=device)
 
 
 class _Ranked:
-    """Scores in the order of a draw: drawn positions, then the other selectable ones, then the rest and a blank.
+    """Scores in the order of a draw: drawn positions, then the other selectable ones, then the rest.
 
     Attributes:
         best: (…, 1) float64, the row's largest selectable score; the other scores are relative to it.
-        score: (…, W+1) float64, divided by the temperature, at least ``FLOOR``.
+        score: (…, W) float64, divided by the temperature, at least ``FLOOR``.
         weight_left: (…, W+1) float64, Σ exp(score) over the selectable positions from here on.
         moment_left: (…, W+1) float64, Σ score·exp(score) over them.
-        drawn: (…, W+1) bool.
+        drawn: (…, W) bool.
+        count: (…,) int64, how many are drawn.
         possible: (…,) bool, the draw is of selectable positions, in places 1, 2, 3, ….
     """
 
     def __init__(self, scores: Tensor, temperature: float, selectable: Tensor, draw: Tensor) -> None:
         width = scores.shape[-1]
-        unranked = torch.where(selectable, width + 1, width + 2)
+        unranked = selectable * -1 + (width + 2)
         place, order = torch.where(draw > 0, draw.long(), unranked).sort(dim=-1, stable=True)
-        place, order = F.pad(place, (0, 1), value=width + 2), F.pad(order, (0, 1))
         logits = scores.double() / temperature
-        best = logits.detach().masked_fill(~selectable, -torch.inf).amax(-1, keepdim=True)
-        self.best = torch.where(selectable.any(-1, keepdim=True), best, 0.0)
+        # Where nothing is selectable any number will do.
+        best = logits.detach().masked_fill(~selectable, -torch.inf).amax(-1, keepdim=True).clamp(min=LOWEST)
+        self.best = best
         self.drawn = place <= width
-        real = selectable.gather(-1, order) & (place < width + 2)
-        self.score = torch.where(real, (logits - self.best).gather(-1, order), 0.0).clamp(min=FLOOR)
-        weight = torch.where(real, self.score.exp(), 0.0)
-        self.weight_left, self.moment_left = _from_here_on(weight), _from_here_on(weight * self.score)
-        in_order = place == torch.arange(1, width + 2, device=place.device)
-        self.possible = (in_order & real | ~self.drawn).all(-1)
+        self.count = self.drawn.sum(-1)
+        real = selectable.gather(-1, order)
+        hidden = ~real
+        self.score = (logits.gather(-1, order) - best).masked_fill(hidden, 0.0).clamp(min=FLOOR)
+        weight = self.score.exp().masked_fill(hidden, 0.0)
+        left = _from_here_on(torch.stack((weight, weight * self.score)))
+        self.weight_left, self.moment_left = F.pad(left, (0, 1)).unbind()
+        in_order = place == _ordinals(width, place.device)
+        self.possible = (self.drawn <= (in_order & real)).all(-1)
+
+
+LOWEST = -1e300
+"""Below all scores, and finite."""
 
 
 def _from_here_on(values: Tensor) -> Tensor:
@@ -337,6 +385,16 @@ def _positive(values: Tensor) -> Tensor:
 def _log(values: Tensor) -> Tensor:
     """log of values ≥ 0, and 0 where nothing is left to choose."""
     return _positive(values).log()
+
+
+def log_prob_and_entropy(head: Head, scores: Tensor, selectable: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy of draws, (…,) each; the Plackett–Luce heads do most of the work once for both.
+
+    Arguments as in ``Head``.
+    """
+    if type(head) is PlackettLuce or type(head) is DynamicPlackettLuce:  # and no subclass, with a law of its own
+        return head.log_prob_and_entropy(scores, selectable, draw)
+    return head.log_prob(scores, selectable, draw), head.entropy(scores, selectable, draw)
 
 
 HEADS: dict[str, type[Head]] = {

@@ -24,7 +24,7 @@ from dllm_env.files import UNFINISHED, write_together
 from dllm_env.numerics import digest
 from dllm_env.policies.ahead import Ahead
 from dllm_env.policies.base import Decision, Policy
-from dllm_env.policies.heads import Head, describe_head, load_head, restore_head
+from dllm_env.policies.heads import Head, describe_head, load_head, log_prob_and_entropy, restore_head
 from dllm_env.policies.networks import NetworkConfig, Scorer, make_network, network_name, seen_by
 from dllm_env.policies.public import base_names
 from dllm_env.policies.references import REFERENCES, reference_kind
@@ -189,7 +189,7 @@ class LearnedPolicy(ModelHubMixin):
         self, scores: torch.Tensor, observation: Observation, draw: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         possible = observation.actionable
-        return self.head.log_prob(scores, possible, draw), self.head.entropy(scores, possible, draw)
+        return log_prob_and_entropy(self.head, scores, possible, draw)
 
     def fingerprint(self) -> str:
         """A digest of what its decisions follow from, so that results of different weights are told apart."""

@@ -34,7 +34,12 @@ ROTATION_BASE = 100.0
 
 def _place(observation: Observation) -> Tensor:
     masked = observation.masked
-    return (counted(masked.shape[1], masked.device) / masked.shape[1]).expand(masked.shape)
+    return _places(masked.shape[1], masked.device).expand(masked.shape)
+
+
+@constant
+def _places(width: int, device: torch.device) -> Tensor:
+    return torch.arange(width, dtype=torch.int32, device=device) / width
 
 
 def _left(observation: Observation) -> Tensor:
@@ -47,25 +52,26 @@ def _right(observation: Observation) -> Tensor:
 
 def _nearness(masked: Tensor) -> Tensor:
     """exp(−number of masks before a position)."""
-    return torch.exp(-(masked.cumsum(-1) - masked.long()).float())
+    number = masked.float()
+    return torch.exp(number - number.cumsum(-1))
 
 
 def _doubt(observation: Observation) -> Tensor:
     """A fifth of Σ −log c over the masks before a position, at most 2: how likely one of them is wrong."""
     confidence = torch.where(observation.masked, observation.confidence[..., 0].float(), 1.0).clamp(min=1e-4)
-    doubt = -confidence.log()
-    return ((doubt.cumsum(-1) - doubt) / 5).clamp(0, 2)
+    sure = confidence.log()
+    return ((sure.cumsum(-1) - sure) / -5).clamp(0, 2)
 
 
 def _ends(observation: Observation) -> Tensor:
-    return (_predicted(observation.ends) & observation.masked).float()
+    return _predicted(observation.ends) & observation.masked
 
 
 def _repeats(observation: Observation) -> Tensor:
     """Whether a masked neighbour's predicted token is the same; of tokens written side by side it often is."""
     token, masked = _predicted(observation.token), observation.masked
     same = (token[:, 1:] == token[:, :-1]) & masked[:, 1:] & masked[:, :-1]
-    return (F.pad(same, (1, 0)) | F.pad(same, (0, 1))).float()
+    return F.pad(same, (1, 0)) | F.pad(same, (0, 1))
 
 
 def _predicted(value: Tensor | None) -> Tensor:
@@ -80,7 +86,7 @@ def _predicted(value: Tensor | None) -> Tensor:
 def _nines(observation: Observation) -> Tensor:
     """Half of −log₁₀(1 − c), which makes it of the size of other inputs: from 0 to 2."""
     wrong = (1 - observation.confidence[..., 0].float()).clamp(min=1e-4)
-    return torch.where(observation.masked, -wrong.log10() / 2, 0.0)
+    return torch.where(observation.masked, wrong.log10() / -2, 0.0)
 
 
 def _rewrite(observation: Observation) -> Tensor:
@@ -99,7 +105,7 @@ SIGHT: dict[str, Callable[[Observation], Tensor]] = {
     "repeats": _repeats,
     "rewrite": _rewrite,
 }
-"""What follows from mask, confidence and predicted tokens, (B, W) float32, by name; see ``NetworkConfig``."""
+"""What follows from mask, confidence and tokens, (B, W) float32 or bool, by name; see ``NetworkConfig``."""
 USUAL_SIGHT = ("place", "left", "nines", "doubt", "ends", "repeats")
 """What policies are told unless their settings say otherwise."""
 READ_TOKENS = frozenset({"ends", "repeats"})
@@ -212,7 +218,8 @@ class SteadySiLU(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (0.5 + 0.5 * torch.tanh(0.5 * x))
+        half = 0.5 * x
+        return half * (torch.tanh(half) + 1)
 
 
 class Scorer(nn.Module, abc.ABC):
@@ -260,7 +267,8 @@ class Scorer(nn.Module, abc.ABC):
 
         Without gradient, on the processor, in tiles of rows.
         """
-        if observation.masked.device.type == "cpu" or torch.is_grad_enabled():  # a rollout on a GPU does not wait
+        several, masked = len(observation) > 1, observation.masked
+        if several and (masked.device.type == "cpu" or torch.is_grad_enabled()):  # a rollout on a GPU does not wait
             known = observation.as_numbers()
             if known.shape[1] <= COMPARED:
                 first, place = distinct_rows(known)

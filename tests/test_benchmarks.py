@@ -56,7 +56,7 @@ RUNS = {
         *("--processes", "1", "--updates", "1"),
         "--arguments=--prompts 1 --num-generations 2 --width 8 --start none --validation-problems 1",
     ],
-    "rollout.py": ["--prompts", "4", "--repeats", "1", "--block-lengths", "8"],
+    "rollout.py": ["--prompts", "4", "--repeats", "1", "--block-lengths", "8", "--batch-sizes", "4", "1"],
     "step_time.py": [*SMALL_MODEL, *SMALL_STEPS],
     "time_input.py": [
         *("--seeds", "1", "--steps", "2", "--problems", "2", "--training.first-updates", "1"),

@@ -15,6 +15,7 @@ from dllm_env.policies.heads import (
     PlackettLuce,
     describe_head,
     load_head,
+    log_prob_and_entropy,
     restore_head,
 )
 from dllm_env.random import RowRandom
@@ -116,3 +117,23 @@ def test_what_is_as_likely_as_not_stays_masked() -> None:
     scores, selectable = torch.tensor([[0.0, 1.0, -1.0, 0.0]]), torch.tensor([[True, True, True, False]])
     for head in (Bernoulli(), Bernoulli(force_progress=True)):
         assert head.mode(scores, selectable).tolist() == [[False, True, False, False]]
+
+
+class Uniform(DynamicPlackettLuce):
+    """Draws as its parent does, and calls everything equally likely."""
+
+    def log_prob(self, scores: torch.Tensor, selectable: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(scores.shape[:-1])
+
+
+@pytest.mark.parametrize("head", [*HEADS, Uniform()], ids=repr)
+def test_both_at_once_are_what_each_is_alone(head: Head) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(6, 7, generator=generator)
+    selectable = torch.rand(6, 7, generator=generator) < 0.6
+    selectable[0] = False
+    draw = head.sample(scores, selectable, RowRandom.from_seeds(list(range(6)), "draw"))
+    draw[1] = torch.arange(7)  # that cannot be
+    log_prob, entropy = log_prob_and_entropy(head, scores, selectable, draw)
+    assert torch.equal(log_prob, head.log_prob(scores, selectable, draw))
+    assert torch.equal(entropy, head.entropy(scores, selectable, draw))

@@ -11,7 +11,11 @@ from types import ModuleType
 import pytest
 import torch
 
+from dllm_env.policies.heads import DynamicPlackettLuce
+from dllm_env.policies.learned import LearnedPolicy
+from dllm_env.policies.networks import USUAL_SIGHT, NetworkConfig, make_network
 from dllm_env.policies.registry import load_heuristic
+from dllm_env.random import torch_generator
 from dllm_env.rules import Rules
 from dllm_env.tasks.load import load_task
 
@@ -48,6 +52,22 @@ def test_the_host_seldom_waits_and_launches_little(launches, policy: str, block:
     operations, waits = counted(launches, policy, block, 4, record)
     assert 0 < waits.total() <= WAITS * rounds, waits
     assert operations.total() <= OPERATIONS * rounds
+
+
+LEARNED = {False: 235, True: 315}
+"""Of a policy with the usual sight, without and with recording; a GPU is not asked for some thirty of them."""
+
+
+@pytest.mark.parametrize("record", [False, True])
+@pytest.mark.parametrize("block", [40, 8])
+def test_a_learned_policy_launches_what_the_docs_say(launches, block: int, record: bool) -> None:
+    shape = NetworkConfig(width=16, bias=-9.0, sight=USUAL_SIGHT, conditions=("preference",))
+    network = make_network("confidence", shape, torch_generator("launches"))
+    policy = LearnedPolicy(network, DynamicPlackettLuce(temperature=0.4), alpha=0.1)
+    task = load_task("trace")
+    prompts = [task.problem(index).prompt for index in range(4)]
+    operations, _ = launches.per_round(policy, Rules(40, block), prompts, record=record)
+    assert 0 < operations.total() <= LEARNED[record] * (launches.LAST - launches.FIRST)
 
 
 def test_neither_grows_with_the_batch(launches) -> None:

@@ -406,11 +406,12 @@ class Denoiser(abc.ABC):
             prediction.hidden = hidden.float().masked_fill(~needed[..., None], 0)
         if extras.attention:
             prediction.attention = (attention + attention.mT) / 2
-        judged = torch.zeros_like(needed) if judged is None else judged
-        if extras.support:
-            prediction.support = self._support(tokens, shadow, judged)
-        if extras.rewrite:
-            prediction.rewrite, prediction.rewrite_token = self._rewrite(tokens, hidden, judged)
+        if extras.support or extras.rewrite:
+            judged = torch.zeros_like(needed) if judged is None else judged
+            if extras.support:
+                prediction.support = self._support(tokens, shadow, judged)
+            if extras.rewrite:
+                prediction.rewrite, prediction.rewrite_token = self._rewrite(tokens, hidden, judged)
         return prediction
 
     def _rewrite(self, tokens: Tensor, hidden: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
@@ -578,9 +579,9 @@ def refuse_broken(log_total: Tensor, row: Tensor) -> None:
     Raises:
         LogitsError: a total that is none.
     """
-    broken = ~log_total.isfinite()
-    if not bool(broken.any()):
+    if not len(log_total) or math.isfinite(log_total.abs().amax().item()):
         return
+    broken = ~log_total.isfinite()
     totals = log_total[broken]
     kinds = (totals.isnan(), "NaN"), (totals == torch.inf, "infinite"), (totals == -torch.inf, "all −infinity")
     what = " or ".join(name for found, name in kinds if bool(found.any()))

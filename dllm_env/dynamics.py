@@ -637,6 +637,19 @@ class Dynamics:
         if self.rules.stop_at_eot:
             self._stop_at_eot(state)
 
+    def take(self, state: State, chosen: Tensor) -> None:
+        """One step by a single set of positions (B, W) bool, as learned policies draw it.
+
+        What is editable of it gets the token that the denoiser would rather have there, the rest is ``unmask`` of
+        ``apply``, with the same errors.
+        """
+        if not self._edits:
+            self.apply(state, chosen)
+            return
+        self._check_action(state, chosen)
+        editable = self._editable(state, self._active(state))
+        self.apply(state, chosen & ~editable, edit=chosen & editable)
+
     def _write(self, state: State, chosen: Tensor, token: Tensor, sureness: Tensor) -> None:
         """Writes what is chosen of (B, L) tokens; all of this is without a look at what is chosen, for GPUs."""
         response = state.tokens[:, self.prompt_length :]

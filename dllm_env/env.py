@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dllm_env.denoisers.base import Denoiser, Extras
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.dynamics import Dynamics, State, Wishes, given_by
+from dllm_env.dynamics import NOT_HELD, Dynamics, State, Wishes, given_by
 from dllm_env.errors import UsageError
 from dllm_env.rendering import Drawing, as_picture, as_text
 from dllm_env.rewards import Cost, Outcomes, Reward, check_range, load_rewards
@@ -41,7 +41,7 @@ RENDER_MODES = ("ansi", "human", "rgb_array")
 PROCESS = os.getpid()
 """Where this module was loaded; another number in a process that was forked from there."""
 
-EXTRAS = ("entropy", "margin", "hidden", "token", "ends")
+EXTRAS = ("entropy", "margin", "hidden", "token", "ends", "rewrite")
 """The optional features that an environment can show."""
 LENGTHS = ("response_length", "block_length")
 """Settings that may also be None, which is their default."""
@@ -91,7 +91,7 @@ class EnvConfig(Rules):
     """p, how many of a position's largest probabilities are observed."""
     extras: Sequence[str] = ()
     """More keys of the observation: any of entropy, margin, hidden; token, the ids of predicted tokens; ends, which
-    of them end a text."""
+    of them end a text; rewrite, how probable another token is where one is written."""
     data: str = ""
     """File or folder with a benchmark's problems; without it, they come from the Hugging Face Hub."""
     allow_code_execution: bool = False
@@ -101,8 +101,8 @@ class EnvConfig(Rules):
         super().__post_init__()
         if self.allow_remask or self.remask_budget:
             raise UsageError("an action here puts nothing back to mask; leave allow_remask and its budget away")
-        if self.allow_edit or self.edit_steps:
-            raise UsageError("an action here replaces no written token; leave allow_edit and edit_steps away")
+        if self.edit_steps and not self.allow_edit:
+            raise UsageError("edit_steps are those of allow_edit; give both, or leave edit_steps away")
         if self.split not in SPLITS:
             raise UsageError(f"unknown split {self.split!r}; choose one of {', '.join(SPLITS)}")
         if isinstance(self.extras, str) or not set(self.extras) <= set(EXTRAS):
@@ -220,7 +220,8 @@ class Game:
         self.rewards = load_rewards(config.reward, config.reward_weights, config.alpha, config.cost)
         rules = Rules.of(config)
         rules.resolve(self.task.response_length)  # what does not fit is refused before anything large is read
-        self.view = View(config.context, int(config.top), _extras(config.extras))
+        shown = (*config.extras, "rewrite") if config.allow_edit else config.extras
+        self.view = View(config.context, int(config.top), _extras(shown))
         self.denoiser = load_denoiser(config.denoiser)
         self.rules = rules.resolve(self.task.response_length, self.denoiser.attention_block)
         if config.top >= self.denoiser.vocabulary:
@@ -256,6 +257,10 @@ class Game:
             parts["token"] = box(0, self.denoiser.vocabulary, width)
         if "ends" in self.config.extras:
             parts["ends"] = spaces.MultiBinary(width)
+        if view.extras.rewrite:
+            parts["rewrite"] = box(0, 1, width)
+        if rules.allow_edit:
+            parts["editable"] = spaces.MultiBinary(width)
         if self.config.preferences:
             parts["preference"] = box(0, size, 1)
         return spaces.Dict(parts)
@@ -317,11 +322,15 @@ class Game:
 
     def infos(self, state: State, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
         """Per row: steps taken, denoiser evaluations, positions asked for in vain, index of the problem."""
-        columns = zip(state.nfe.tolist(), state.step.tolist(), state.ignored.tolist(), episodes, strict=True)
+        counted = {"nfe": state.nfe, "step": state.step, "ignored": state.ignored}
+        if self.rules.allow_edit:
+            counted["edits"] = state.edits
+        columns = zip(*(values.tolist() for values in counted.values()), strict=True)
         return [
-            {"nfe": nfe, "step": step, "ignored": ignored, "problem": episode.problem.index}
+            dict(zip(counted, values, strict=True))
+            | {"problem": episode.problem.index}
             | ({} if episode.alpha is None else {"alpha": episode.alpha})
-            for nfe, step, ignored, episode in columns
+            for values, episode in zip(columns, episodes, strict=True)
         ]
 
     def observe(self, state: State) -> Arrays:
@@ -340,6 +349,11 @@ class Game:
         }
         for name in self.config.extras:
             out[name] = features(getattr(seen, name)).astype(self.observation_space[name].dtype)
+        if seen.rewrite is not None:  # of what is written, where features are of what is masked
+            going = ~self.dynamics.terminated(state)[:, None]
+            out["rewrite"] = (seen.rewrite * going).cpu().numpy()
+            if seen.editable is not None:
+                out["editable"] = (seen.editable & going).to(torch.int8).cpu().numpy()
         if seen.preference is not None:
             out["preference"] = seen.preference[:, None].cpu().numpy()
         return {name: out[name].copy() for name in self.observation_space.spaces}
@@ -347,12 +361,15 @@ class Game:
     def drawings(self, state: State, episodes: Sequence[Episode]) -> list[Drawing]:
         """What there is to draw of each row."""
         starts = self.dynamics.block_start(state).tolist()
-        rows = zip(self.dynamics.responses(state).tolist(), state.masked.tolist(), starts, strict=True)
+        held = (state.held > NOT_HELD).tolist()
+        rows = zip(self.dynamics.responses(state).tolist(), state.masked.tolist(), starts, held, strict=True)
         drawings = []
-        for (ids, masked, start), info, episode in zip(rows, self.infos(state, episodes), episodes, strict=True):
+        for (ids, masked, start, edited), info, episode in zip(
+            rows, self.infos(state, episodes), episodes, strict=True
+        ):
             words = ["" if hidden else self.denoiser.decode([i]) for i, hidden in zip(ids, masked, strict=True)]
             end = min(start + self.rules.block_length, len(ids))
-            block = range(max(start, 0), end) if any(masked) else range(0)
+            block = range(max(start, 0), end) if edited or any(masked) else range(0)
             status = f"step {info['step']}, {info['nfe']} denoiser evaluations"
             drawings.append(Drawing(episode.problem.prompt, words, masked, block, status))
         return drawings
@@ -438,10 +455,10 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
     Observation: ``confidence`` (W·p,) float32, a position's p probabilities side by side; ``masked`` and
     ``selectable`` (W,) int8; ``progress`` (1,) float32; on request ``entropy`` (W,), ``margin`` (W,) and ``hidden``
     (W·d,) float32; with ``preferences`` the episode's α as ``preference`` (1,) float32. Features are 0 where
-    nothing is masked.
-    Action: (W,), 1 to unmask. Positions that are not selectable are ignored and counted.
-    Reward: at the end only. Info: ``nfe``, ``step``, ``ignored``, ``problem``; at the end ``correct``,
-    ``is_success``, ``response``, and ``rewards/NAME`` of each reward.
+    nothing is masked. With ``allow_edit`` ``rewrite`` (W,) float32 and ``editable`` (W,) int8, of what is written.
+    Action: (W,), 1 to unmask, or where a position is editable to replace its token. Others are ignored and counted.
+    Reward: at the end only. Info: ``nfe``, ``step``, ``ignored``, ``problem``; ``edits`` with ``allow_edit``; at
+    the end ``correct``, ``is_success``, ``response``, and ``rewards/NAME`` of each reward.
 
     Args:
         config: all settings; None for the defaults.
@@ -488,11 +505,11 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
         return self._observation(self._state), self.game.infos(self._state, [self._episode])[0]
 
     def step(self, action: np.ndarray) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
-        """Unmasks the positions that are 1 in ``action`` (W,)."""
+        """Unmasks the positions that are 1 in ``action`` (W,), or replaces their tokens where they are editable."""
         if self._state is None or self._episode is None or self._ended:
             raise gymnasium.error.ResetNeeded("the episode is over; call reset first")
         game, state, episodes = self.game, self._state, [self._episode]
-        game.dynamics.apply(state, game.actions(action, 1))
+        game.dynamics.take(state, game.actions(action, 1))
         result = game.judge(state, episodes)
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         self._ended = terminated or truncated

@@ -123,7 +123,7 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before step")
         game = self.game
-        game.dynamics.apply(self._state, game.actions(actions, self.num_envs))
+        game.dynamics.take(self._state, game.actions(actions, self.num_envs))
         result = game.judge(self._state, self._episodes)
         final = self._renew(result)
         if self.render_mode == "human":

@@ -19,7 +19,6 @@ from torch import Tensor
 from dllm_env.denoisers.base import Extras
 from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import NOT_HELD, Dynamics, Observation, Wishes
-from dllm_env.env import EnvConfig
 from dllm_env.errors import UsageError
 from dllm_env.eval.evaluate import Evaluation, EvaluationConfig
 from dllm_env.policies.ahead import Ahead
@@ -32,7 +31,6 @@ from dllm_env.random import RowRandom, torch_generator
 from dllm_env.rules import Rules, View
 from dllm_env.train.dcolt import DCoLT
 from dllm_env.train.grpo import GRPO, train_grpo
-from dllm_env.train.ppo import PPO
 
 LENGTH = 6
 STRENGTHS = (1.0, 2.0, 0.5, 3.0, 1.5, 2.5)
@@ -298,12 +296,8 @@ def test_where_it_cannot_be(tmp_path: Path) -> None:
         Rules(4, 2, allow_edit=True, limit_block_steps=True)
     with pytest.raises(UsageError, match="add rewrite to sight"):
         GRPO().changed(allow_edit=True)
-    with pytest.raises(UsageError, match="PPO's environments replace no written tokens"):
-        PPO().changed(allow_edit=True, sight=("rewrite",))
     with pytest.raises(UsageError, match="probability of a replaced token is not learned"):
         DCoLT().changed(allow_edit=True, sight=("rewrite",), train_denoiser="lora", temperature=1.0)
-    with pytest.raises(UsageError, match="an action here replaces no written token"):
-        EnvConfig(allow_edit=True)
     with pytest.raises(UsageError, match="replaces written tokens; allow it with --allow-edit"):
         Evaluation(EvaluationConfig(), ["joint_threshold"])
     with pytest.raises(UsageError, match="which engines do not"):

@@ -94,10 +94,6 @@ class PPO(PolicyTraining):
             raise UsageError("num_envs times n_steps must be at least 2")
         if not (0 < self.gamma <= 1 and 0 <= self.gae_lambda <= 1):
             raise UsageError("gamma must be in (0, 1] and gae_lambda in [0, 1]")
-        if self.allow_edit:
-            raise UsageError(
-                "PPO's environments replace no written tokens; leave allow_edit away, or use train grpo"
-            )
         if self.rewards.deadlines:
             raise UsageError(
                 "PPO's environments have no deadlines of their own; leave them away, or use train grpo"

@@ -7,6 +7,7 @@ is an ``ActorCriticPolicy`` made of our networks and heads; importing this modul
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import gymnasium
@@ -37,7 +38,8 @@ class UnmaskVecEnv(VecEnv):
     """The vector environment as Stable-Baselines3's ``VecEnv``.
 
     A row that ends starts anew in the same step, with its last observation in ``terminal_observation``. An action
-    is a row of ranks: 0 leaves a position masked, 1, 2, … unmask it (heads that draw in order score that order).
+    is a row of ranks: 0 leaves a position as it is, 1, 2, … unmask it, or replace its token where it is editable
+    (heads that draw in order score that order).
 
     A row that is cut off with masks left has failed, and the step it is in is part of the observation. So
     ``TimeLimit.truncated`` is false for it: no value of what might have come later is added to its reward.
@@ -135,7 +137,7 @@ class UnmaskPolicy(ActorCriticPolicy):
 
     Raises:
         UsageError: spaces that are not this environment's, a network that needs hidden states where the observation
-            has none, a head that cannot act.
+            has none, one that is not told what it would replace where an action does, a head that cannot act.
     """
 
     def __init__(
@@ -162,10 +164,9 @@ class UnmaskPolicy(ActorCriticPolicy):
             "seed": seed,
         }
         self.sizes = _sizes(observation_space)
-        preferred = isinstance(observation_space, spaces.Dict) and "preference" in observation_space.spaces
-        conditions = ("preference",) if preferred else ()
-        if sight is None:
-            sight = tuple(name for name in USUAL_SIGHT if "ends" in self.sizes or name not in READ_TOKENS)
+        shown = observation_space.spaces.keys() if isinstance(observation_space, spaces.Dict) else set()
+        conditions = ("preference",) if "preference" in shown else ()
+        sight = _sight(shown, sight)
         self.shape = NetworkConfig(width, attention_heads, self.sizes["top"], bias, sight, conditions)
         self.unmask_head: Head = load_head(head) if isinstance(head, str) else head
         ranked = not isinstance(self.unmask_head, Bernoulli)
@@ -191,7 +192,7 @@ class UnmaskPolicy(ActorCriticPolicy):
         features = self.network.features(seen)
         scores = self.network.scores(features)
         draw = self._draw(scores, seen, deterministic)
-        log_prob = self.unmask_head.log_prob(scores, seen.selectable, draw)
+        log_prob = self.unmask_head.log_prob(scores, seen.actionable, draw)
         return draw.long().as_subclass(_Draw), self._value(features), log_prob
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,8 +200,8 @@ class UnmaskPolicy(ActorCriticPolicy):
         seen = self.observation(obs)
         features = self.network.features(seen)
         scores = self.network.scores(features)
-        log_prob = self.unmask_head.log_prob(scores, seen.selectable, actions)
-        return self._value(features), log_prob, self.unmask_head.entropy(scores, seen.selectable, actions)
+        log_prob = self.unmask_head.log_prob(scores, seen.actionable, actions)
+        return self._value(features), log_prob, self.unmask_head.entropy(scores, seen.actionable, actions)
 
     def predict_values(self, obs: Any) -> Tensor:
         """(B, 1) values."""
@@ -216,10 +217,10 @@ class UnmaskPolicy(ActorCriticPolicy):
 
     def _draw(self, scores: Tensor, seen: Observation, deterministic: bool) -> Tensor:
         if deterministic:
-            return self.unmask_head.mode(scores, seen.selectable)
+            return self.unmask_head.mode(scores, seen.actionable)
         # Stable-Baselines3 seeds torch's own generator; each row's stream starts from it.
         keys = torch.empty(len(scores), dtype=torch.int64, device=scores.device).random_()
-        return self.unmask_head.sample(scores, seen.selectable, RowRandom(keys))
+        return self.unmask_head.sample(scores, seen.actionable, RowRandom(keys))
 
     def _value(self, features: Tensor) -> Tensor:
         return self.value(features.mean(1))
@@ -242,6 +243,8 @@ class UnmaskPolicy(ActorCriticPolicy):
             entropy=obs["entropy"].float() if "entropy" in obs else None,
             margin=obs["margin"].float() if "margin" in obs else None,
             preference=obs["preference"].float()[:, 0] if "preference" in obs else None,
+            rewrite=obs["rewrite"].float() if "rewrite" in obs else None,
+            editable=obs["editable"] > 0.5 if "editable" in obs else None,
         )
 
     def learned(self, head: Head | None = None, context: Context = "full") -> LearnedPolicy:
@@ -260,8 +263,27 @@ def _sizes(space: spaces.Space) -> dict[str, int]:
         raise UsageError(f"UnmaskPolicy needs dllm_env/Unmask-v0's observations; {sorted(missing)[0]!r} is missing")
     positions = int(np.prod(parts["masked"].shape or (0,)))
     flat = {name: int(np.prod(part.shape or (0,))) // positions for name, part in parts.items()}
-    sizes = {"positions": positions, "top": flat["confidence"], "hidden": flat.get("hidden", 0)}
-    return sizes | ({"ends": positions} if {"token", "ends"} <= set(parts) else {})
+    return {"positions": positions, "top": flat["confidence"], "hidden": flat.get("hidden", 0)}
+
+
+def _sight(shown: Collection[str], asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    """What a network is told by an observation of these parts: what is asked for, or by default all that it can be.
+
+    Raises:
+        UsageError: the observation does not show it, or it is not told of what its actions may replace.
+    """
+    if asked is None:
+        blind = set() if {"token", "ends"} <= set(shown) else READ_TOKENS
+        usual = tuple(name for name in USUAL_SIGHT if name not in blind)
+        return (*usual, "rewrite") if "rewrite" in shown else usual
+    if "editable" in shown and "rewrite" not in asked:
+        raise UsageError("actions may replace written tokens here (allow_edit): add rewrite to sight")
+    if "rewrite" in asked and "rewrite" not in shown:
+        raise UsageError(
+            "this observation does not show rewrite; make the environment with allow_edit=True or "
+            "extras=['rewrite'], or the policy without it (sight)"
+        )
+    return asked
 
 
 for _algorithm in (PPO, A2C):

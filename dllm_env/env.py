@@ -43,6 +43,10 @@ PROCESS = os.getpid()
 
 EXTRAS = ("entropy", "margin", "hidden", "token", "ends", "rewrite")
 """The optional features that an environment can show."""
+TRIES = 1000
+"""So many problems in a row with too long a prompt are an error."""
+DRAWS = 100 * TRIES
+"""So many draws of problems with too long a prompt are an error."""
 LENGTHS = ("response_length", "block_length")
 """Settings that may also be None, which is their default."""
 
@@ -92,6 +96,8 @@ class EnvConfig(Rules):
     extras: Sequence[str] = ()
     """More keys of the observation: any of entropy, margin, hidden; token, the ids of predicted tokens; ends, which
     of them end a text; rewrite, how probable another token is where one is written."""
+    max_prompt_length: int = 0
+    """Leave out problems whose prompts have more tokens; 0 takes all."""
     data: str = ""
     """File or folder with a benchmark's problems; without it, they come from the Hugging Face Hub."""
     allow_code_execution: bool = False
@@ -108,6 +114,8 @@ class EnvConfig(Rules):
         if isinstance(self.extras, str) or not set(self.extras) <= set(EXTRAS):
             raise UsageError(f"extras must be a list of names out of {', '.join(EXTRAS)}, got {self.extras!r}")
         check_range(self.preferences)
+        if self.max_prompt_length < 0:
+            raise UsageError(f"max_prompt_length must be at least 1, or 0 for all, got {self.max_prompt_length}")
 
     @classmethod
     def build(cls, config: EnvConfig | None, settings: dict[str, Any]) -> EnvConfig:
@@ -134,12 +142,14 @@ class Episode:
         problem, prompt: the problem, and its prompt as token ids.
         seed: of the tokens drawn at temperature > 0.
         alpha: how much speed counts; None for what the rewards say.
+        left_out: how many problems were drawn before its own whose prompts are too long.
     """
 
     problem: Problem
     prompt: list[int]
     seed: int
     alpha: float | None = None
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -180,6 +190,24 @@ def prompt_width(denoiser: Denoiser, task: Task, split: Split = "train", samples
     prompts = sorted(prompts, key=len)[-samples:]
     longest = max(len(denoiser.encode(prompt)) for prompt in prompts)
     return task.prompt_length if longest <= task.prompt_length else longest + longest // 8
+
+
+def next_short(task: Task, denoiser: Denoiser, longest: int, split: Split, seed: int, start: int = 0) -> int:
+    """Index of the first problem, from ``start`` on, whose prompt has at most ``longest`` tokens.
+
+    Raises:
+        UsageError: none of ``TRIES`` has.
+    """
+    for index in range(start, start + TRIES):
+        if len(denoiser.encode(task.problem(index, split, seed).prompt)) <= longest:
+            return index
+    raise _none_short(f"{TRIES:,} {split} problems", task, longest)
+
+
+def _none_short(among: str, task: Task, longest: int) -> UsageError:
+    return UsageError(
+        f"among {among} of {task.name} none has a prompt of at most {longest} tokens; raise max_prompt_length"
+    )
 
 
 @dataclass
@@ -229,6 +257,8 @@ class Game:
         width = prompt_width(self.denoiser, self.task, config.split)
         self.dynamics = Dynamics(self.denoiser, self.rules, width, self.view)
         self.problems = count_problems(self.task, config.split) or PROBLEMS
+        if config.max_prompt_length:
+            next_short(self.task, self.denoiser, config.max_prompt_length, config.split, config.seed)
         self.dynamics.reset([self._episode(0, 0).prompt], [0])
         self.observation_space = self._observation_space()
         self.action_space = spaces.MultiBinary(self.dynamics.width)
@@ -265,13 +295,22 @@ class Game:
             parts["preference"] = box(0, size, 1)
         return spaces.Dict(parts)
 
-    def _episode(self, index: int, seed: int, alpha: float | None = None) -> Episode:
+    def _episode(self, index: int, seed: int, alpha: float | None = None, left_out: int = 0) -> Episode:
         problem = self.task.problem(index, self.config.split, self.config.seed)
-        return Episode(problem, self.denoiser.encode(problem.prompt), seed, alpha)
+        return Episode(problem, self.denoiser.encode(problem.prompt), seed, alpha, left_out)
+
+    def _drawn(self, random: np.random.Generator) -> tuple[int, int]:
+        """Index of a problem whose prompt is not too long, all equally probable, and the draws in vain."""
+        longest = self.config.max_prompt_length
+        for left_out in range(DRAWS):
+            index = int(random.integers(self.problems))
+            if not longest or len(self._episode(index, 0).prompt) <= longest:
+                return index, left_out
+        raise _none_short(f"{DRAWS:,} {self.config.split} problems that were drawn", self.task, longest)
 
     def draw(self, random: np.random.Generator, chosen: Chosen = CHANCE) -> Episode:
         """The next episode of a row; the generator moves on equally whatever is chosen."""
-        drawn, seed = random.integers(self.problems), random.integers(1 << 62)
+        (drawn, left_out), seed = self._drawn(random), int(random.integers(1 << 62))
         alpha = chosen.alpha
         if self.config.preferences:
             low, high = map(math.log, self.config.preferences)
@@ -279,7 +318,7 @@ class Game:
             alpha = own if alpha is None else alpha
         elif alpha is not None:
             raise UsageError("this environment has one alpha; make it with preferences=(0.01, 10) to choose others")
-        return self._episode(int(drawn if chosen.problem is None else chosen.problem), int(seed), alpha)
+        return self._episode(drawn if chosen.problem is None else chosen.problem, seed, alpha, left_out)
 
     def begin(self, episodes: Sequence[Episode]) -> State:
         """Rows at their start, not yet predicted."""
@@ -329,6 +368,7 @@ class Game:
         return [
             dict(zip(counted, values, strict=True))
             | {"problem": episode.problem.index}
+            | ({"left_out": episode.left_out} if self.config.max_prompt_length else {})
             | ({} if episode.alpha is None else {"alpha": episode.alpha})
             for values, episode in zip(columns, episodes, strict=True)
         ]
@@ -457,8 +497,9 @@ class UnmaskEnv(gymnasium.Env[Arrays, np.ndarray]):
     (W·d,) float32; with ``preferences`` the episode's α as ``preference`` (1,) float32. Features are 0 where
     nothing is masked. With ``allow_edit`` ``rewrite`` (W,) float32 and ``editable`` (W,) int8, of what is written.
     Action: (W,), 1 to unmask, or where a position is editable to replace its token. Others are ignored and counted.
-    Reward: at the end only. Info: ``nfe``, ``step``, ``ignored``, ``problem``; ``edits`` with ``allow_edit``; at
-    the end ``correct``, ``is_success``, ``response``, and ``rewards/NAME`` of each reward.
+    Reward: at the end only. Info: ``nfe``, ``step``, ``ignored``, ``problem``; ``edits`` with ``allow_edit``,
+    ``left_out`` with ``max_prompt_length``; at the end ``correct``, ``is_success``, ``response``, and
+    ``rewards/NAME`` of each reward.
 
     Args:
         config: all settings; None for the defaults.

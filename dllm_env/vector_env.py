@@ -34,6 +34,8 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
     A row that ends starts anew in the same step (``AutoresetMode.SAME_STEP``): its observation and info are the
     new episode's, those of the end are in ``infos["final_obs"]`` and ``infos["final_info"]``.
 
+    ``denoiser_calls`` is how often the denoiser was called so far, each time for all rows that needed it.
+
     Args:
         num_envs: N.
         config, render_mode, settings: as for ``UnmaskEnv``.
@@ -65,6 +67,7 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         self.game = Game(EnvConfig.build(config, settings), render_mode)
         self.num_envs = int(num_envs)
         self.render_mode = render_mode
+        self.denoiser_calls = 0
         self.single_observation_space = self.game.observation_space
         self.single_action_space = self.game.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -99,7 +102,7 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
                 self._generators[row], self._seeds[row] = seeding.np_random(row_seed)
         self._episodes = [self._draw(row, one) for row, one in enumerate(chosen)]
         self._state = self.game.begin(self._episodes)
-        self.game.dynamics.predict(self._state)
+        self._predict(self._state)
         if self.render_mode == "human":
             self.render()
         return self.game.observe(self._state), self._infos(self.game.infos(self._state, self._episodes))
@@ -117,6 +120,9 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         generator = self._generators[row]
         assert generator is not None, "reset gives every row a generator"
         return self.game.draw(generator, chosen)
+
+    def _predict(self, state: State) -> None:
+        self.denoiser_calls += self.game.dynamics.predict(state)
 
     def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Takes actions (N, W); rows that end start anew."""
@@ -139,7 +145,7 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         assert self._state is not None
         game, count, ended = self.game, self.num_envs, list(result.infos)
         if not ended:
-            game.dynamics.predict(self._state)
+            self._predict(self._state)
             return {}
         device = self._state.step.device
         # The ended rows once more behind all rows: they are only looked at, so what this costs is not in any nfe.
@@ -149,7 +155,7 @@ class UnmaskVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         rows.write(torch.tensor(ended, device=device), game.begin([self._episodes[row] for row in ended]))
         rows.stale &= ~game.dynamics.terminated(rows)
         try:
-            game.dynamics.predict(rows)
+            self._predict(rows)
         except LogitsError as error:
             raise error.at([[*range(count), *ended][row] for row in error.rows]) from None
         everything = torch.arange(len(rows), device=device)

@@ -164,6 +164,71 @@ def test_options_choose_the_problem(toy: TinyDenoiser) -> None:
     assert envs.reset(options={"problem": 9})[1]["problem"].tolist() == [9, 9]
 
 
+class Growing:
+    """Prompts of 1, 2, 3, 1, 2, 3, … words."""
+
+    name, prompt_length, response_length = "growing", 3, 4
+
+    def problem(self, index: int, split: str = "train", seed: int = 0) -> Problem:
+        return Problem(self.name, "train", seed, index, " ".join(["3"] * (1 + index % 3)), ())
+
+    def score(self, problem: Problem, response: str) -> float:
+        return 0.0
+
+
+def test_long_prompts_are_left_out() -> None:
+    """Others are as probable as each other, and all of them the same alone as together."""
+    arguments = {"denoiser": Scripted(favouring([3] * 4), 3), "task": Growing(), "max_prompt_length": 2}
+    env, envs, found = UnmaskEnv(**arguments), UnmaskVectorEnv(2, **arguments), []
+    for seed in range(300):
+        infos = env.reset(seed=seed)[1], env.reset()[1]
+        found += infos
+        together = envs.reset(seed=seed)[1]
+        assert (together["problem"][0], together["left_out"][0]) == (infos[0]["problem"], infos[0]["left_out"])
+    kinds = [info["problem"] % 3 for info in found]
+    assert kinds.count(2) == 0
+    assert abs(kinds.count(0) - 300) < 75  # five standard deviations
+    # A third is passed over: on average half a problem before each.
+    assert sum(info["left_out"] for info in found) / len(found) == pytest.approx(0.5, abs=0.2)
+    assert env.reset(options={"problem": 2})[1]["problem"] == 2
+    envs.reset(seed=0)
+    *_, infos = envs.step(np.ones((2, 4)))
+    assert infos["final_info"]["left_out"].tolist() == [
+        UnmaskEnv(**arguments).reset(seed=i)[1]["left_out"] for i in (0, 1)
+    ]
+
+
+def test_a_limit_that_leaves_out_none_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = {"denoiser": Scripted(favouring([3] * 4), 3), "task": Growing()}
+    plain, loose = UnmaskEnv(**arguments), UnmaskEnv(**arguments, max_prompt_length=3)
+    for seed in range(5):
+        first, second = plain.reset(seed=seed)[1], loose.reset(seed=seed)[1]
+        assert second == {**first, "left_out": 0}
+
+    class Longer(Growing):
+        """The first prompt is short, and no other one."""
+
+        def problem(self, index: int, split: str = "train", seed: int = 0) -> Problem:
+            return super().problem(min(index, 1))
+
+    monkeypatch.setattr("dllm_env.env.DRAWS", 100)
+    with pytest.raises(
+        UsageError, match="among 100 train problems that were drawn of growing none has a prompt of at"
+    ):
+        UnmaskEnv(**{**arguments, "task": Longer()}, max_prompt_length=1).reset(seed=0)
+
+    class Long(Growing):
+        def problem(self, index: int, split: str = "train", seed: int = 0) -> Problem:
+            return super().problem(2)
+
+    with pytest.raises(
+        UsageError, match="among 1,000 train problems of growing none has a prompt of at most 2 tokens"
+    ):
+        UnmaskEnv(**{**arguments, "task": Long()}, max_prompt_length=2)
+    with pytest.raises(UsageError, match="max_prompt_length must be at least 1, or 0 for all, got -1"):
+        EnvConfig(max_prompt_length=-1)
+
+
 class Copying:
     """The response has to be 3 4 5 3."""
 
@@ -225,11 +290,13 @@ def test_one_denoiser_call_per_step_for_the_rows_that_need_one(counting: Countin
     assert counting.rows_per_call == [4, 2]  # row 1 moved on, row 3 ended and began anew
     _, _, _, _, infos = envs.step(np.stack([nothing] * 4))
     assert counting.rows_per_call == [4, 2]
+    assert envs.denoiser_calls == 2
     assert infos["nfe"].tolist() == [1, 2, 1, 1]
     _, _, terminated, truncated, infos = envs.step(np.stack([nothing, np.eye(8, dtype=np.int8)[1], first, nothing]))
     assert (terminated.any(), truncated.tolist()) == (False, [True, True, True, False])
     # Three new rows, and the final observations of rows 1 and 2, whose predictions are out of date.
     assert counting.rows_per_call == [4, 2, 5]
+    assert envs.denoiser_calls == 3
     assert infos["final_info"]["nfe"].tolist() == [1, 2, 1, 0]
     assert infos["_final_info"].tolist() == infos["_final_obs"].tolist() == [True, True, True, False]
     assert infos["nfe"].tolist() == [1, 1, 1, 1]
@@ -279,7 +346,7 @@ def frames(env: UnmaskEnv, episodes: int) -> list[np.ndarray]:
 
 
 def test_pictures_are_of_one_size_and_show_each_step() -> None:
-    class Growing(Copying):
+    class ManyWords(Copying):
         """Prompts of one word, two words, …: a denoiser's prompts have a length, a picture has to fit them all."""
 
         prompt_length = 400
@@ -288,7 +355,7 @@ def test_pictures_are_of_one_size_and_show_each_step() -> None:
             return Problem(self.name, "train", seed, index, " ".join(["3"] * (1 + index % 400)), ("3 4 5 3",))
 
     denoiser = Scripted(favouring([3, 4, 5, 3]), prompt_length=400)
-    env = UnmaskEnv(denoiser=denoiser, task=Growing(), block_length=2, render_mode="rgb_array")
+    env = UnmaskEnv(denoiser=denoiser, task=ManyWords(), block_length=2, render_mode="rgb_array")
     shown = frames(env, 6)
     assert len({frame.shape for frame in shown}) == 1
     height, width, channels = shown[0].shape

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from logs import assert_logged_once
-from pairs import assert_same_run, enter, weights
+from pairs import AllA, PairDenoiser, assert_same_run, enter, weights
 
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import load_head
 from dllm_env.policies.learned import LearnedPolicy, load_policy
-from dllm_env.train.ppo import PPO, train_ppo
+from dllm_env.tasks.base import Problem, Split
+from dllm_env.tasks.load import TASKS
+from dllm_env.train.ppo import PPO, Supervisor, train_ppo
 from dllm_env.train.run import Run
 from dllm_env.train.setup import make_setup
 from dllm_env.train.validation import validate
@@ -104,6 +106,78 @@ def test_logs_what_a_researcher_looks_at(toy: PPO, tmp_path: Path) -> None:
     for name in ("rollout/reward", "rollout/accuracy", "rollout/nfe", "train/clip_fraction", "train/learning_rate"):
         assert all(row[name] for row in rows), name
     assert [bool(row["validation/accuracy"]) for row in rows] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("preferences", [(), (0.1, 10.0)])
+def test_logs_calls_and_what_was_asked(
+    toy: PPO, tmp_path: Path, preferences: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls are those of an update: every step has one, and a new start one more, as in a run that goes on."""
+    asked: list[list[float]] = [[]]
+    logged = Supervisor._log_rollouts
+    step = Supervisor._on_step
+
+    def on_step(self: Supervisor) -> bool:
+        over = self.locals["dones"].nonzero()[0]
+        asked[-1] += [self.locals["infos"][row].get("alpha", settings.rewards.alpha) for row in over]
+        return step(self)
+
+    def on_update(self: Supervisor) -> str:
+        asked.append([])
+        return logged(self)
+
+    # The policy writes something in every row and step, so that all of them need the denoiser.
+    settings = toy.changed(updates=4, save_every=2, preferences=preferences, head="plackett_luce:k=1", n_steps=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervisor, "_on_step", on_step)
+        patch.setattr(Supervisor, "_log_rollouts", on_update)
+        train_ppo(settings, tmp_path / "whole")
+    rows = list(csv.DictReader((tmp_path / "whole/logs/progress.csv").read_text().splitlines()))
+    means = [sum(values) / len(values) for values in asked[:4]]
+    assert [float(row["rollout/alpha"]) for row in rows] == pytest.approx(means)
+    assert [float(row["time/denoiser_calls"]) for row in rows] == [9, 8, 9, 8]
+    assert (len(set(means)) == 4) == bool(preferences)
+    names = list(rows[0])
+    order = ["rollout/alpha", "rollout/denoiser_evaluations", "time/denoiser_calls", "train/loss"]
+    assert sorted(order, key=names.index) == order
+    assert "rollout/long_prompts_left_out" not in names
+    train_ppo(settings, tmp_path / "halves", stop_after=3)
+    train_ppo(settings, tmp_path / "halves", resume=True)
+    (file,) = (tmp_path / "halves/logs").glob("progress-*.csv")
+    later = list(csv.DictReader(file.read_text().splitlines()))
+    for name in order[:3]:
+        assert [row[name] for row in later] == [row[name] for row in rows[2:]], name
+
+
+def test_long_prompts_are_left_out(toy: PPO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third problem's prompt is long; a run that goes on counts on."""
+    monkeypatch.setattr(PairDenoiser, "encode", lambda self, text: [3] * len(text))
+    played: list[int] = []
+
+    class Some(AllA):
+        def problem(self, index: int, split: Split = "train", seed: int = 0) -> Problem:
+            return replace(super().problem(index, split, seed), prompt="A" * (1 + (index % 3 == 2)))
+
+        def score(self, problem: Problem, response: str) -> float:
+            if problem.split == "train":
+                played.append(problem.index)
+            return super().score(problem, response)
+
+    monkeypatch.setitem(TASKS, "all-a", Some)
+    settings = toy.changed(updates=4, evaluate_every=4, max_prompt_length=1)
+    train_ppo(settings, tmp_path / "whole")
+    assert {index % 3 for index in played} == {0, 1}
+    train_ppo(settings, tmp_path / "halves", stop_after=3)
+    train_ppo(settings, tmp_path / "halves", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+    assert_logged_once(tmp_path / "whole", tmp_path / "halves")
+    rows = list(csv.DictReader((tmp_path / "whole/logs/progress.csv").read_text().splitlines()))
+    left_out = [int(row["rollout/long_prompts_left_out"]) for row in rows]
+    assert 0 < left_out[0] < left_out[1] < left_out[2] < left_out[3]
+    monkeypatch.setattr(PairDenoiser, "encode", lambda self, text: [3] * (len(text) + 1))
+    with pytest.raises(UsageError, match="none has a prompt of at most 1 tokens; raise max_prompt_length"):
+        train_ppo(settings, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

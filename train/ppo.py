@@ -149,6 +149,7 @@ def environment(setup: Setup, settings: PPO) -> EnvConfig:
         reward_weights=rewards.reward_weights,
         cost=rewards.cost,
         preferences=rewards.preferences,
+        max_prompt_length=settings.max_prompt_length,
         context=settings.context,
         top=settings.top,
         extras=_shown(setup.policy.extras),
@@ -193,7 +194,7 @@ class Supervisor(BaseCallback):
         self.stop_after = stop_after
         self.began = time.perf_counter()
         self.update, self.first, self.skipped = 0, 0, 0
-        self.evaluations = 0
+        self.evaluations, self.left_out, self.calls_before = 0, 0, 0
         self.drawn, self.stopped = False, False
         self.before: dict[str, Any] = {}
         self.ended: list[dict[str, float]] = []
@@ -209,6 +210,11 @@ class Supervisor(BaseCallback):
         assert isinstance(self.model.policy, UnmaskPolicy)
         return self.model.policy
 
+    def _calls(self) -> int:
+        """How often the denoiser was called so far."""
+        assert isinstance(self.training_env, UnmaskVecEnv)
+        return self.training_env.envs.denoiser_calls
+
     def _on_training_start(self) -> None:
         self.update = self.first = self.model.num_timesteps // (self.settings.num_envs * self.settings.n_steps)
         if self.update == 0:
@@ -217,7 +223,7 @@ class Supervisor(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self.look_back()
-        settings = self.settings
+        settings, self.calls_before = self.settings, self._calls()
         seed = derive_key("ppo", settings.seed, self.update) % (1 << 31)
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002  Stable-Baselines3 shuffles minibatches with numpy's global generator
@@ -238,7 +244,9 @@ class Supervisor(BaseCallback):
                 "rollout/steps": info["step"],
             }
             earned = {name: value for name, value in info.items() if name.startswith("rewards/")}
-            self.ended.append(figures | earned)
+            asked = {"rollout/alpha": info["alpha"]} if "alpha" in info else {}
+            self.ended.append(figures | asked | earned)
+            self.left_out += int(info.get("left_out", 0))
         if self.validator.setup.world.told(not self.callback.on_step()):
             self.stopped = True
         per_update = self.settings.num_envs * self.settings.n_steps
@@ -256,18 +264,7 @@ class Supervisor(BaseCallback):
             return
         self.drawn, self.update = False, self.update + 1
         self.keep_finite()
-        settings, log, figures = self.settings, self.logger, ""
-        if self.ended:
-            mean = {name: sum(row[name] for row in self.ended) / len(self.ended) for name in self.ended[0]}
-            for name, value in mean.items():
-                log.record(name, value)
-            figures = f"accuracy {mean['rollout/accuracy']:.0%} NFE {mean['rollout/nfe']:.1f}"
-            log.record("rollout/reward_deviation", float(np.std([row["rollout/reward"] for row in self.ended])))
-            self.evaluations += int(sum(row["rollout/nfe"] for row in self.ended))
-            self.ended = []
-        log.record("rollout/denoiser_evaluations", self.evaluations)
-        if not settings.rewards.preferences:
-            log.record("rollout/alpha", settings.rewards.alpha)
+        settings, log, figures = self.settings, self.logger, self._log_rollouts()
         log.record("time/update", self.update)
         log.record("time/update_seconds", time.perf_counter() - self.began)
         if is_due(self.update, settings.validation.evaluate_every, settings.updates):
@@ -277,6 +274,25 @@ class Supervisor(BaseCallback):
             self.save()
         self.bar.update(self.task, completed=self.update, figures=figures)
         self.began = time.perf_counter()
+
+    def _log_rollouts(self) -> str:
+        """Logs the episodes that ended in the update, and what was asked for them; the figures for the bar."""
+        log, figures = self.logger, ""
+        if self.ended:
+            mean = {name: sum(row[name] for row in self.ended) / len(self.ended) for name in self.ended[0]}
+            for name, value in mean.items():
+                log.record(name, value)
+            figures = f"accuracy {mean['rollout/accuracy']:.0%} NFE {mean['rollout/nfe']:.1f}"
+            log.record("rollout/reward_deviation", float(np.std([row["rollout/reward"] for row in self.ended])))
+            self.evaluations += int(sum(row["rollout/nfe"] for row in self.ended))
+            self.ended = []
+        log.record("rollout/denoiser_evaluations", self.evaluations)
+        log.record("time/denoiser_calls", self._calls() - self.calls_before)
+        if self.settings.max_prompt_length:
+            log.record("rollout/long_prompts_left_out", self.left_out)
+        if not self.settings.rewards.preferences:
+            log.record("rollout/alpha", self.settings.rewards.alpha)
+        return figures
 
     def validate(self) -> str:
         """Evaluates the policy, and keeps it with its critic."""
@@ -294,7 +310,7 @@ class Supervisor(BaseCallback):
     def save(self) -> None:
         """Writes a checkpoint."""
         info = {"update": self.update, "epochs": self.model._n_updates, **self.validator.state()}
-        info["evaluations"] = self.evaluations
+        info |= {"evaluations": self.evaluations, "left_out": self.left_out}
         self.run.save(parts(self._policy()), info)
 
     def _on_training_end(self) -> None:
@@ -344,7 +360,8 @@ def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, ca
     check_start(setup, settings)
     algorithm, validator = make_algorithm(setup, settings), Validator(setup, settings, folder)
     assert isinstance(algorithm.policy, UnmaskPolicy)
-    run, update, evaluations = Run(folder, settings, resume, writes=setup.world.first), 0, 0
+    run, update = Run(folder, settings, resume, writes=setup.world.first), 0
+    counted = {"evaluations": 0, "left_out": 0}
     setup.world.wait()
     if resume:
         batches = -(-settings.num_envs * settings.n_steps // algorithm.batch_size)
@@ -353,8 +370,9 @@ def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, ca
         check_value(info.get("epochs", 0), int, "the checkpoint's epochs")
         # What Stable-Baselines3 logs as train/n_updates; older checkpoints do not have it, but about so many.
         algorithm._n_updates = info.get("epochs", update * settings.n_epochs)
-        evaluations = info.get("evaluations", 0)  # older checkpoints did not count
-        check_value(evaluations, int, "the checkpoint's evaluations")
+        counted = {name: info.get(name, 0) for name in counted}  # older checkpoints did not count
+        for name, value in counted.items():
+            check_value(value, int, f"the checkpoint's {name}")
         validator.restore(info)
     else:
         imitate(setup, settings)
@@ -367,7 +385,7 @@ def _train(settings: PPO, folder: Path, resume: bool, stop_after: int | None, ca
         with Bar() as bar:
             shown = bar.add_task("ppo", total=settings.updates, completed=update)
             supervisor = Supervisor(run, validator, settings, (bar, shown), as_callback(callback), stop_after)
-            supervisor.evaluations = evaluations
+            supervisor.evaluations, supervisor.left_out = counted["evaluations"], counted["left_out"]
             left = (settings.updates - update) * per_update
             algorithm.learn(left, supervisor, log_interval=settings.updates + 1, reset_num_timesteps=False)
             if supervisor.update == settings.updates or supervisor.stopped:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dllm_env.denoisers.base import Denoiser
 from dllm_env.denoisers.load import load_denoiser
 from dllm_env.dynamics import Dynamics, Wishes
-from dllm_env.env import prompt_width
+from dllm_env.env import next_short, prompt_width
 from dllm_env.errors import UsageError
 from dllm_env.policies.base import Assignment, Policy, undoes
 from dllm_env.policies.heads import load_head
@@ -29,9 +29,6 @@ from dllm_env.train.config import PolicyTraining
 from dllm_env.train.settings_file import flat
 from dllm_env.train.shared import gathered, shared_attempt
 from dllm_env.world import ALONE, World, this_world
-
-TRIES = 1000
-"""So many training problems in a row with too long a prompt are an error."""
 
 
 @dataclass
@@ -121,14 +118,7 @@ class Setup:
 
     def _next_short(self) -> int:
         start = self._short[-1] + 1 if self._short else 0
-        for index in range(start, start + TRIES):
-            prompt = self.task.problem(index, "train", self.seed).prompt
-            if len(self.denoiser.encode(prompt)) <= self.max_prompt_length:
-                return index
-        raise UsageError(
-            f"among {TRIES:,} training problems of {self.task.name} none has a prompt of at most "
-            f"{self.max_prompt_length} tokens; raise max_prompt_length"
-        )
+        return next_short(self.task, self.denoiser, self.max_prompt_length, "train", self.seed, start)
 
 
 def make_setup(settings: PolicyTraining) -> Setup:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import textwrap
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -193,6 +195,11 @@ class _Panel:
 
 ACROSS = 3
 """Panels side by side where their order means nothing."""
+
+
+def load_beside() -> None:
+    """Begins to load what pictures are drawn with, in a thread: it takes a second, which other work can have, too."""
+    threading.Thread(target=importlib.import_module, args=("matplotlib.figure",), daemon=True).start()
 
 
 def plot_pareto(

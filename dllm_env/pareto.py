@@ -198,7 +198,7 @@ ACROSS = 3
 
 
 def load_beside() -> None:
-    """Begins to load what pictures are drawn with, in a thread: it takes a second, which other work can have, too."""
+    """Begins to load what pictures are drawn with, beside other work: it takes a second."""
     threading.Thread(target=importlib.import_module, args=("matplotlib.figure",), daemon=True).start()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,41 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(about)  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UsageError(f"cannot read {name_of(path)}: {reason(error)}") from None
+
+
+SHAPES = "shapes"
+"""The text beside the tensors of a packed file: the names of its weights, and their shapes, as JSON."""
+PLANES = 4
+"""Bytes of a float32."""
+
+
+def pack(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """float32 weights as four tensors, all first bytes of their numbers, all second ones, …, and a text beside them.
+
+    The exponents of weights have much in common. Side by side an archive finds that, and gets smaller by a tenth.
+    """
+    numbers = torch.cat([value.detach().cpu().float().reshape(-1) for value in weights.values()])
+    planes = numbers.view(torch.uint8).view(-1, PLANES).T.contiguous()
+    shapes = {name: list(value.shape) for name, value in weights.items()}
+    return {f"byte_{i}": plane for i, plane in enumerate(planes.unbind())}, {SHAPES: json.dumps(shapes)}
+
+
+def unpack(planes: Mapping[str, Tensor], beside: Mapping[str, str]) -> dict[str, Tensor]:
+    """What ``pack`` was given, bit for bit.
+
+    Raises:
+        UsageError: the file is not what ``pack`` makes.
+    """
+    try:
+        shapes = {str(name): torch.Size(shape) for name, shape in json.loads(beside[SHAPES]).items()}
+        together = torch.stack([planes[f"byte_{i}"] for i in range(PLANES)], 1)
+        if together.dtype != torch.uint8:
+            raise ValueError("what should be bytes is of another type")
+        numbers = together.view(torch.float32)[:, 0]
+        parts = numbers.split([shape.numel() for shape in shapes.values()])
+        return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
+        raise UsageError(f"the packed weights are damaged: {reason(error)}") from None
 
 
 def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:

@@ -30,7 +30,17 @@ from dllm_env.tasks.choice import CHOICE
 from dllm_env.tasks.copying import COPY
 from dllm_env.tasks.sudoku import BLANK
 from dllm_env.tasks.trace import BACKWARD, FILLERS, OPERATIONS
-from dllm_env.weights import DIGESTS, check_weights, digest_of_bytes, fits, not_fitting, read_safetensors
+from dllm_env.weights import (
+    DIGESTS,
+    SHAPES,
+    check_weights,
+    digest_of_bytes,
+    fits,
+    not_fitting,
+    pack,
+    read_safetensors,
+    unpack,
+)
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -299,10 +309,16 @@ class TinyDenoiser(Denoiser):
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self.words[int(i)] for i in ids)
 
-    def save(self, folder: Path) -> None:
-        """Writes ``model.safetensors`` and ``config.json``, which has the digest of the weights."""
+    def save(self, folder: Path, packed: bool = False) -> None:
+        """Writes ``model.safetensors`` and ``config.json``, which has the digest of the weights.
+
+        Args:
+            folder: where to.
+            packed: weights as ``weights.pack`` makes them, as the bundled ones are.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        weights = save(self.network.state_dict())
+        state = self.network.state_dict()
+        weights = save(*pack(state)) if packed else save(state)
         digests = {WEIGHTS: digest_of_bytes(weights)}
         about = {"network": asdict(self.network.config), "words": list(self.words), DIGESTS: digests}
         write_together(folder, {WEIGHTS: weights, CONFIG: (json.dumps(about, indent=1) + "\n").encode()})
@@ -322,7 +338,9 @@ class TinyDenoiser(Denoiser):
             words, shape = _checked(about)
             if not fits(folder, about):
                 raise not_fitting(folder, CONFIG, WEIGHTS)
-            state, _ = read_safetensors(folder / WEIGHTS)
+            state, beside = read_safetensors(folder / WEIGHTS)
+            if SHAPES in beside:
+                state = unpack(state, beside)
             with torch.device("meta"):  # nothing is made of these sizes before the weights are known to have them
                 network = TinyTransformer(shape, len(words))
             check_weights(state, network.state_dict(), WEIGHTS)

@@ -42,7 +42,7 @@ PLANES = 4
 
 
 def pack(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """float32 weights as four tensors, all first bytes of their numbers, all second ones, …, and a text beside them.
+    """float32 weights as four tensors, all first bytes of their numbers, all second ones, …, and a text beside.
 
     The exponents of weights have much in common. Side by side an archive finds that, and gets smaller by a tenth.
     """

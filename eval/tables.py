@@ -19,6 +19,8 @@ from dllm_env.eval.compare import (
 from dllm_env.eval.fronts import Front, Value
 
 SCORE_SAID = "; score: 0 is random, 1 the oracle"
+INTERVAL = "[95%]"
+"""In heads: what stands in brackets behind a figure is its 95% interval."""
 NAME = 14
 """Letters of a line that a column which wraps is left at least."""
 ROOM = 140
@@ -72,17 +74,17 @@ def table(entries: Sequence[Entry], title: str = "", width: int = ROOM) -> Table
         _Column("policy", left=True, wraps=True, least=30),
         _Column("BL"),
         _Column("problems", 7),
-        _Column("accuracy"),
+        _Column(f"accuracy {INTERVAL}"),
     ]
-    columns += [_Column("95% interval"), *(_Column(f"pass@{k}", 4) for k in ks), _Column("NFE"), _Column("90%", 6)]
+    columns += [*(_Column(f"pass@{k}", 4) for k in ks), _Column("NFE"), _Column("90%", 6)]
     columns += [_Column("tokens/NFE", 8), *([_Column("planning", 2)] if planned else [])]
     columns += [*([_Column("remasked", 3)] if remasked else []), *([_Column("reward", 5)] if rewarded else [])]
     columns += [_Column("seconds", 9)]
 
     def cells(entry: Entry) -> list[str]:
         figures = entry.figures
-        made = [entry.label, str(entry.block_length), f"{figures.problems:,}", f"{figures.accuracy:.1%}"]
-        made += [f"{figures.accuracy_low:.1%} – {figures.accuracy_high:.1%}"]
+        likely = f"[{100 * figures.accuracy_low:.1f}, {100 * figures.accuracy_high:.1f}]"
+        made = [entry.label, str(entry.block_length), f"{figures.problems:,}", f"{figures.accuracy:.1%} {likely}"]
         made += [f"{pass_at(entry, k):.1%}" for k in ks]
         made += [f"{figures.nfe:.1f}", f"{figures.nfe_90:.0f}", f"{figures.tokens_per_nfe:.2f}"]
         made += [f"{figures.planning_nfe:.0f}" if figures.planning_nfe else ""] if planned else []
@@ -109,8 +111,7 @@ def comparison_table(found: Sequence[Comparison], width: int = ROOM) -> Table:
         _Column("policy", left=True, wraps=True),
         _Column("against", left=True, wraps=True),
         _Column("condition", 2, left=True, wraps=True),
-        _Column("accuracy"),
-        _Column("95% interval"),
+        _Column(f"points {INTERVAL}"),
         _Column("only it / only the other", 3),
         _Column("p", 1),
         _Column("NFE"),
@@ -120,15 +121,14 @@ def comparison_table(found: Sequence[Comparison], width: int = ROOM) -> Table:
             pair.first,
             f"{pair.second} ({pair.why})" if pair.why else pair.second,
             pair.title,
-            f"{100 * pair.difference:+.1f} points",
-            f"{100 * pair.low:+.1f} – {100 * pair.high:+.1f}",
+            f"{100 * pair.difference:+.1f} [{100 * pair.low:+.1f}, {100 * pair.high:+.1f}]",
             "" if pair.p is None else f"{pair.first_only} / {pair.second_only}",
             "" if pair.p is None else f"{pair.p:.2g}",
             f"{pair.nfe_ratio:.2f}× fewer" if pair.nfe_ratio >= 1 else f"{1 / pair.nfe_ratio:.2f}× more",
         ]
         for pair in found
     ]
-    shown = Table(title="paired, on the same problems")
+    shown = Table(title="paired, on the same problems: percentage points of accuracy")
     kept = _fit(shown, columns, rows, width)
     for row in rows:
         shown.add_row(*(row[i] for i in kept))
@@ -139,13 +139,13 @@ def front_table(found: Sequence[Front], width: int = ROOM) -> Table:
     """Areas, scores and AUP of the fronts for the terminal."""
     scored = any(front.score is not None for front in found)
     columns = [_Column("condition", left=True, wraps=True), _Column("front of", left=True, wraps=True)]
-    columns += [_Column("policies", 4), _Column("problems", 5), _Column("area"), _Column("95% interval", 2)]
-    columns += [_Column("score"), _Column("95% interval")] if scored else []
+    columns += [_Column("policies", 4), _Column("problems", 5), _Column(f"area {INTERVAL}")]
+    columns += [_Column(f"score {INTERVAL}")] if scored else []
     columns += [_Column("AUP", 3)]
 
     def cells(front: Front) -> list[str]:
-        made = [front.title, front.who, str(front.policies), f"{front.problems:,}", *_with_interval(front.area)]
-        made += (["", ""] if front.score is None else _with_interval(front.score)) if scored else []
+        made = [front.title, front.who, str(front.policies), f"{front.problems:,}", _with_interval(front.area)]
+        made += ["" if front.score is None else _with_interval(front.score)] if scored else []
         return [*made, f"{front.aup:.0f}"]
 
     shown = Table(title="fronts: area over log NFE, from 1 to L evaluations" + SCORE_SAID * scored)
@@ -158,5 +158,5 @@ def front_table(found: Sequence[Front], width: int = ROOM) -> Table:
     return shown
 
 
-def _with_interval(value: Value) -> list[str]:
-    return [f"{value.value:.3f}", f"{value.low:.3f} – {value.high:.3f}"]
+def _with_interval(value: Value) -> str:
+    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"

@@ -50,23 +50,23 @@ def test_policies_as_a_table() -> None:
     shown = table([entry("leftmost:1"), entry("runs/x", accuracy=0.999, accuracy_high=1.0)], "all that was played")
     assert lines(shown) == [
         "all that was played",
-        "policy     ┃ BL ┃ problems ┃ accuracy ┃   95% interval ┃ NFE ┃ 90% ┃ tokens/NFE ┃ seconds",
-        "leftmost:1 │  4 │    1,234 │    90.5% │  88.0% – 92.5% │ 7.2 │  12 │       2.35 │    61.0",
-        "runs/x     │  4 │    1,234 │    99.9% │ 88.0% – 100.0% │ 7.2 │  12 │       2.35 │    61.0",
+        "policy     ┃ BL ┃ problems ┃      accuracy [95%] ┃ NFE ┃ 90% ┃ tokens/NFE ┃ seconds",
+        "leftmost:1 │  4 │    1,234 │  90.5% [88.0, 92.5] │ 7.2 │  12 │       2.35 │    61.0",
+        "runs/x     │  4 │    1,234 │ 99.9% [88.0, 100.0] │ 7.2 │  12 │       2.35 │    61.0",
     ]
     assert [row.style for row in shown.rows] == [None, "bold"]
-    assert [column.justify for column in shown.columns] == ["left"] + ["right"] * 8
+    assert [column.justify for column in shown.columns] == ["left"] + ["right"] * 7
 
 
 def test_conditions_are_sections_and_what_went_back_to_mask_is_told() -> None:
     shown = table([entry("leftmost:1"), entry("runs/x", 2, remasks=1.25), entry("top_k:1", 2)])
     assert lines(shown) == [
-        "policy         ┃ BL ┃ problems ┃ accuracy ┃  95% interval ┃ NFE ┃ 90% ┃ tokens/NFE ┃ remasked ┃ seconds",
+        "policy         ┃ BL ┃ problems ┃     accuracy [95%] ┃ NFE ┃ 90% ┃ tokens/NFE ┃ remasked ┃ seconds",
         "block length 4",
-        "leftmost:1     │  4 │    1,234 │    90.5% │ 88.0% – 92.5% │ 7.2 │  12 │       2.35 │      0.0 │    61.0",
+        "leftmost:1     │  4 │    1,234 │ 90.5% [88.0, 92.5] │ 7.2 │  12 │       2.35 │      0.0 │    61.0",
         "block length 2",
-        "runs/x         │  2 │    1,234 │    90.5% │ 88.0% – 92.5% │ 7.2 │  12 │       2.35 │      1.2 │    61.0",
-        "top_k:1        │  2 │    1,234 │    90.5% │ 88.0% – 92.5% │ 7.2 │  12 │       2.35 │      0.0 │    61.0",
+        "runs/x         │  2 │    1,234 │ 90.5% [88.0, 92.5] │ 7.2 │  12 │       2.35 │      1.2 │    61.0",
+        "top_k:1        │  2 │    1,234 │ 90.5% [88.0, 92.5] │ 7.2 │  12 │       2.35 │      0.0 │    61.0",
     ]
     assert [row.style for row in shown.rows] == ["italic", None, "italic", "bold", None]
     assert [row.end_section for row in shown.rows] == [False, True, False, False, False]
@@ -78,7 +78,7 @@ def test_samples_that_all_have_are_told_as_pass_at_k() -> None:
     assert [name.strip() for name in many[0].split("┃") if "@" in name] == [
         f"pass@{k}" for k in (2, 4, 8, 16, 32, 64)
     ]
-    assert [[cell.strip() for cell in line.split("│")[5:11]] for line in many[1:]] == [
+    assert [[cell.strip() for cell in line.split("│")[4:10]] for line in many[1:]] == [
         ["44.0%", "69.4%", "91.5%", "99.5%", "100.0%", "100.0%"],
         ["2.9%", "5.7%", "11.4%", "22.9%", "45.7%", "91.4%"],
     ]
@@ -89,7 +89,7 @@ def test_only_names_of_policies_wrap() -> None:
     shown = lines(table([entry("a policy of many words, all of which wrap")]), 90)
     assert shown[0].startswith("policy")
     assert len(shown) > 2
-    assert "88.0% – 92.5%" in shown[1]
+    assert "[88.0, 92.5]" in shown[1]
     assert not any("%" in line for line in shown[2:])
 
 
@@ -102,17 +102,17 @@ def test_comparisons_as_a_table() -> None:
         ]
     )
     assert [line.split(" ┃ " if "┃" in line else " │ ") for line in lines(shown)[1:]] == [
-        ["policy", "against".ljust(35), "condition     ", "    accuracy", " 95% interval"]
+        ["policy", "against".ljust(35), "condition     ", "points [95%]".rjust(20)]
         + ["only it / only the other", "      p", "        NFE"],
-        ["runs/x", "leftmost:8 (best heuristic as fast)", "block length 4", "+70.0 points", "+61.5 – +79.1"]
+        ["runs/x", "leftmost:8 (best heuristic as fast)", "block length 4", "+70.0 [+61.5, +79.1]"]
         + ["70 / 0".rjust(24), "1.7e-21", " 1.40× more"],
-        ["runs/x", "runs/y".ljust(35), "block length 4", " -5.0 points", " -10.0 – +0.0"]
+        ["runs/x", "runs/y".ljust(35), "block length 4", "-5.0 [-10.0, +0.0]".rjust(20)]
         + [" " * 24, " " * 7, "1.00× fewer"],
-        ["runs/x", "b (baseline)".ljust(35), "block length 4", " +0.0 points", "-10.0 – +10.0"]
+        ["runs/x", "b (baseline)".ljust(35), "block length 4", "+0.0 [-10.0, +10.0]".rjust(20)]
         + ["3 / 4".rjust(24), "      1", "5.71× fewer"],
     ]
-    assert lines(shown)[0] == "paired, on the same problems"
-    assert [column.justify for column in shown.columns] == ["left"] * 3 + ["right"] * 5
+    assert lines(shown)[0] == "paired, on the same problems: percentage points of accuracy"
+    assert [column.justify for column in shown.columns] == ["left"] * 3 + ["right"] * 4
 
 
 def comparison(
@@ -137,11 +137,11 @@ def test_fronts_as_a_table() -> None:
     shown = front_table(found)
     assert lines(shown) == [
         "fronts: area over log NFE, from 1 to L evaluations",
-        "condition      ┃ front of   ┃ policies ┃ problems ┃  area ┃  95% interval ┃ AUP",
-        "block length 4 │ heuristics │        3 │    1,234 │ 0.179 │ 0.100 – 0.260 │  88",
-        "block length 4 │ learned    │       12 │       50 │ 1.000 │ 1.000 – 1.000 │ 100",
+        "condition      ┃ front of   ┃ policies ┃ problems ┃           area [95%] ┃ AUP",
+        "block length 4 │ heuristics │        3 │    1,234 │ 0.179 [0.100, 0.260] │  88",
+        "block length 4 │ learned    │       12 │       50 │ 1.000 [1.000, 1.000] │ 100",
     ]
-    assert [column.justify for column in shown.columns] == ["left"] * 2 + ["right"] * 5
+    assert [column.justify for column in shown.columns] == ["left"] * 2 + ["right"] * 4
     assert [row.style for row in shown.rows] == [None, "bold"]
 
 
@@ -154,9 +154,9 @@ def test_scores_are_shown_where_there_are_some() -> None:
     ]
     said = lines(front_table(found))
     assert said[0] == "fronts: area over log NFE, from 1 to L evaluations; score: 0 is random, 1 the oracle"
-    assert [cell.strip() for cell in said[1].split("┃")[6:]] == ["score", "95% interval", "AUP"]
-    assert [cell.strip() for cell in said[2].split("│")[6:]] == ["-0.250", "-0.500 – 0.000", "8"]
-    assert [cell.strip() for cell in said[-1].split("│")[6:]] == ["", "", "8"]
+    assert [cell.strip() for cell in said[1].split("┃")[5:]] == ["score [95%]", "AUP"]
+    assert [cell.strip() for cell in said[2].split("│")[5:]] == ["-0.250 [-0.500, 0.000]", "8"]
+    assert [cell.strip() for cell in said[-1].split("│")[5:]] == ["", "8"]
 
 
 LONG = "threshold:threshold=0.7,fallback=leftmost"
@@ -174,9 +174,9 @@ def test_in_every_terminal_tables_are_whole(width: int) -> None:
     front = Front("block length 40", "threshold:fallback=leftmost", 12, 1000, value, value, 87.6, tuple(entries))
     named = "threshold:fallback=leftmost"
     for made, heads, column, name, figure in [
-        (table(entries, width=width), {"BL", "accuracy", "95% interval", "NFE"}, 0, LONG, "100.0%"),
-        (comparison_table([pair], width), {"accuracy", "95% interval", "NFE"}, 1, LONG, "+100.0 points"),
-        (front_table([front], width), {"area", "score", "95% interval"}, 1, named, "0.179"),
+        (table(entries, width=width), {"BL", "accuracy [95%]", "NFE"}, 0, LONG, "100.0%"),
+        (comparison_table([pair], width), {"points [95%]", "NFE"}, 1, LONG, "+100.0 [+96.0, +100.0]"),
+        (front_table([front], width), {"area [95%]", "score [95%]"}, 1, named, "0.179 [0.100, 0.260]"),
     ]:
         assert heads <= {str(head.header) for head in made.columns}
         console = Console(width=width, file=io.StringIO(), color_system=None)
@@ -195,4 +195,4 @@ def test_what_matters_least_is_left_out_first() -> None:
     assert set(heads[2]) <= set(heads[1]) <= set(heads[0])
     assert "seconds" not in heads[2]
     least = [str(column.header) for column in table(entries, width=10).columns]
-    assert least == ["policy", "BL", "accuracy", "95% interval", "NFE"]
+    assert least == ["policy", "BL", "accuracy [95%]", "NFE"]

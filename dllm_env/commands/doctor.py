@@ -26,6 +26,8 @@ EXTRAS = {
     "eval": "published benchmarks, the lm-evaluation-harness",
     "lora": "adapters of denoisers",
     "report": "the HTML report",
+    "wandb": "trainings logged by Weights & Biases",
+    "mlflow": "trainings logged by MLflow",
 }
 """What the extras are for that users may want."""
 SECONDS = 3.0

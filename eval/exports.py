@@ -20,6 +20,8 @@ from dllm_env.eval.names import Names, shown_name
 from dllm_env.eval.results import Outcome, by_problem
 from dllm_env.files import write_atomically
 
+SMALLEST = 0.001
+"""Of p in documents; ``pairs.csv`` has all digits."""
 POOLED_JSON, POOLED_CSV, PAIRS_CSV = "pooled.json", "pooled.csv", "pairs.csv"
 
 
@@ -102,32 +104,34 @@ def main_sheet(entries: Sequence[Entry], names: Names, title: str) -> Sheet:
     """Accuracy with its interval and NFE of all entries, a part for each condition; learned policies are bold."""
     groups = by_condition(entries)
     planned = any(entry.figures.planning_nfe for entry in entries)
-    heads = ["policy", "problems", "accuracy", "95% interval", "NFE", "NFE 90%", "tokens/NFE"]
+    heads = ["policy", "problems", "accuracy [95%]", "NFE", "NFE 90%", "tokens/NFE"]
     heads += ["planning"] * planned
 
     def cells(entry: Entry) -> list[str]:
         f = entry.figures
-        made = [shown_name(entry, names), f"{f.problems:,}", f"{f.accuracy:.1%}"]
-        made += [f"{f.accuracy_low:.1%} – {f.accuracy_high:.1%}", f"{f.nfe:.1f}", f"{f.nfe_90:.0f}"]
-        made += [f"{f.tokens_per_nfe:.2f}"]
+        made = [shown_name(entry, names), f"{f.problems:,}"]
+        made += [f"{f.accuracy:.1%} [{100 * f.accuracy_low:.1f}, {100 * f.accuracy_high:.1f}]"]
+        made += [f"{f.nfe:.1f}", f"{f.nfe_90:.0f}", f"{f.tokens_per_nfe:.2f}"]
         return [*made, f"{f.planning_nfe:.0f}" if f.planning_nfe else "–"] if planned else made
 
     parts = [
         (about, [(entry.learned, cells(entry)) for entry in group])
         for group, about in zip(groups, condition_titles(groups), strict=True)
     ]
-    return Sheet(f"Accuracy and denoiser evaluations (NFE): {title}.", "results", heads, 1, parts)
+    return Sheet(
+        f"Accuracy with its 95% interval, and denoiser evaluations (NFE): {title}.", "results", heads, 1, parts
+    )
 
 
 def pairs_sheet(pairs: Sequence[Comparison], entries: Sequence[Entry], names: Names) -> Sheet:
     """The paired tests, a part for each condition."""
     shown = {entry.label: shown_name(entry, names) for entry in entries}
-    heads = ["policy", "against", "chosen as", "difference", "95% interval", "only it / other", "p", "NFE ratio"]
+    heads = ["policy", "against", "chosen as", "difference [95%]", "only it / other", "p", "NFE ratio"]
 
     def cells(pair: Comparison) -> list[str]:
         made = [shown.get(pair.first, pair.first), shown.get(pair.second, pair.second), pair.why]
-        made += [_points(pair.difference), f"{_points(pair.low)} – {_points(pair.high)}"]
-        made += ["–", "–"] if pair.p is None else [f"{pair.first_only} / {pair.second_only}", f"{pair.p:.2g}"]
+        made += [f"{_points(pair.difference)} [{_points(pair.low)}, {_points(pair.high)}]"]
+        made += ["–", "–"] if pair.p is None else [f"{pair.first_only} / {pair.second_only}", _chance(pair.p)]
         return [*made, f"{pair.nfe_ratio:.2f}"]
 
     titles = list(dict.fromkeys(pair.title for pair in pairs))
@@ -141,6 +145,10 @@ def pairs_sheet(pairs: Sequence[Comparison], entries: Sequence[Entry], names: Na
 
 def _points(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _chance(p: float) -> str:
+    return f"{p:.2g}" if p >= SMALLEST else f"< {SMALLEST:g}"
 
 
 def as_markdown(sheets: Sequence[Sheet]) -> str:
@@ -167,12 +175,13 @@ def _marked(text: str) -> str:
 
 
 def as_latex(sheets: Sequence[Sheet]) -> str:
-    """The tables in LaTeX; they need the package booktabs."""
-    made = ["% Needs \\usepackage{booktabs} and, before LaTeX of 2020, \\usepackage[utf8]{inputenc}."]
+    """The tables in LaTeX, no wider than a line; they need the packages booktabs and graphicx."""
+    made = ["% Needs \\usepackage{booktabs,graphicx} and, before LaTeX of 2020, \\usepackage[utf8]{inputenc}."]
     for sheet in sheets:
         columns = "l" * sheet.texts + "r" * (len(sheet.heads) - sheet.texts)
         made += ["\\begin{table}[t]", "  \\centering", f"  \\caption{{{_tex(sheet.caption)}}}"]
-        made += [f"  \\label{{tab:{sheet.name}}}", f"  \\begin{{tabular}}{{{columns}}}", "    \\toprule"]
+        made += [f"  \\label{{tab:{sheet.name}}}", f"  {NO_WIDER}{{%", f"  \\begin{{tabular}}{{{columns}}}"]
+        made.append("    \\toprule")
         made.append(_line([_tex(head) for head in sheet.heads]))
         for title, lines in sheet.parts:
             made.append("    \\midrule")
@@ -181,8 +190,12 @@ def as_latex(sheets: Sequence[Sheet]) -> str:
             for bold, (name, *others) in lines:
                 first = f"\\textbf{{{_tex(name)}}}" if bold else _tex(name)
                 made.append(_line([first, *map(_tex, others)]))
-        made += ["    \\bottomrule", "  \\end{tabular}", "\\end{table}"]
+        made += ["    \\bottomrule", "  \\end{tabular}}", "\\end{table}"]
     return "\n".join(made) + "\n"
+
+
+NO_WIDER = "\\resizebox{\\ifdim\\width>\\linewidth \\linewidth\\else\\width\\fi}{!}"
+"""Makes what is wider than a line as wide as one."""
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,31 +127,45 @@ def test_markdown_by_hand() -> None:
         pairs_sheet(comparisons(ENTRIES[:2]), ENTRIES, {}),
     ]
     text = as_markdown(sheets)
-    assert text.startswith("Accuracy and denoiser evaluations (NFE): task x.\n\nblock length 40\n\n| policy |")
-    assert "| --- | ---: | ---: | ---: | ---: | ---: | ---: |" in text
-    assert "| **a\\_b\\|c** | 100 | 90.0% | 82.6% – 94.5% | 7.0 | 7 | " in text
-    assert "| threshold:0.5 | 100 | 10.0% | 5.5% – 17.4% | 6.0 | 6 | " in text
-    assert "| x | threshold:0.5 | best heuristic as fast | +80.0 | " in text
-    assert "| 80 / 0 | 1.7e-24 | 0.86 |" in text  # 2 · 2⁻⁸⁰; 6 / 7
+    caption = "Accuracy with its 95% interval, and denoiser evaluations (NFE): task x."
+    assert text.startswith(f"{caption}\n\nblock length 40\n\n| policy |")
+    assert "| --- | ---: | ---: | ---: | ---: | ---: |" in text
+    assert "| **a\\_b\\|c** | 100 | 90.0% \\[82.6, 94.5\\] | 7.0 | 7 | " in text
+    assert "| threshold:0.5 | 100 | 10.0% \\[5.5, 17.4\\] | 6.0 | 6 | " in text
+    assert "| x | threshold:0.5 | best heuristic as fast | +80.0 \\[" in text
+    assert "| 80 / 0 | \\< 0.001 | 0.86 |" in text  # 2 · 2⁻⁸⁰; 6 / 7
     assert len({line.count("|") for line in text.splitlines() if line.startswith("| a")}) <= 1
 
 
 def test_latex_by_hand() -> None:
     text = as_latex([main_sheet(ENTRIES, {"runs/x": "50% & $x_1$"}, "task #1")])
-    assert text.splitlines()[1:6] == [
+    assert text.splitlines()[1:7] == [
         "\\begin{table}[t]",
         "  \\centering",
-        "  \\caption{Accuracy and denoiser evaluations (NFE): task \\#1.}",
+        "  \\caption{Accuracy with its 95\\% interval, and denoiser evaluations (NFE): task \\#1.}",
         "  \\label{tab:results}",
-        "  \\begin{tabular}{lrrrrrr}",
+        "  \\resizebox{\\ifdim\\width>\\linewidth \\linewidth\\else\\width\\fi}{!}{%",
+        "  \\begin{tabular}{lrrrrr}",
     ]
-    assert "    \\textbf{50\\% \\& \\$x\\_1\\$} & 100 & 90.0\\% & 82.6\\% -- 94.5\\% & 7.0 & 7 & " in text
-    assert text.count("\\multicolumn{7}{l}{\\emph{block length") == 2
+    assert "    \\textbf{50\\% \\& \\$x\\_1\\$} & 100 & 90.0\\% [82.6, 94.5] & 7.0 & 7 & " in text
+    assert text.count("\\multicolumn{6}{l}{\\emph{block length") == 2
     lines = [line for line in text.splitlines() if line.endswith("\\\\") and "multicolumn" not in line]
-    assert {line.replace("\\&", "").count("&") for line in lines} == {6}
+    assert {line.replace("\\&", "").count("&") for line in lines} == {5}
     assert len(lines) == 6
     assert text.count("\\midrule") == 2
     assert text.isascii()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
+def test_latex_takes_it(tmp_path: Path) -> None:
+    names = {"runs/x": "a_b^c ~ 50% & $x_1$ {α} \\ <é> # of a length that no line has, and longer than that by far"}
+    text = as_latex([main_sheet(ENTRIES, names, "task #1"), pairs_sheet(comparisons(ENTRIES), ENTRIES, names)])
+    paper = f"\\documentclass{{article}}\\usepackage{{booktabs,graphicx}}\\begin{{document}}{text}\\end{{document}}"
+    (tmp_path / "paper.tex").write_text(paper, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout.decode(errors="replace")
+    assert b"Overfull" not in done.stdout
 
 
 def test_pooled_figures_stand_beside_those_of_the_seeds(tmp_path: Path) -> None:

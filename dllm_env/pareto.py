@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import textwrap
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -195,11 +193,6 @@ class _Panel:
 
 ACROSS = 3
 """Panels side by side where their order means nothing."""
-
-
-def load_beside() -> None:
-    """Begins to load what pictures are drawn with, beside other work: it takes a second."""
-    threading.Thread(target=importlib.import_module, args=("matplotlib.figure",), daemon=True).start()
 
 
 def plot_pareto(

@@ -40,7 +40,7 @@ from dllm_env.eval.results import (
 from dllm_env.eval.tables import ROOM, comparison_table, front_table, table
 from dllm_env.files import write_atomically, write_figure
 from dllm_env.locks import locked, locked_for_all
-from dllm_env.pareto import load_beside, plot_grid
+from dllm_env.pareto import plot_grid
 from dllm_env.progress import Bar, terminal
 from dllm_env.world import Counter, World, this_world
 
@@ -63,8 +63,6 @@ def play(evaluations: Sequence[Evaluation], folder: Path, workers: int = 1) -> N
             somebody else is writing into it.
     """
     world = this_world()
-    if workers <= 1 and world.first:
-        load_beside()
     with locked_for_all(folder, world):
         if world.first:
             put_together(folder)

@@ -2,7 +2,7 @@
 
 import sys
 
-from dllm_env.cli import main
+from dllm_env.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

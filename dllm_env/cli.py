@@ -11,6 +11,7 @@ interrupted (Ctrl-C), 143 and 129 when ended by SIGTERM and SIGHUP, with how to 
 
 import codecs
 import contextlib
+import gc
 import importlib
 import os
 import sys
@@ -80,6 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if stopped and argv is None:
                 signals.ignore_for_good()
             return ended_by(error)
+
+
+def program() -> int:
+    """``main`` as a program of its own, which then ends at once: torch's objects would be searched for circles."""
+    try:
+        return main()
+    finally:
+        gc.freeze()
 
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")

@@ -11,6 +11,7 @@ from dllm_env.commands import helping
 from dllm_env.commands.arguments import (
     check_folder,
     going_on,
+    loading,
     parse,
     refuse_results,
     results_folder,
@@ -31,12 +32,13 @@ def evaluate(arguments: list[str]) -> None:
     """``dllm-env eval``."""
     import tyro
 
-    from dllm_env.commands.rehearsal import say_evaluation
-    from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, prepare
-    from dllm_env.eval.latency import check_latency
-    from dllm_env.eval.parallel import default_workers
-    from dllm_env.eval.runner import PictureFormat, check_baseline, finish, play, time_policies
-    from dllm_env.eval.suite import load_suite
+    with loading():
+        from dllm_env.commands.rehearsal import say_evaluation
+        from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, prepare
+        from dllm_env.eval.latency import check_latency
+        from dllm_env.eval.parallel import default_workers
+        from dllm_env.eval.runner import PictureFormat, check_baseline, finish, play, time_policies
+        from dllm_env.eval.suite import load_suite
 
     @dataclass(frozen=True)
     class Arguments:

@@ -14,7 +14,7 @@ import peft
 import pytest
 import torch
 from conftest import toy_denoiser
-from make_checkpoint import make_dream, make_llada
+from make_checkpoint import make_bert, make_dream, make_llada, make_llada2, make_llada_moe
 from pairs import LENGTH, AllA, assert_same_run, weights
 from safetensors.torch import save_file
 from stable_baselines3.common.logger import Logger
@@ -37,19 +37,10 @@ from dllm_env.rules import Rules
 from dllm_env.tasks.load import TASKS
 from dllm_env.train import joint
 from dllm_env.train.batches import Batch
-from dllm_env.train.dcolt import (
-    DCoLT,
-    JointLearner,
-    checkpointed,
-    collect,
-    learn,
-    loss_of,
-    make_batch,
-    make_learner,
-    train_dcolt,
-)
+from dllm_env.train.dcolt import DCoLT, collect, learn, loss_of, make_batch, make_learner, train_dcolt
 from dllm_env.train.grpo import GRPO, train_grpo
 from dllm_env.train.joint import States
+from dllm_env.train.joint_learner import JointLearner, checkpointed
 from dllm_env.train.setup import Setup, make_setup
 
 WORDS = "pmeAB"
@@ -302,9 +293,9 @@ def one_update(settings: DCoLT) -> tuple[Setup, JointLearner, States, Batch, Log
 def test_ratios_are_one_at_first_and_then_are_not(trace: DCoLT, kind: str) -> None:
     for steps in (1, 2):
         settings = trace.changed(train_denoiser=kind, gradient_steps=steps, denoiser_learning_rate=1e-2)
-        setup, learner, states, batch, log = one_update(settings)
+        _, learner, states, batch, log = one_update(settings)
         assert len(batch)
-        learn(learner, setup.denoiser, states, batch, settings, log)  # type: ignore[arg-type]
+        learn(learner, states, batch, settings, log)  # type: ignore[arg-type]
         away = abs(log.name_to_value["train/ratio_max"] - 1)
         assert away < 1e-3 if steps == 1 else away > 1e-2
 
@@ -315,7 +306,7 @@ def test_the_divergence_is_from_the_start(trace: DCoLT) -> None:
     plain = settings.changed(kl_weight=0.0)
 
     def both() -> list[float]:
-        return [loss_of(learner, setup.denoiser, states, batch, s).loss.item() for s in (settings, plain)]  # type: ignore[arg-type]
+        return [loss_of(learner, states, batch, s).loss.item() for s in (settings, plain)]  # type: ignore[arg-type]
 
     with_it, without = both()
     assert with_it == pytest.approx(without, abs=1e-5)
@@ -336,7 +327,7 @@ def test_checkpointing_of_activations_changes_no_gradient(trace: DCoLT) -> None:
     for wanted in (False, True):
         settings = trace.changed(train_denoiser="full", activation_checkpointing=wanted, gradient_steps=1)
         setup, learner, states, batch, log = one_update(settings)
-        learn(learner, setup.denoiser, states, batch, settings, log)  # type: ignore[arg-type]
+        learn(learner, states, batch, settings, log)  # type: ignore[arg-type]
         found.append([weight.grad for weight in setup.denoiser.module.parameters()])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
 
@@ -576,5 +567,31 @@ def test_a_tiny_llada_is_trained_and_read_again(trace: DCoLT, tmp_path: Path) ->
     with torch.no_grad():
         one, two = plain.features(tokens, 8), tuned.features(tokens, 8)
     assert not torch.allclose(one, two, atol=1e-5)
-    with pytest.raises(UsageError, match="cannot be saved as a whole; train an adapter: lora"):
-        train_dcolt(settings.changed(train_denoiser="full"), tmp_path / "full")
+
+
+@pytest.mark.parametrize("make", [make_llada, make_dream, make_llada_moe, make_bert])
+def test_checkpoints_that_are_trained_as_a_whole_are_read_as_they_were_used(
+    make: Callable[[Path], Path], trace: DCoLT, tmp_path: Path
+) -> None:
+    base = f"{make(tmp_path / 'model')}:chat=0,mask=7"
+    settings = trace.changed(denoiser=base, response_length=8, train_denoiser="full", updates=1)
+    train_dcolt(settings.changed(denoiser_learning_rate=0.01), tmp_path / "run")
+    plain, tuned = load_denoiser(base), load_denoiser(tmp_path / "run")
+    assert tuned.mask_id == 7
+    assert tuned.encode("a 6 b") == plain.encode("a 6 b")
+    tokens = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        assert not torch.allclose(plain.features(tokens, 8), tuned.features(tokens, 8), atol=1e-5)
+    tuned.save(tmp_path / "again")
+    assert load_denoiser(tmp_path / "again").fingerprint() == tuned.fingerprint()
+    about = json.loads((tmp_path / "again" / "config.json").read_text())
+    (tmp_path / "again" / "config.json").write_text(json.dumps({**about, "dllm_env": {"mask": "x"}}))
+    with pytest.raises(UsageError, match="dllm_env: mask must be"):
+        load_denoiser(tmp_path / "again")
+
+
+def test_what_cannot_be_saved_is_said_before_it_is_trained(trace: DCoLT, tmp_path: Path) -> None:
+    base = make_llada2(tmp_path / "model")
+    settings = trace.changed(denoiser=f"{base}:chat=0", response_length=8, train_denoiser="full", updates=1)
+    with pytest.raises(UsageError, match="cannot be saved as a whole: its weights are put together anew"):
+        train_dcolt(settings, tmp_path / "run")

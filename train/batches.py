@@ -43,8 +43,10 @@ class Batch:
         return len(self.weight)
 
     def pieces(self: AnyBatch, size: int) -> Iterator[AnyBatch]:
-        """The batch in pieces of so many steps."""
+        """The batch in pieces of so many steps; none of an empty one."""
         for rows in torch.arange(len(self), device=self.weight.device).split(size):
+            if not len(rows):
+                return
             yield type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 

@@ -69,6 +69,9 @@ class Learner:
         """What a checkpoint holds."""
         return {"network": self.network, "average": self.average, "optimizer": self.optimizer}
 
+    def restored(self) -> None:
+        """The parts have been loaded."""
+
     def state(self) -> dict[str, int]:
         """What a checkpoint says besides."""
         counts = {name: getattr(self, name) for name in COUNTS}

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from dllm_env.errors import UsageError
 from dllm_env.reading import as_table, parse_json, shown
+from dllm_env.train.sharded import divided_as
 from dllm_env.weights import DIGESTS, check_tensor, check_weights, digest_of_tensors, read_safetensors
 
 Parts = Mapping[str, nn.Module | Optimizer]
@@ -66,6 +67,23 @@ def read_checkpoint(path: Path, parts: Parts, steps: float, last: float) -> tupl
         else:
             state[name] = _optimizer_state(part, values, name, update * steps, known is not None)
     return state, info
+
+
+def state_as(part: nn.Module | Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``load_state_dict`` takes of a part of which each process has a share; of others what is given.
+
+    Args:
+        part: network or optimizer.
+        state: whole, as ``read_checkpoint`` gives it.
+    """
+    if isinstance(part, nn.Module):
+        return {name: divided_as(state[name], value) for name, value in part.state_dict().items()}
+    parameters = [parameter for group in part.param_groups for parameter in group["params"]]
+    entries = {
+        i: {key: divided_as(value, parameters[i]) for key, value in entry.items()}
+        for i, entry in state["state"].items()
+    }
+    return {**state, "state": entries}
 
 
 def _optimizer_state(

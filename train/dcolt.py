@@ -9,81 +9,34 @@ Reads from top to bottom: settings, one update, the loop.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
-from dllm_env.denoisers.adapters import MOST, add_adapter, save_adapter
-from dllm_env.denoisers.base import Denoiser, Extras
+from dllm_env.denoisers.adapters import save_adapter
+from dllm_env.denoisers.base import Extras
 from dllm_env.denoisers.load import DENOISER
 from dllm_env.errors import UsageError
 from dllm_env.policies.heads import PlackettLuce
 from dllm_env.policies.learned import LearnedPolicy
-from dllm_env.policies.networks import READ_TOKENS, Scorer
+from dllm_env.policies.networks import READ_TOKENS
 from dllm_env.policies.rollout import Recording
-from dllm_env.random import torch_generator
-from dllm_env.specs import check_types
 from dllm_env.train import grpo
 from dllm_env.train.batches import Batch
 from dllm_env.train.callbacks import Callbacks, Learner
-from dllm_env.train.config import (
-    RATE,
-    ImitationConfig,
-    PolicyConfig,
-    RewardConfig,
-    above_zero,
-    at_least,
-    learning_rate,
-)
+from dllm_env.train.config import ImitationConfig, PolicyConfig, RewardConfig, learning_rate
 from dllm_env.train.grpo import GRPO, Algorithm, Collected
-from dllm_env.train.joint import States, as_drawn, evaluate
+from dllm_env.train.joint import States, as_drawn, evaluate, nothing
+from dllm_env.train.joint_learner import JointConfig, JointLearner, checkpointed
 from dllm_env.train.losses import ClippedLoss, approximate_kl, clipped_loss, finite_step
 from dllm_env.train.setup import Setup
 from dllm_env.train.validation import Validator
 from dllm_env.world import ALONE, World
-
-Trained = Literal["none", "lora", "full"]
-"""What of a denoiser learns."""
-
-
-@dataclass(frozen=True)
-class JointConfig:
-    """How the denoiser learns."""
-
-    train_denoiser: Trained = "lora"
-    """What of it: nothing, low-rank adapters (by peft), or all weights."""
-    denoiser_learning_rate: float = 1e-4
-    """Its peak learning rate; warm-up and decay are those of the policy."""
-    lora_rank: int = 16
-    """Rank of the adapters."""
-    lora_alpha: float = 32.0
-    """Adapters are multiplied by lora_alpha / lora_rank."""
-    lora_targets: tuple[str, ...] = ()
-    """Linear layers that get one, by the last part of their names; without any, all of the blocks."""
-    kl_weight: float = 0.0
-    """Weight of the divergence of its tokens from the denoiser at the start, in nats a step."""
-    activation_checkpointing: bool = False
-    """Keep the inputs of its blocks only, and compute the rest again for the gradient."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        if self.train_denoiser not in get_args(Trained):
-            raise UsageError(
-                f"train_denoiser is one of {', '.join(get_args(Trained))}, got {self.train_denoiser!r}"
-            )
-        above_zero(self, "denoiser_learning_rate", "lora_alpha", most=RATE)
-        at_least(1, self, "lora_rank", most=MOST)
-        at_least(0, self, "kl_weight", most=RATE)
 
 
 @dataclass(frozen=True)
@@ -137,7 +90,7 @@ def check(setup: Setup, settings: DCoLT) -> None:
     """Before any work.
 
     Raises:
-        UsageError: a head or network that does not fit.
+        UsageError: a head or network that does not fit, or a denoiser that cannot be saved.
     """
     head, length = setup.policy.head, setup.rules.response_length
     if isinstance(head, PlackettLuce) and setup.rules.block_length % head.k:
@@ -146,6 +99,8 @@ def check(setup: Setup, settings: DCoLT) -> None:
         )
     if settings.joint.train_denoiser == "none":
         return
+    if settings.joint.train_denoiser == "full":
+        setup.denoiser.check_saves()
     network = setup.policy.network
     if read := READ_TOKENS & set(network.config.sight):
         raise UsageError(
@@ -158,79 +113,13 @@ def check(setup: Setup, settings: DCoLT) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------ what learns
-
-
-class JointLearner(Learner):
-    """The policy's weights and the denoiser's, each with an optimizer.
-
-    Attributes:
-        trained: the denoiser's parameters that learn, by name.
-        denoiser_optimizer: of these.
-        reference: the denoiser at the start, where its divergence is counted.
-    """
-
-    def __init__(
-        self,
-        policy: Any,
-        average: Scorer,
-        optimizer: torch.optim.Optimizer,
-        setup: Setup,
-        settings: DCoLT,
-    ) -> None:
-        super().__init__(policy, average, optimizer)
-        config, joint, denoiser = settings.optimizer, settings.joint, setup.denoiser
-        self.reference = copy.deepcopy(denoiser) if joint.kl_weight else None
-        if joint.train_denoiser == "lora":
-            generator = torch_generator("adapter", settings.seed)
-            add_adapter(denoiser, joint.lora_rank, joint.lora_alpha, joint.lora_targets, generator)
-        else:
-            denoiser.module.requires_grad_(True)
-        learning = {name: weight for name, weight in denoiser.module.named_parameters() if weight.requires_grad}
-        self.trained = nn.ParameterDict({name.replace(".", "/"): weight for name, weight in learning.items()})
-        self.denoiser_optimizer = torch.optim.AdamW(
-            learning.values(), lr=joint.denoiser_learning_rate, betas=config.betas, weight_decay=0.0
-        )
-
-    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        return {
-            **super().parts(),
-            "denoiser": self.trained,
-            "denoiser_optimizer": self.denoiser_optimizer,
-        }
-
-
 def make_learner(setup: Setup, settings: DCoLT) -> Learner:
     """Fresh weights of the policy, and of an adapter of the denoiser if that is what learns."""
     check(setup, settings)
     plain = grpo.make_learner(setup, settings)
     if settings.joint.train_denoiser == "none":
         return plain
-    return JointLearner(plain.policy, plain.average, plain.optimizer, setup, settings)
-
-
-@contextmanager
-def checkpointed(network: nn.Module, wanted: bool) -> Iterator[None]:
-    """While this lasts, blocks of the network keep their inputs only and compute again what a gradient needs."""
-    blocks = [part for found in network.modules() if isinstance(found, nn.ModuleList) for part in found]
-    if not wanted:
-        blocks = []
-    for block in blocks:
-        block.forward = _again(block.forward)
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
-
-
-def _again(forward: Any) -> Any:
-    def run(*args: Any, **named: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return forward(*args, **named)
-        return checkpoint(forward, *args, use_reentrant=False, **named)
-
-    return run
+    return JointLearner(plain, setup, settings.joint, settings.optimizer.betas, settings.seed)
 
 
 # ------------------------------------------------------------------------------------------ one update
@@ -259,22 +148,20 @@ def make_batch(setup: Setup, learner: JointLearner, settings: DCoLT, drawn: Coll
     plain.old_log_prob = plain.old_log_prob + as_drawn(plain)
     values = {column.name: getattr(plain, column.name) for column in fields(Batch)}
     reference = torch.zeros_like(plain.weight)
-    if learner.reference is not None and len(plain):
-        with torch.no_grad():
+    if learner.reference is not None:
+        with torch.no_grad(), learner.referring():
             pieces = plain.pieces(settings.microbatch_size)
             found = [
                 evaluate(learner.reference, setup.policy, states, piece, settings.temperature).of_tokens
                 for piece in pieces
             ]
-        reference = torch.cat(found)
+        reference = torch.cat([reference[:0], *found])
     return states, JointBatch(**values, reference=reference)
 
 
-def loss_of(
-    learner: JointLearner, denoiser: Denoiser, states: States, batch: JointBatch, settings: DCoLT
-) -> ClippedLoss:
+def loss_of(learner: JointLearner, states: States, batch: JointBatch, settings: DCoLT) -> ClippedLoss:
     """The clipped loss of these steps under policy and denoiser as they are now, and the divergence's share."""
-    now = evaluate(denoiser, learner.policy, states, batch, settings.temperature)
+    now = learner(lambda: evaluate(learner.denoiser, learner.policy, states, batch, settings.temperature))
     found = clipped_loss(now.total, batch.old_log_prob, batch.advantage, batch.weight, settings.clip_range)
     if settings.joint.kl_weight:
         away = batch.reference - now.of_tokens
@@ -284,7 +171,6 @@ def loss_of(
 
 def learn(
     learner: JointLearner,
-    denoiser: Denoiser,
     states: States,
     batch: JointBatch,
     settings: DCoLT,
@@ -301,19 +187,13 @@ def learn(
     if not sum(among.gather(len(batch))):
         return
     learner.network.train()
-    skipped = 0
+    skipped, limit = 0, settings.optimizer.max_grad_norm
     for _ in range(settings.gradient_steps):
         learner.optimizer.zero_grad(set_to_none=True)
         learner.denoiser_optimizer.zero_grad(set_to_none=True)
-        parts = []
-        with denoiser.learning(), checkpointed(denoiser.module, settings.joint.activation_checkpointing):
-            for piece in batch.pieces(settings.microbatch_size):
-                part = loss_of(learner, denoiser, states, piece, settings)
-                part.loss.backward()
-                parts.append(part)
-        among.sum_gradients([*learner.network.parameters(), *learner.trained.parameters()])
-        norm = finite_step(learner.network, learner.optimizer, settings.optimizer.max_grad_norm)
-        own = finite_step(learner.trained, learner.denoiser_optimizer, settings.optimizer.max_grad_norm)
+        parts = _gradients(learner, states, batch, settings, among)
+        norm = finite_step(learner.network, learner.optimizer, limit)
+        own = finite_step(learner.trained, learner.denoiser_optimizer, limit)
         skipped += not (math.isfinite(norm) and math.isfinite(own))
     ratio = among.joined([part.ratio for part in parts])
     log.record("train/loss", sum(among.gather(sum(part.loss.item() for part in parts))))
@@ -324,6 +204,23 @@ def learn(
     log.record("train/clip_share", among.joined([part.clipped for part in parts]).float().mean().item())
     log.record("train/approximate_kl", approximate_kl(ratio))
     log.record("train/skipped", skipped)
+
+
+def _gradients(
+    learner: JointLearner, states: States, batch: JointBatch, settings: DCoLT, among: World
+) -> list[ClippedLoss]:
+    """Computes those of the whole batch; returns the losses of this process's pieces."""
+    denoiser, size, parts = learner.denoiser, settings.microbatch_size, []
+    idle = learner.idle(math.ceil(len(batch) / size), among)
+    with denoiser.learning(), checkpointed(denoiser.module, settings.joint.activation_checkpointing):
+        for piece in batch.pieces(size):
+            part = loss_of(learner, states, piece, settings)
+            part.loss.backward()
+            parts.append(part)
+        for _ in range(idle):
+            learner(lambda: nothing(denoiser, states)).backward()
+    learner.sum_gradients(among)
+    return parts
 
 
 # -------------------------------------------------------------------------------------------- the loop
@@ -360,8 +257,9 @@ def train_once(setup: Setup, learner: Learner, settings: DCoLT, callbacks: Callb
 
 def improve(setup: Setup, learner: JointLearner, settings: DCoLT, drawn: Collected) -> None:
     """The gradient steps of an update."""
-    states, batch = make_batch(setup, learner, settings, drawn)
-    learn(learner, setup.denoiser, states, batch, settings, learner.logger, setup.world)
+    with learner.learning():
+        states, batch = make_batch(setup, learner, settings, drawn)
+        learn(learner, states, batch, settings, learner.logger, setup.world)
 
 
 DCOLT = Algorithm("dcolt", make_learner, train_once, JointValidator)

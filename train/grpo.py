@@ -392,6 +392,7 @@ def train(
         world.wait()
         if resume:
             info = run.load(learner.parts(), settings.gradient_steps, settings.updates)
+            learner.restored()
             learner.restore(info)
             validator.restore(info)
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,8 +65,7 @@ class States:
         return torch.cat((before, torch.where(shown, written, self.begin[row])), 1)
 
 
-@dataclass
-class Joint:
+class Joint(NamedTuple):
     """Log-probabilities of M steps, in nats: of their sets, and of the tokens that were written there."""
 
     of_set: Tensor
@@ -121,6 +121,12 @@ def hidden_states(denoiser: Denoiser, states: States, row: Tensor, step: Tensor)
         parts.append(denoiser.features(states.tokens(row[some], step[some]), length))
         places.append(some)
     return torch.cat(parts)[torch.cat(places).argsort()]
+
+
+def nothing(denoiser: Denoiser, states: States) -> Tensor:
+    """() zero, with gradients of zero of the whole denoiser, which looks at the first row's first state."""
+    first = torch.zeros(1, dtype=torch.int64, device=states.responses.device)
+    return 0.0 * denoiser.head(hidden_states(denoiser, states, first, first)[0, :1]).float().sum()
 
 
 def look(denoiser: Denoiser, policy: LearnedPolicy, seen: Observation, hidden: Tensor) -> Observation:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dllm_env.train.sharded import whole
+
 
 def group_advantages(rewards: Tensor, divide: bool, floor: float = 1e-4, unbiased: bool = False) -> Tensor:
     """A_i = r_i − mean(r), per group; optionally over the group's standard deviation + floor · max |r|.
@@ -104,7 +106,7 @@ def finite_step(network: nn.Module, optimizer: torch.optim.Optimizer, max_grad_n
     Returns:
         The norm before clipping; where it is not finite, nothing was changed.
     """
-    norm = nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm).item()
+    norm = whole(nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)).item()
     if math.isfinite(norm):
         optimizer.step()
     return norm

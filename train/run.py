@@ -31,11 +31,14 @@ from torch.optim import Optimizer
 from dllm_env.errors import UsageError
 from dllm_env.files import write_atomically
 from dllm_env.reading import decode, exists, is_file, read_bytes, reason
-from dllm_env.train.checkpoint import optimizer_tensors, read_checkpoint
+from dllm_env.train.checkpoint import optimizer_tensors, read_checkpoint, state_as
 from dllm_env.train.settings_file import SETTINGS, Settings, flat, read_settings, write_settings
+from dllm_env.train.sharded import is_divided, whole
 from dllm_env.weights import DIGESTS, digest_of_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
+SAME_WITH_ANY = ("fsdp",)
+"""Settings that may be others when a run goes on."""
 LARGEST_LOG = 2**31
 """Bytes."""
 
@@ -98,16 +101,22 @@ class Run:
     def save(self, parts: Mapping[str, nn.Module | Optimizer], info: Mapping[str, Any]) -> None:
         """Replaces the checkpoint in one step: a kill leaves the old one or the new one, never half of one.
 
+        All processes have to call this; what is divided among them is gathered, a tensor at a time.
+
         Args:
             parts: networks and optimizers by name.
             info: anything that JSON can hold.
         """
-        if not self.writes:
-            return
         tensors: dict[str, Tensor] = {}
         for name, part in parts.items():
             values = part.state_dict() if isinstance(part, nn.Module) else optimizer_tensors(part)
-            tensors |= {f"{name}.{key}": value.detach().clone().contiguous() for key, value in values.items()}
+            for key, value in values.items():
+                if self.writes:
+                    tensors[f"{name}.{key}"] = whole(value.detach()).cpu().clone().contiguous()
+                elif is_divided(value):
+                    whole(value.detach())
+        if not self.writes:
+            return
         # One entry, because safetensors writes several in any order, and equal checkpoints are to be equal files.
         said = {**info, DIGESTS: digest_of_tensors(tensors, json.dumps(info))}
         write_atomically(self.folder / CHECKPOINT, save(tensors, metadata={"info": json.dumps(said)}))
@@ -131,7 +140,7 @@ class Run:
         except UsageError as error:
             raise UsageError(f"cannot resume from {path}: {error}") from None
         for name, part in parts.items():
-            part.load_state_dict(state[name])
+            part.load_state_dict(state_as(part, state[name]))
         return info
 
 
@@ -156,7 +165,7 @@ def settings_of_run(folder: Path, base: Settings, used: bool = True) -> Settings
 
 
 def _compare_settings(now: dict[str, Any], before: dict[str, Any]) -> None:
-    changed = [key for key in now if now[key] != before.get(key)]
+    changed = [key for key in now if now[key] != before.get(key) and key not in SAME_WITH_ANY]
     if changed:
         key = changed[0]
         raise UsageError(

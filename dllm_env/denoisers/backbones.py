@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
 
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values (B, heads, S, size) of each layer."""
@@ -32,6 +33,18 @@ def evaluation_mode(model: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """transformers' own progress bars stay away while this lasts."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class Backbone(ABC):

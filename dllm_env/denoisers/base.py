@@ -284,6 +284,15 @@ class Denoiser(abc.ABC):
         """
         raise UsageError(f"denoiser {self.name!r} cannot be saved as a whole; train an adapter: lora")
 
+    def check_saves(self) -> None:
+        """Says before any work what ``save`` would say after it.
+
+        Raises:
+            UsageError: a denoiser that cannot be saved.
+        """
+        if type(self).save is Denoiser.save:
+            self.save(Path())
+
     def fingerprint(self) -> str:
         """A digest of what its predictions follow from, so that results of different weights are told apart.
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -16,8 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dllm_env import consent
+from dllm_env.denoisers.backbones import without_bars
 from dllm_env.denoisers.families import family_of, find_family, refuse_unsupported
 from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options, transformers
+from dllm_env.denoisers.saving import as_used
 from dllm_env.denoisers.tiny import CONFIG
 from dllm_env.denoisers.translations import TRANSLATED, Translation
 from dllm_env.errors import UsageError
@@ -44,7 +45,7 @@ def load_huggingface(place: str, options: Options, name: str = "") -> HuggingFac
         raise UsageError(f"no denoiser {place!r}: {_line(error)}") from None
     _check_config(raw, place)
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    options = replace(options, device=device)
+    options = as_used(raw, replace(options, device=device))
     try:
         if "/" in options.attention:  # transformers loads compiled code from the Hub by such a name
             asked = replace(options, trust_remote_code=True)  # by that very name
@@ -60,19 +61,6 @@ def load_huggingface(place: str, options: Options, name: str = "") -> HuggingFac
         raise
     except Exception as error:  # transformers raises all kinds of errors for damaged files
         raise UsageError(f"cannot load the denoiser {place!r}: {_line(error)}") from None
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """transformers' own progress bars stay away while this lasts."""
-    logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 INDEX = "model.safetensors.index.json"

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ except ImportError:
 from dllm_env.denoisers.attention import seeing
 from dllm_env.denoisers.backbones import Decoder, backbone, evaluation_mode
 from dllm_env.denoisers.families import find_family, refuse_unsupported, said_by
+from dllm_env.denoisers.saving import refuse_unsaved, save_huggingface
 
 PAD = -1
 """Stands for padding; no token of a vocabulary, because several models pad with their end-of-text."""
@@ -120,7 +122,7 @@ class HuggingFaceDenoiser(Denoiser):
         place, kind = name or str(getattr(config, "name_or_path", "")), type(model).__name__
         family = find_family(place, known, config, kind)
         refuse_unsupported(place, family, kind)
-        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.model, self.tokenizer, self.options, self.raw = model, tokenizer, options, known
         self.name = place or kind
         block = options.attention_block
         self.attention_block = family.attention_block if block < 0 else block
@@ -167,8 +169,9 @@ class HuggingFaceDenoiser(Denoiser):
     def features(self, tokens: Tensor, last: int) -> Tensor:
         if not self.pads and self._real(tokens) is not None:
             raise UsageError(f"{self.name} cannot pad prompts; give prompts of one length, or one at a time")
+        learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.model.parameters())
         with evaluation_mode(self.model):
-            if tokens.device.type != "cpu":
+            if learns or tokens.device.type != "cpu":
                 return self._features(tokens, last)
 
             def row_by_row(some: Tensor) -> list[Tensor]:
@@ -349,6 +352,13 @@ class HuggingFaceDenoiser(Denoiser):
     def learning(self) -> Iterator[None]:
         with evaluation_mode(self.model), self.parts.full_attention():
             yield
+
+    def save(self, folder: Path) -> None:
+        """Writes weights under their published names, configuration and tokenizer."""
+        save_huggingface(self, folder)
+
+    def check_saves(self) -> None:
+        refuse_unsaved(self)
 
     def fingerprint(self) -> str:
         """A digest of a sample of each weight, and of how the model is used."""

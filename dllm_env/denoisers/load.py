@@ -98,7 +98,7 @@ def _loaded(folder: Path, text: str, device: str | torch.device | None, above: t
         options = replace(options, device=str(device))
     if options.device != "auto":
         check_device(options.device)
-    return load_huggingface(place, options, text)
+    return load_huggingface(str(folder) if exists(folder) else place, options, text)
 
 
 SEDD_FILES = [CONFIG, WEIGHTS, "*.json", "merges.txt"]

@@ -63,6 +63,7 @@ THOROUGH: dict[str, tuple[str, ...]] = {
     "test_sb3": ("the_example_runs",),
     "test_search": ("training_can_begin",),
     "test_several": ("each_is_what_it_is_alone",),
+    "test_sharded": ("published", "goes_on"),
     "test_site": ("tutorials_run",),
     "test_together": (
         "again_and_again",
@@ -71,6 +72,7 @@ THOROUGH: dict[str, tuple[str, ...]] = {
         "ppo_has",
         "denoiser_is_trained",
         "[lora]",
+        "two_nodes",
     ),
 }
 """The same of tests that take long and that `make test`, `make check` and CI leave to `make thorough`."""

@@ -45,7 +45,8 @@ def load_huggingface(place: str, options: Options, name: str = "") -> HuggingFac
         raise UsageError(f"no denoiser {place!r}: {_line(error)}") from None
     _check_config(raw, place)
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    options = as_used(raw, replace(options, device=device))
+    said: dict[str, Any] = as_used(raw, options)
+    options = replace(options, device=device, **said)
     try:
         if "/" in options.attention:  # transformers loads compiled code from the Hub by such a name
             asked = replace(options, trust_remote_code=True)  # by that very name

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dllm_env.denoisers.backbones import without_bars
 from dllm_env.denoisers.families import find_family
@@ -16,9 +15,6 @@ from dllm_env.denoisers.translations import TRANSLATED
 from dllm_env.errors import UsageError
 from dllm_env.files import UNFINISHED, write_atomically
 from dllm_env.reading import as_table, check_value
-
-if TYPE_CHECKING:
-    from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options
 
 ENTRY = "dllm_env"
 """Of ``config.json``: how the denoiser was used, as far as settings or the name of its folder had said it."""
@@ -29,8 +25,11 @@ LEFT_OPEN = (None, -1)
 OLD = ".old"
 
 
-def refuse_unsaved(denoiser: HuggingFaceDenoiser) -> None:
+def refuse_unsaved(denoiser: Any) -> None:
     """Before anything is trained.
+
+    Args:
+        denoiser: a ``HuggingFaceDenoiser``.
 
     Raises:
         UsageError: a denoiser whose weights are not those of its checkpoint, one by one.
@@ -45,7 +44,7 @@ def refuse_unsaved(denoiser: HuggingFaceDenoiser) -> None:
         raise UsageError(f"{about}: its weights are held in few bits; train an adapter: lora")
 
 
-def save_huggingface(denoiser: HuggingFaceDenoiser, folder: Path) -> None:
+def save_huggingface(denoiser: Any, folder: Path) -> None:
     """Writes weights, configuration and tokenizer; a folder that was there is replaced when all is written.
 
     Raises:
@@ -70,7 +69,7 @@ def save_huggingface(denoiser: HuggingFaceDenoiser, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def used(denoiser: HuggingFaceDenoiser) -> dict[str, bool | int]:
+def used(denoiser: Any) -> dict[str, bool | int]:
     """How a denoiser is used."""
     return {
         "chat": denoiser.chat,
@@ -80,8 +79,12 @@ def used(denoiser: HuggingFaceDenoiser) -> dict[str, bool | int]:
     }
 
 
-def as_used(raw: Mapping[str, Any], options: Options) -> Options:
-    """The options, with what the configuration of a checkpoint that was trained here says where they say nothing.
+def as_used(raw: Mapping[str, Any], options: Any) -> dict[str, bool | int]:
+    """What the configuration of a checkpoint that was trained here says of its use, where the options say nothing.
+
+    Args:
+        raw: the configuration.
+        options: ``Options`` of the checkpoint.
 
     Raises:
         UsageError: it says it in another way.
@@ -90,4 +93,4 @@ def as_used(raw: Mapping[str, Any], options: Options) -> Options:
     known = {name: said[name] for name in USED if name in said and getattr(options, name) in LEFT_OPEN}
     for name, value in known.items():
         check_value(value, USED[name], f"{CONFIG}: {ENTRY}: {name}")
-    return replace(options, **known)
+    return known

@@ -70,7 +70,9 @@ def in_tiles(
     size = _settled(function, rows, owner, key, device)
     places = torch.arange(-(-count // size) * size, device=device).clamp(max=count - 1)
     tiles = places.split(size)
-    done = map(function, tiles) if rows == 1 else side_by_side(function, tiles)
+    done = list(map(function, tiles)) if rows == 1 else side_by_side(function, tiles)
+    if len(done) == 1:
+        return [column[:count] for column in done[0]]
     return [torch.cat(column)[:count] for column in zip(*done, strict=True)]
 
 

@@ -512,8 +512,8 @@ def in_pieces(
         size = max(min(max(TILE_LOGITS // vocabulary, least), most, LOGITS_AT_ONCE // vocabulary), 1)
         return in_tiles(function, count, size, owner, (key, vocabulary), device)
     pieces = torch.arange(count, device=device).split(max(LOGITS_AT_ONCE // vocabulary, 1))
-    columns = zip(*(function(piece) for piece in pieces), strict=True)
-    return [torch.cat(column) for column in columns]
+    done = [function(piece) for piece in pieces]
+    return list(done[0]) if len(done) == 1 else [torch.cat(column) for column in zip(*done, strict=True)]
 
 
 @dataclass(frozen=True)

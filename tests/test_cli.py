@@ -824,6 +824,17 @@ def test_a_dry_run_of_eval_says_what_is_to_come_and_writes_nothing(toy, tmp_path
     refused([*arguments, "--task", "chess", "--dry-run"], capsys, tmp_path, "unknown task 'chess'")
 
 
+def test_a_dry_run_of_a_denoisers_training(tmp_path, capsys):
+    small = ["--width", "16", "--layers", "1", "--heads", "1", "--recipe", "trace", "--examples", "2000"]
+    stages = ["--first-updates", "40", "--second-updates", "0", "--third-updates", "2"]
+    assert main(["train", "denoiser", *small, *stages, "--evaluate-every", "10", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "to train   42 updates: 40, 2\n" in said
+    assert ", and 5 validations\n" in said
+    assert "told from  3 updates of each stage and 1,000 examples\n" in said
+    assert files(tmp_path) == []
+
+
 def test_a_dry_run_of_a_training(toy, tmp_path, capsys):
     arguments = ["train", "grpo", "--denoiser", str(toy), *SMALL, "--updates", "30", "--dry-run"]
     assert main([*arguments, "--bias", "9", "--validation-problems", "3"]) == 0

@@ -261,7 +261,7 @@ def _train(settings: DenoiserTraining, folder: Path, resume: bool, stop_after: i
                 stage, place = stage_at(settings, update)
                 if stage != made_for:
                     bar.update(shown, figures="making examples")
-                    data, made_for = _training_data(settings, stage), stage
+                    data, made_for = training_data(settings, stage), stage
                 _set_rates(muon, adam, stage, stage.factor(place, settings.warmup))
                 _train_once(family, (muon, adam), data, settings, update, logger, world)
                 update += 1
@@ -324,7 +324,8 @@ def _set_rates(muon: Muon, adam: torch.optim.AdamW, stage: Stage, factor: float)
             group["lr"] = peak * factor
 
 
-def _training_data(settings: DenoiserTraining, stage: Stage) -> list[tuple[Examples, int]]:
+def training_data(settings: DenoiserTraining, stage: Stage) -> list[tuple[Examples, int]]:
+    """The examples of a stage, of each task, and how many of them are in a batch."""
     words, parts = RECIPES[settings.recipe]
     return [
         (

@@ -72,6 +72,10 @@ FIRST: dict[str, tuple[str, ...]] = {
     "train grpo": (*_TRAIN, "prompts", "num_generations"),
     "train ppo": (*_TRAIN, "num_envs", "n_steps"),
     "train dcolt": (*_TRAIN, "prompts", "num_generations", "train_denoiser"),
+    "train denoiser": (
+        *("recipe", "examples", "family", "width", "layers", "heads", "start", "first_updates", "second_updates"),
+        *("third_updates", "threads", "config", "seed", "out", "resume", "dry_run"),
+    ),
     "ablate heads": (
         "task",
         "denoiser",
@@ -116,7 +120,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "train denoiser": (
         "dllm-env train denoiser --recipe sudoku --out runs/model",
-        "dllm-env train denoiser --width 96 --layers 4",
+        "dllm-env train denoiser --width 96 --layers 4 --dry-run",
         "dllm-env train denoiser --resume --out runs/model",
     ),
     "ablate heads": (

@@ -6,9 +6,11 @@ import contextlib
 import csv
 import io
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dllm_env.errors import UsageError
 from dllm_env.world import size_of_world
@@ -16,11 +18,14 @@ from dllm_env.world import size_of_world
 if TYPE_CHECKING:
     from dllm_env.eval.evaluate import Evaluation
     from dllm_env.train.config import PolicyTraining
+    from dllm_env.train.denoiser import DenoiserTraining, Stage
 
 Training = TypeVar("Training", bound="PolicyTraining")
 
 FEW = 8
 """Problems that a rehearsal validates on."""
+UPDATES, EXAMPLES = 3, 1000
+"""Of each stage of a denoiser's training that are tried."""
 
 
 def say_evaluation(evaluations: Sequence[Evaluation], folder: Path | None, workers: int) -> None:
@@ -99,6 +104,53 @@ def say_training(settings: Training, train: Callable[[Training, Path, bool], Pat
             "told from": f"one update of the policy as it begins, {nfe:.1f} evaluations a response",
         }
     )
+
+
+def say_denoiser_training(settings: DenoiserTraining) -> None:
+    """Makes a few updates of each stage with few examples, in a folder that goes, and prints what all would take.
+
+    Raises:
+        UsageError: several processes, or settings that do not work.
+    """
+    from dllm_env.train.denoiser import training_data
+
+    _alone()
+    stages = [stage for stage in settings.stages() if stage.updates]
+    few = min(settings.examples, EXAMPLES)
+    began = time.perf_counter()
+    for stage in stages:
+        training_data(replace(settings, examples=few), stage)
+    made = time.perf_counter() - began
+    each, sizes = zip(*(_try_stage(replace(settings, examples=few), stage) for stage in stages), strict=True)
+    total = sum(stage.updates for stage in stages)
+    times = -(-total // settings.evaluate_every) if settings.evaluate_every else 1
+    seconds = sum(stage.updates * one for stage, one in zip(stages, each, strict=True))
+    examples = made * settings.examples / few
+    _say(
+        {
+            "to train": f"{total:,} updates: {', '.join(f'{stage.updates:,}' for stage in stages)}",
+            "recipe": settings.recipe,
+            "updates": ", ".join(f"about {1000 * one:.0f} ms" for one in each) + " each",
+            "examples": f"{settings.examples:,} a stage and task, about {_clock(examples)} in all",
+            "time": f"about {_clock(seconds + examples)}, and {times} validations",
+            "disk": f"about {_bytes(max(sizes))}, and what is logged",
+            "told from": f"{UPDATES} updates of each stage and {few:,} examples",
+        }
+    )
+
+
+def _try_stage(settings: DenoiserTraining, stage: Stage) -> tuple[float, int]:
+    """Seconds of an update of this stage, and bytes of a run."""
+    from dllm_env.train.denoiser import train_denoiser
+
+    names = ("first_updates", "second_updates", "third_updates")
+    updates: dict[str, Any] = {**dict.fromkeys(names, 0), names[stage.number]: min(UPDATES, stage.updates)}
+    short = replace(settings, **updates, evaluate_every=UPDATES, save_every=UPDATES)
+    with tempfile.TemporaryDirectory() as place, contextlib.redirect_stdout(io.StringIO()):
+        run = train_denoiser(short, Path(place) / "run").parent
+        size = sum(file.stat().st_size for file in run.rglob("*") if file.is_file())
+        with next((run / "logs").glob("*.csv")).open(encoding="utf-8", newline="") as file:
+            return float(next(csv.DictReader(file))["time/seconds_per_update"]), size
 
 
 def _of_update(settings: PolicyTraining, nfe: float) -> tuple[float, str]:

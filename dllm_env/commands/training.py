@@ -21,6 +21,7 @@ def train_denoiser(arguments: list[str]) -> None:
     """``dllm-env train denoiser``."""
     import tyro
 
+    from dllm_env.commands.rehearsal import say_denoiser_training
     from dllm_env.train.denoiser import DenoiserTraining, train_denoiser
     from dllm_env.train.run import default_folder
 
@@ -33,11 +34,16 @@ def train_denoiser(arguments: list[str]) -> None:
         """Folder of the run; by default one named by date under runs/."""
         resume: bool = False
         """Continue the run in --out."""
+        dry_run: bool = False
+        """Say how long that takes about and how much disk, and leave nothing there."""
 
     name = "train denoiser"
     arguments = renamed(arguments, DenoiserTraining)
     default = Arguments(started_with(DenoiserTraining(), arguments))
     given = parse(Arguments, arguments, name, default=default)
+    if given.dry_run:
+        say_denoiser_training(given.settings)
+        return
     folder = run_folder(given.out, given.resume, default_folder("denoiser"))
     made = resumable(name, arguments, folder, lambda place: train_denoiser(given.settings, place, given.resume))
     print(f"denoiser: {made}\nlogs:     tensorboard --logdir {shlex.quote(str(made.parent))}")

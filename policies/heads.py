@@ -185,7 +185,7 @@ class PlackettLuce:
             raise UsageError(f"the head's k must be a whole number of at least 1, up to {MOST:,}, got {self.k!r}")
 
     def as_draw(self, unmask: Tensor, priority: Tensor) -> Tensor:
-        return torch.where(unmask, _places(priority, unmask), 0)
+        return _places(priority, unmask)
 
     def sample(self, scores: Tensor, selectable: Tensor, random: RowRandom) -> Tensor:
         noise = random.gumbel(scores[0].numel()).view(scores.shape)
@@ -195,7 +195,7 @@ class PlackettLuce:
         return self._first(scores, selectable)
 
     def _first(self, keys: Tensor, selectable: Tensor) -> Tensor:
-        place = _places(keys, selectable, unselectable=0)
+        place = _places(keys, selectable)
         return place.masked_fill(place > self.k, 0)
 
     def log_prob(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ class DynamicPlackettLuce:
         _check_temperature(self.temperature)
 
     def as_draw(self, unmask: Tensor, priority: Tensor) -> Tensor:
-        return torch.where(unmask, _places(priority, unmask), 0)
+        return _places(priority, unmask)
 
     def sample(self, scores: Tensor, selectable: Tensor, random: RowRandom) -> Tensor:
         width = scores.shape[-1]
@@ -253,19 +253,18 @@ class DynamicPlackettLuce:
         logits = scores.double() / self.temperature
         first = (logits + noise[..., :width]).masked_fill(~selectable, -torch.inf).argmax(-1, keepdim=True)
         later = (logits + noise[..., width:-1]).scatter(-1, first, torch.inf)
-        return _places(later, (later > noise[..., -1:]) & selectable, unselectable=0)
+        return _places(later, (later > noise[..., -1:]) & selectable)
 
     def mode(self, scores: Tensor, selectable: Tensor) -> Tensor:
         place = _places(scores, selectable)
-        draw = torch.where(selectable, place, 0)
-        ranked = _Ranked(scores, self.temperature, selectable, draw)
+        ranked = _Ranked(scores, self.temperature, selectable, place)
         left, stop = self._with_stop(ranked)
         log_left = _log(left)
         chosen = torch.where(ranked.drawn, ranked.score - log_left[..., :-1], 0.0).cumsum(-1)
         # Of n positions: the first n choices, then STOP among what is left.
         log_prob = chosen + stop - log_left[..., 1:]
         count = log_prob.masked_fill(~ranked.drawn, -torch.inf).argmax(-1, keepdim=True) + 1
-        return torch.where(place <= count, draw, 0)
+        return place.masked_fill(place > count, 0)
 
     def log_prob(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> Tensor:
         """Also −inf for the empty draw where something is selectable."""
@@ -277,7 +276,8 @@ class DynamicPlackettLuce:
         """Of the single choices, STOP included; see ``Head.entropy``."""
         ranked = _Ranked(scores, self.temperature, selectable, draw)
         left, stop = self._with_stop(ranked)
-        return self._entropy(ranked, _positive(left), _log(left), stop).to(scores.dtype)
+        positive = _positive(left)
+        return self._entropy(ranked, positive, positive.log(), stop).to(scores.dtype)
 
     def log_prob_and_entropy(self, scores: Tensor, selectable: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
         """Both."""
@@ -317,16 +317,15 @@ def _sum_where(condition: Tensor, values: Tensor) -> Tensor:
     return values.masked_fill(~condition, 0.0).sum(-1)
 
 
-def _places(keys: Tensor, selectable: Tensor, unselectable: int | None = None) -> Tensor:
+def _places(keys: Tensor, selectable: Tensor) -> Tensor:
     """(…, W) int64: 1 for the selectable position of largest key, 2 for the next (the leftmost of equals first).
 
-    Positions that are not selectable get W + 1, or what is said.
+    Positions that are not selectable get 0.
     """
     width, hidden = keys.shape[-1], ~selectable
     order = keys.masked_fill(hidden, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     place = _ordinals(width, keys.device).expand_as(order)
-    rest = width + 1 if unselectable is None else unselectable
-    return torch.empty_like(order).scatter_(-1, order, place).masked_fill_(hidden, rest)
+    return torch.empty_like(order).scatter_(-1, order, place).masked_fill_(hidden, 0)
 
 
 @constant

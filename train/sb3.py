@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dllm_env.dynamics import Observation
 from dllm_env.env import Ranks, entries
 from dllm_env.errors import UsageError
-from dllm_env.policies.heads import Bernoulli, Head, load_head
+from dllm_env.policies.heads import Bernoulli, Head, load_head, log_prob_and_entropy
 from dllm_env.policies.learned import LearnedPolicy
 from dllm_env.policies.networks import READ_TOKENS, USUAL_SIGHT, NetworkConfig, NetworkLike, make_network
 from dllm_env.random import RowRandom, torch_generator
@@ -200,8 +200,8 @@ class UnmaskPolicy(ActorCriticPolicy):
         seen = self.observation(obs)
         features = self.network.features(seen)
         scores = self.network.scores(features)
-        log_prob = self.unmask_head.log_prob(scores, seen.actionable, actions)
-        return self._value(features), log_prob, self.unmask_head.entropy(scores, seen.actionable, actions)
+        log_prob, entropy = log_prob_and_entropy(self.unmask_head, scores, seen.actionable, actions)
+        return self._value(features), log_prob, entropy
 
     def predict_values(self, obs: Any) -> Tensor:
         """(B, 1) values."""

@@ -10,6 +10,7 @@ nothing, do not count. Counted are some rounds of the middle, in which few rows 
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,8 @@ class Settings:
     """Where prompts come from."""
     prompts: int = 16
     """Rows."""
+    device: str = "cpu"
+    """Where; what a GPU replays as one graph is not seen, and is one launch."""
 
 
 class Launches(TorchDispatchMode):
@@ -121,7 +124,7 @@ def _paused(function: Any, launches: Launches) -> Any:
 
 
 def per_round(
-    policy: Policy, rules: Rules, prompts: list[str], denoiser: str = "tiny", record: bool = False
+    policy: Policy, rules: Rules, prompts: list[str], denoiser: str | Denoiser = "tiny", record: bool = False
 ) -> tuple[Counter[str], Counter[str]]:
     """Operations and waits of the rounds from ``FIRST`` to ``LAST``, in all; divide by their number.
 
@@ -129,12 +132,12 @@ def per_round(
         policy: has to leave something to reveal in these rounds.
         rules: of the process, but for the number of steps.
         prompts: rows.
-        denoiser: name or folder.
+        denoiser: one, or its name or folder.
         record: whether trajectories are recorded.
     """
     found = []
     for steps in (FIRST, LAST):
-        launches, loaded = Launches(), load_denoiser(denoiser)
+        launches, loaded = Launches(), copy.copy(load_denoiser(denoiser))
         tokens = [loaded.encode(prompt) for prompt in prompts]
         limit = replace(rules, max_steps=steps)
         rollout(loaded, policy, limit, tokens, row_seeds(len(tokens), "warm-up"), record=record)  # finds tile sizes
@@ -148,6 +151,8 @@ def per_round(
 
 def main(settings: Settings) -> None:
     """Counts and prints."""
+    torch.set_num_threads(1)  # what is asked for in other threads is not seen
+    denoiser = load_denoiser(settings.denoiser, settings.device)
     task = load_task(settings.task)
     prompts = [task.problem(index, "test").prompt for index in range(settings.prompts)]
     names = ("policy", "BL", "recording", "operations", "waits")
@@ -156,7 +161,7 @@ def main(settings: Settings) -> None:
         for block in settings.block_lengths:
             for record in (False, True):
                 rules = Rules(task.response_length, block)
-                operations, waits = per_round(load_policy(name), rules, prompts, settings.denoiser, record)
+                operations, waits = per_round(load_policy(name, settings.device), rules, prompts, denoiser, record)
                 rounds = LAST - FIRST
                 cells = (f"{operations.total() / rounds:.1f}", f"{waits.total() / rounds:.1f}")
                 table.add_row(name, str(block), "yes" if record else "", *cells)

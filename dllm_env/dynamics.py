@@ -108,10 +108,19 @@ class Observation:
     def __len__(self) -> int:
         return len(self.masked)
 
+    def columns(self) -> tuple[list[str], list[Tensor]]:
+        """Names and tensors of everything that is there but memory; ``of_columns`` is the way back."""
+        shown = {name: value for name in _SEEN if (value := getattr(self, name)) is not None}
+        return list(shown), list(shown.values())
+
+    @classmethod
+    def of_columns(cls, names: Sequence[str], columns: Sequence[Tensor]) -> Observation:
+        """The observation that these are the columns of."""
+        return cls(**dict(zip(names, columns, strict=True)))  # type: ignore[arg-type]
+
     def as_numbers(self) -> Tensor:
         """(B, K) float32, everything that is there but memory, one after the other."""
-        shown = (getattr(self, name) for name in _SEEN)
-        return torch.cat([value.reshape(len(self), -1) for value in shown if value is not None], 1).float()
+        return torch.cat([value.reshape(len(self), -1) for value in self.columns()[1]], 1).float()
 
     @classmethod
     def concatenate(cls, parts: Sequence[Observation]) -> Observation:

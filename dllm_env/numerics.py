@@ -1,4 +1,4 @@
-"""Numbers that come out the same, whatever shares a batch: tiles of a fixed size, the lowest of equals, digests.
+"""Numbers that come out the same, whatever shares a batch: tiles of a fixed size, digests.
 
 How a row of a product is added up, and by which instructions the end of a tensor is computed, follows from the
 tensor's shape: a library picks its kernel by the number of rows, and splits them among threads by it. So one row
@@ -10,11 +10,12 @@ docs/reproducibility.md says what holds where.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -151,29 +152,47 @@ def _all_rows_equal(values: Tensor) -> bool:
     return bool(((values == first) | ((values != values) & (first != first))).all())
 
 
-def lowest_argmax(values: Tensor, largest: Tensor | None = None) -> Tensor:
-    """(…, V) to (…) int64, the lowest index of the largest value.
-
-    ``topk`` and ``sort`` keep no order among equals; which one comes first depends on how many are asked for.
+def log_sum_exp(values: Tensor, largest: Tensor) -> Tensor:
+    """log Σ exp along the last dimension, with that dimension kept; what ``logsumexp`` says, to the bit.
 
     Args:
-        values: without NaN.
-        largest: (…, 1), where it is known already.
+        values: (…, V).
+        largest: (…, 1), the largest of them, which need not be looked for again.
     """
-    size = values.shape[-1]
-    largest = values.amax(-1, keepdim=True) if largest is None else largest
-    return counted(size, values.device).masked_fill(values != largest, size - 1).amin(-1).long()
+    shift = largest.clamp(-LARGEST, LARGEST)  # which keeps what is infinite from becoming no number
+    return (values - shift).exp_().sum(-1, keepdim=True).log_().add_(shift)
+
+
+LARGEST = torch.finfo(torch.float32).max
+
+
+_ANEW = contextvars.ContextVar("constants are made anew", default=False)
 
 
 def constant(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """A function of numbers and devices whose tensors are made once and kept; nobody may write to them."""
 
-    @functools.lru_cache(maxsize=256)
     def made(*given: Given.args, **named: Given.kwargs) -> Result:
         with torch.inference_mode(False), torch.no_grad():  # a later gradient may need them
             return function(*given, **named)
 
-    return cast("Callable[Given, Result]", made)
+    kept = cast("Callable[Given, Result]", functools.lru_cache(maxsize=256)(made))
+
+    @functools.wraps(function)
+    def found(*given: Given.args, **named: Given.kwargs) -> Result:
+        return function(*given, **named) if _ANEW.get() else kept(*given, **named)
+
+    return found
+
+
+@contextlib.contextmanager
+def constants_anew() -> Iterator[None]:
+    """While this lasts constants are made anew and not kept: by a graph that owns the memory it works in."""
+    before = _ANEW.set(True)
+    try:
+        yield
+    finally:
+        _ANEW.reset(before)
 
 
 @constant

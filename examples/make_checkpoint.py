@@ -4,6 +4,7 @@
     dllm-env eval --policies threshold:0.3 --denoiser runs/tiny-llada --response-length 16 --problems 20
 
 So commands for LLaDA or Dream can be tried where these cannot be downloaded. The responses are noise, of course.
+``llada-8b`` and ``sdar-1.7b`` are of the published size, in bfloat16: 16 and 4 GB, for a GPU to be tried with.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
@@ -360,10 +362,80 @@ def make_sedd(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Size:
+    """Of a model."""
+
+    width: int
+    layers: int
+    heads: int
+    groups: int
+    feed_forward: int
+    vocabulary: int
+
+    def of_llada(self) -> dict[str, int]:
+        """Fields of LLaDA's configuration."""
+        heads = {"n_heads": self.heads, "n_kv_heads": self.groups, "n_layers": self.layers, "d_model": self.width}
+        sizes = {"embedding_size": self.vocabulary, "vocab_size": self.vocabulary}
+        return {**heads, **sizes, "mlp_hidden_size": self.feed_forward}
+
+    def of_qwen(self) -> dict[str, Any]:
+        """Fields of Qwen's, of which SDAR's is one."""
+        heads = {"num_attention_heads": self.heads, "num_key_value_heads": self.groups}
+        sizes = {"hidden_size": self.width, "vocab_size": self.vocabulary, "num_hidden_layers": self.layers}
+        more = {"intermediate_size": self.feed_forward, "head_dim": self.width // self.heads}
+        return {**heads, **sizes, **more, "torch_dtype": "bfloat16"}
+
+
+LLADA_8B = Size(4096, 32, 32, 32, 12_288, 126_464)
+SDAR_1_7B = Size(2048, 28, 16, 8, 6144, 151_936)
+
+
+def make_llada_8b(folder: Path, size: Size = LLADA_8B) -> Path:
+    """As GSAI-ML/LLaDA-8B-Instruct, 8.0 billion weights; the tokenizer has 300 tokens."""
+    return _enlarge(make_llada(folder), size, size.of_llada())
+
+
+def make_sdar_1_7b(folder: Path, size: Size = SDAR_1_7B) -> Path:
+    """As JetLM/SDAR-1.7B-Chat, whose output has a matrix of its own here."""
+    return _enlarge(make_sdar(folder), size, size.of_qwen())
+
+
+def _enlarge(folder: Path, size: Size, changes: Mapping[str, Any]) -> Path:
+    """Replaces a small checkpoint without biases by one of this size, with a file for each block."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    small = {D: size.width, FEED_FORWARD: size.feed_forward, int(config["vocab_size"]): size.vocabulary}
+    small |= {D * GROUPS // HEADS: size.width * size.groups // size.heads, D // HEADS: size.width // size.heads}
+    (folder / "config.json").write_text(json.dumps({**config, **changes}, indent=1), encoding="utf-8")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in folder.glob("*.safetensors"):
+        shapes |= {name: tuple(value.shape) for name, value in load_file(file).items()}
+        file.unlink()
+    shapes = {name: tuple(small[n] for n in shape) for name, shape in shapes.items()}
+    first = {name: shape for name, shape in shapes.items() if ".0." in name}
+    rest = {name: shape for name, shape in shapes.items() if not any(f".{i}." in name for i in range(LAYERS))}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator, index = torch.Generator(device).manual_seed(0), {}
+    for number in range(size.layers + 1):
+        part = {name.replace(".0.", f".{number}."): shape for name, shape in first.items()}
+        part, file = (part, f"block-{number}.safetensors") if number < size.layers else (rest, "rest.safetensors")
+        drawn = {}
+        for name, shape in part.items():
+            value = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
+            inputs = 1 if "wte" in name or "embed" in name else shape[-1]
+            drawn[name] = (1 + 0.1 * value if len(shape) == 1 else value / math.sqrt(inputs)).cpu()
+        save_file(drawn, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(part, file)
+    text = json.dumps({"metadata": {}, "weight_map": index}, indent=1)
+    (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+    return folder
+
+
 MAKERS = {
     **{"llada": make_llada, "dream": make_dream, "a2d": make_a2d, "bert": make_bert, "sedd": make_sedd},
     **{"llada-moe": make_llada_moe, "llada2": make_llada2, "sdar": make_sdar, "sdar-moe": make_sdar_moe},
     **{"fast-dllm-v2": make_fast_dllm, "bd3lm": make_bd3lm},
+    **{"llada-8b": make_llada_8b, "sdar-1.7b": make_sdar_1_7b},
 }
 
 if __name__ == "__main__":

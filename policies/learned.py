@@ -24,8 +24,9 @@ from dllm_env.files import UNFINISHED, write_together
 from dllm_env.numerics import digest
 from dllm_env.policies.ahead import Ahead
 from dllm_env.policies.base import Decision, Policy
-from dllm_env.policies.heads import Head, describe_head, load_head, log_prob_and_entropy, restore_head
-from dllm_env.policies.networks import NetworkConfig, Scorer, make_network, network_name, seen_by
+from dllm_env.policies.graphs import Graphs, records
+from dllm_env.policies.heads import HEADS, Head, describe_head, load_head, log_prob_and_entropy, restore_head
+from dllm_env.policies.networks import NETWORKS, NetworkConfig, Scorer, make_network, network_name, seen_by
 from dllm_env.policies.public import base_names
 from dllm_env.policies.references import REFERENCES, reference_kind
 from dllm_env.policies.registry import HEURISTICS, load_file_rule, load_heuristic
@@ -131,7 +132,7 @@ class LearnedPolicy(ModelHubMixin):
         self.name = name
         self.greedy = greedy
         self.training = dict(training or {})
-        self._public = False
+        self._public, self._graphs = False, Graphs()
 
     @property
     def top(self) -> int:
@@ -172,18 +173,56 @@ class LearnedPolicy(ModelHubMixin):
         """What it would do without looking ahead."""
         observation = self._asked(observation)
         with torch.no_grad():
-            scores = self.network(observation)
-            if self.greedy:
-                draw = self.head.mode(scores, observation.actionable)
-                unmask, edit = _parted(observation, draw > 0)
-                return Decision(unmask, edit=edit)
-            draw = self.head.sample(scores, observation.actionable, random)
+            scores, draw = self._draw(observation, random)
         unmask, edit = _parted(observation, draw > 0)
-        return Decision(unmask, draw, edit=edit, score=lambda: self._score(scores, observation, draw))
+        if self.greedy:
+            return Decision(unmask, edit=edit)
+        return Decision(unmask, draw, edit=edit, score=lambda: self._score_drawn(scores, observation, draw))
+
+    def _draw(self, observation: Observation, random: RowRandom) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, W) scores and the draw; on a GPU by a graph, where nothing in it is the user's own."""
+        names, seen = observation.columns()
+        if not self._is_recorded(seen):
+            return self._drawn(observation, random)
+
+        def drawn(given: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+            *columns, keys, counters = given
+            streams = RowRandom(keys, counters)
+            scores, draw = self._drawn(Observation.of_columns(names, columns), streams)
+            return scores, draw, streams.counters
+
+        key, weights = ("draw", self.head, self.greedy, tuple(names)), self.network.parameters()
+        scores, draw, random.counters = self._graphs(key, weights, drawn, [*seen, random.keys, random.counters])
+        return scores, draw
+
+    def _drawn(self, observation: Observation, random: RowRandom) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = self.network(observation)
+        if self.greedy:
+            return scores, self.head.mode(scores, observation.actionable)
+        return scores, self.head.sample(scores, observation.actionable, random)
+
+    def _is_recorded(self, seen: Sequence[torch.Tensor]) -> bool:
+        """Whether a GPU records what these are looked at by."""
+        known = type(self.network) in NETWORKS.values() and type(self.head) in HEADS.values()
+        return known and records(seen)
 
     def evaluate(self, observation: Observation, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability and entropy, (B,) each, of given draws (B, W) of the head, with gradient."""
         return self._score(self.network(observation), observation, draw)
+
+    def _score_drawn(
+        self, scores: torch.Tensor, observation: Observation, draw: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``_score`` of what was drawn, without gradient."""
+        given = [scores, observation.actionable, draw]
+        if not self._is_recorded(given):
+            return self._score(scores, observation, draw)
+
+        def score(given: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+            return log_prob_and_entropy(self.head, *given)
+
+        log_prob, entropy = self._graphs(("score", self.head), (), score, given)
+        return log_prob, entropy
 
     def _score(
         self, scores: torch.Tensor, observation: Observation, draw: torch.Tensor

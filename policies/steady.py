@@ -11,7 +11,6 @@ from torch import Tensor
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
-from dllm_env.numerics import lowest_argmax
 from dllm_env.policies.base import Decision
 from dllm_env.policies.heuristics import Heuristic, Progressing, at_least, best_k, probabilities
 from dllm_env.policies.schedules import new_block
@@ -46,7 +45,7 @@ class Less(Progressing):
         assert observation.log_probability is not None
         now, memory, selectable = observation.log_probability, observation.memory, observation.selectable
         new, outside = new_block(observation)
-        token = lowest_argmax(now)
+        token = now.max(-1).indices
         same = (memory.get("token", token) == token) & ~new[:, None]
         lasting = torch.where(same, memory.get("lasting", torch.zeros_like(token)) + 1, 1)
         moved = _divergence(now, memory.get("log_probability", now), self.tokens)

@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # so little work is faster on one
 SMALL_MODEL = ["--vocabulary", "500", "--width", "32", "--feed-forward", "32", "--layers", "1", "--heads", "2"]
-SMALL_STEPS = ["--batch", "2", "--prompt", "4", "--length", "16", "--block-lengths", "8", "16"]
+SMALL_STEPS = [
+    *("--batches", "2", "--steps", "4", "--prompt", "4"),
+    *("--length", "16", "--block-lengths", "8", "16"),
+]
 SMALL_TRAINING = [
     *("--training.prompts", "2", "--training.num-generations", "2", "--training.policy.width", "8"),
     *("--training.imitation.imitation-problems", "2", "--training.imitation.imitation-steps", "1"),
@@ -36,6 +39,7 @@ RUNS = {
         *("--seeds", "1", "--tasks", "trace", "--rounds", "2", "--problems", "2", *SMALL_TRAINING),
         *("--training.imitation.start", "mcts:budget=20"),
     ],
+    "full_size.py": ["--kind", "llada", "--updates", "1", "--prompts", "1", "--response-length", "8"],
     "gumbel.py": ["--prompts", "2", "--samples", "2", "--draws", "4194304", "--steps", "10", "1000000"],
     "inputs.py": ["--seeds", "1", "--problems", "2", "--pairs", "3", *SMALL_TRAINING],
     "joint_memory.py": [
@@ -72,7 +76,8 @@ def test_none_is_forgotten() -> None:
 
 @pytest.mark.parametrize("script", RUNS)
 def test_the_script_runs(script: str, tmp_path: Path) -> None:
-    arguments = [*RUNS[script], *(["--out", str(tmp_path)] if script == "gumbel.py" else [])]
+    place = {"gumbel.py": ["--out", str(tmp_path)], "full_size.py": ["--folder", str(tmp_path / "made")]}
+    arguments = [*RUNS[script], *place.get(script, [])]
     command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dllm_env.denoisers.load import load_denoiser
-from dllm_env.numerics import in_tiles, lowest_argmax, of_distinct, rows_at_once, side_by_side
+from dllm_env.numerics import in_tiles, log_sum_exp, of_distinct, rows_at_once, side_by_side
 
 FULL = os.environ.get("DLLM_ENV_INVARIANCE") == "full"
 HERE = Path(__file__).parent
@@ -192,5 +192,15 @@ def test_the_lowest_of_equals() -> None:
         [[1.0, 3.0, 3.0, 0.0, 3.0], [2.0, 2.0, 2.0, 2.0, 2.0], [-torch.inf, 0.0, -1.0, 0.0, -2.0]]
     )
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        assert lowest_argmax(values.to(dtype)).tolist() == [1, 0, 1]
-    assert lowest_argmax(torch.zeros(2, 3, 400)).tolist() == [[0] * 3] * 2
+        assert values.to(dtype).max(-1).indices.tolist() == [1, 0, 1]
+    for width in (2, 7, 16, 33, 400, 5000):
+        assert torch.zeros(2, 3, width).max(-1).indices.tolist() == [[0] * 3] * 2
+
+
+def test_a_total_is_that_of_the_library_to_the_bit() -> None:
+    infinite = torch.inf
+    rows = torch.cat((torch.randn(6, 777) * 30, torch.full((1, 777), -infinite), torch.full((1, 777), 3e38)))
+    rows[1, 5], rows[2, 7], rows[3, 0] = -infinite, infinite, torch.nan
+    found = log_sum_exp(rows, rows.amax(-1, keepdim=True))[:, 0]
+    assert torch.equal(found.nan_to_num(12345.0), rows.logsumexp(-1).nan_to_num(12345.0))
+    assert torch.isnan(found).tolist() == [False, False, False, True, False, False, False, False]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dllm_env.errors import LogitsError, UsageError
-from dllm_env.numerics import in_tiles, lowest_argmax
+from dllm_env.numerics import in_tiles, log_sum_exp
 from dllm_env.random import RowRandom, to_gumbel
 from dllm_env.user_code import digest_of_class
 
@@ -429,9 +429,9 @@ class Denoiser(abc.ABC):
         def best(hidden: Tensor, written: Tensor) -> list[Tensor]:
             logits = self.head(hidden).float()
             logits[:, self.mask_id] = -torch.inf
-            found, log_total = lowest_argmax(logits), logits.logsumexp(-1)
-            probability = (logits.gather(1, found[:, None])[:, 0] - log_total).exp()
-            return [probability.masked_fill(found == written, 0), found, log_total]
+            largest, found = logits.max(-1)
+            total = log_sum_exp(logits, largest[:, None])[:, 0]
+            return [(largest - total).exp().masked_fill(found == written, 0), found, total]
 
         probability, token = self._judge(best, (torch.float32, torch.int64), "rewrite", tokens, hidden, judged)
         return probability, token
@@ -613,13 +613,13 @@ def read_logits(logits: Tensor, reading: Reading, drawn: Tensor | None = None) -
     extras, top = reading.extras, reading.top
     logits = logits.float()
     logits[:, reading.mask_id] = -torch.inf
-    log_total = logits.logsumexp(-1, keepdim=True)
-    largest = logits.topk(max(top, 2 if extras.margin else 1), dim=-1).values
-    probability = (largest - log_total).exp()
-    token = (
-        lowest_argmax(logits, largest[:, :1]) if drawn is None else lowest_argmax(logits.to(drawn.dtype) + drawn)
-    )
-    log_probability = logits - log_total if extras.entropy or extras.log_probability else None
+    best, surest = logits.max(-1, keepdim=True)  # the first of equals, which topk does not promise
+    most = max(top, 2 if extras.margin else 1)
+    largest = best if most == 1 else logits.topk(most, dim=-1).values
+    total = log_sum_exp(logits, best)
+    probability = (largest - total).exp()
+    token = surest[:, 0] if drawn is None else (logits.to(drawn.dtype) + drawn).max(-1).indices
+    log_probability = logits - total if extras.entropy or extras.log_probability else None
     found = Prediction(
         token=token,
         confidence=probability[:, :top],
@@ -627,7 +627,7 @@ def read_logits(logits: Tensor, reading: Reading, drawn: Tensor | None = None) -
         margin=probability[:, 0] - probability[:, 1] if extras.margin else None,
         log_probability=log_probability if extras.log_probability else None,
     )
-    total = log_total[:, 0]
+    total = total[:, 0]
     if extras.token_log_prob:
         found.token_log_prob = torch.zeros_like(total)
         if drawn is not None:

@@ -108,7 +108,7 @@ class RandomLlama(Denoiser):
         with device:
             self.model = LlamaForCausalLM(config).eval().requires_grad_(False)
         torch.set_default_dtype(default)
-        self.parts, self.device = Decoder(self.model), device
+        self.parts, self.device, self.dtype = Decoder(self.model), device, dtype
         self.vocabulary, self.hidden_size = shape["vocab_size"], shape["hidden_size"]
         self.name, self.mask_id, self.eot_id, self.pad_id, self.max_length = "random", 0, 1, -1, 4096
         self.pads = False

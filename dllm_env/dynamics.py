@@ -22,7 +22,7 @@ whatever the action says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -241,22 +241,56 @@ class _Block:
     Attributes:
         start: (B,) int64, their first positions; below 0 where that is in the prompt.
         inside: bool, which of L positions are in them; (B, L), or () where the block is all of the response.
+        selectable: (B, L) bool, open masks in them.
         shown: (B, 1) rows and (B, W) positions that the context shows; None for all.
     """
 
     start: Tensor
     inside: Tensor
+    selectable: Tensor
     shown: tuple[Tensor, Tensor] | None = None
 
     def window(self, values: Tensor) -> Tensor:
         """(B, L, …) to (B, W, …): the part that the context shows."""
-        return values if self.shown is None else values[self.shown]
+        if self.shown is None:
+            return values
+        return values.gather(1, self.shown[1]) if values.ndim == 2 else values[self.shown]
 
     def spread(self, values: Tensor, length: int) -> Tensor:
         """(B, W) to (B, L), zeros outside of what the context shows."""
         if self.shown is None:
             return values
         return values.new_zeros(len(values), length).scatter(1, self.shown[1], values)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Active blocks, and what they were found from.
+
+    Attributes:
+        block: the blocks.
+        tensors: those that they follow from, and that of the blocks which observations show.
+        versions: of these tensors, which go up when one is written to.
+    """
+
+    block: _Block
+    tensors: tuple[Tensor | None, ...]
+    versions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, block: _Block, follows_from: tuple[Tensor | None, ...]) -> _Found:
+        """Blocks that were found just now."""
+        tensors = (*follows_from, block.selectable)
+        return cls(block, tensors, _versions(tensors))
+
+    def is_of(self, follows_from: tuple[Tensor | None, ...]) -> bool:
+        """Whether they follow from these tensors, and none was written to."""
+        same = all(mine is given for mine, given in zip(self.tensors, follows_from, strict=False))
+        return same and _versions(self.tensors) == self.versions
+
+
+def _versions(tensors: Iterable[Tensor | None]) -> tuple[int, ...]:
+    return tuple(0 if tensor is None or tensor.is_inference() else tensor._version for tensor in tensors)
 
 
 class Dynamics:
@@ -301,6 +335,7 @@ class Dynamics:
         self.view = view
         self.prompt_length = prompt_length
         self.among = ALONE
+        self._found: _Found | None = None
 
     @property
     def width(self) -> int:
@@ -418,10 +453,13 @@ class Dynamics:
 
         Below 0 where that is a position of the prompt.
         """
+        return self._active(state).start
+
+    def _block_start(self, state: State, opened: Tensor) -> Tensor:
         size = self.rules.block_length
         if size == self.rules.response_length and state.offset is None:
             return torch.zeros_like(state.step)
-        first = self.open(state).view(torch.uint8).argmax(-1)
+        first = opened.view(torch.uint8).argmax(-1)
         if state.offset is None:
             start = first // size * size
         else:
@@ -430,7 +468,7 @@ class Dynamics:
 
     def selectable(self, state: State) -> Tensor:
         """(B, L) bool: masked and inside the active block."""
-        return self.open(state) & self._active(state).inside
+        return self._active(state).selectable
 
     def remaskable(self, state: State) -> Tensor:
         """(B, L) bool: committed, inside the active block, and within the row's budget."""
@@ -450,20 +488,31 @@ class Dynamics:
         return block.window(self._written(state, block)) & (state.prediction.rewrite > 0)
 
     def _active(self, state: State) -> _Block:
+        """Where the active blocks are; looked up where nothing that this follows from was written since."""
+        follows_from = state.masked, state.open_from, state.held, state.offset
+        if state.masked.is_inference() or torch.is_inference_mode_enabled():
+            return self._find_active(state)  # of such tensors it is not known whether they were written
+        if (found := self._found) is None or not found.is_of(follows_from):
+            found = self._found = _Found.of(self._find_active(state), follows_from)
+        return found.block
+
+    def _find_active(self, state: State) -> _Block:
         length, size = self.rules.response_length, self.rules.block_length
-        start = self.block_start(state)
+        opened = self.open(state)
+        start = self._block_start(state, opened)
         if size == length and state.offset is None:
-            return _Block(start, _everywhere(start.device))
+            everywhere = _everywhere(start.device)
+            return _Block(start, everywhere, opened & everywhere)  # a tensor of its own
         if state.offset is None:
             inside = _block_starts(length, size, start.device) == start[:, None]
         else:
             place = counted(length, start.device) - start[:, None]
             inside = (place >= 0) & (place < size)
         if self.view.context == "full":
-            return _Block(start, inside)
+            return _Block(start, inside, opened & inside)
         row = torch.arange(len(start), device=start.device)[:, None]
         first = start if state.offset is None else start.clamp(0, length - size)
-        return _Block(start, inside, (row, first[:, None] + counted(size, start.device)))
+        return _Block(start, inside, opened & inside, (row, first[:, None] + counted(size, start.device)))
 
     def predict(self, state: State) -> bool:
         """Renews the prediction of all stale rows with one denoiser call, and counts it.
@@ -533,7 +582,7 @@ class Dynamics:
     def _predict(self, state: State) -> None:
         rules, view, block = self.rules, self.view, self._active(state)
         active = view.context == "block" or state.offset is not None
-        needed = self.open(state) & block.inside if active else state.masked
+        needed = block.selectable if active else state.masked
         if state.last is not None:
             ending = self.is_last(state, state.nfe + 1)
             needed = torch.where(ending[:, None], self.open(state), needed)
@@ -572,7 +621,7 @@ class Dynamics:
         return Observation(
             confidence=state.prediction.confidence,
             masked=masked,
-            selectable=block.window(self.open(state) & block.inside),
+            selectable=block.window(block.selectable),
             progress=state.step / self.rules.response_length,
             masked_total=state.masked.sum(-1),
             step=state.step.clone(),
@@ -625,7 +674,7 @@ class Dynamics:
         """
         self._check_action(state, unmask)
         block, length = self._active(state), self.rules.response_length
-        possible = block.window(self.open(state) & block.inside)
+        possible = block.window(block.selectable)
         state.ignored += (unmask > possible).sum(-1)
         chosen, replaced = block.spread(unmask & possible, length), None
         if edit is not None:

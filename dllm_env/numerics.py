@@ -70,7 +70,7 @@ def in_tiles(
         return list(function(torch.arange(0, device=device)))
     size = _settled(function, rows, owner, key, device)
     places = torch.arange(-(-count // size) * size, device=device).clamp(max=count - 1)
-    tiles = places.split(size)
+    tiles = [places] if len(places) == size else places.split(size)
     done = list(map(function, tiles)) if rows == 1 else side_by_side(function, tiles)
     if len(done) == 1:
         return [column[:count] for column in done[0]]
@@ -156,7 +156,7 @@ def log_sum_exp(values: Tensor, largest: Tensor) -> Tensor:
     """log Σ exp along the last dimension, with that dimension kept; what ``logsumexp`` says, to the bit.
 
     Args:
-        values: (…, V).
+        values: (…, V), also of less precision than what is to be found.
         largest: (…, 1), the largest of them, which need not be looked for again.
     """
     shift = largest.clamp(-LARGEST, LARGEST)  # which keeps what is infinite from becoming no number

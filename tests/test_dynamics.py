@@ -451,3 +451,28 @@ def test_what_blocks_left_behind_does_not_depend_on_neighbours() -> None:
             dynamics.apply(alone, action[row : row + 1])
         assert torch.equal(alone.tokens[0], together.tokens[row])
         assert torch.equal(dynamics.block_start(alone)[0], dynamics.block_start(together)[row])
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("context", ["full", "block"])
+def test_the_active_block_follows_what_is_written_to_the_state(inference: bool, context: Any) -> None:
+    dynamics, _ = process([3, 4, 5, 3, 4, 5, 3, 4], block=2, view=View(context, 1))
+    with torch.inference_mode() if inference else torch.no_grad():
+        state = dynamics.reset([[], []], [0, 1])
+        assert dynamics.block_start(state).tolist() == [0, 0]
+        state.masked[1, :3] = False  # in place
+        assert dynamics.block_start(state).tolist() == [0, 2]
+        state.masked = state.masked & (torch.arange(8) >= 4)  # another tensor
+        assert dynamics.block_start(state).tolist() == [4, 4]
+        part = state[torch.tensor([1])]
+        part.masked[:, :6] = False
+        assert dynamics.block_start(part).tolist() == [6]
+        assert dynamics.block_start(state).tolist() == [4, 4]
+        state.write(torch.tensor([0]), part)
+        assert dynamics.block_start(state).tolist() == [6, 4]
+        dynamics.predict(state)
+        seen = dynamics.observe(state)
+        seen.selectable.zero_()  # by a policy that uses the memory of what it sees
+        assert dynamics.selectable(state).sum(-1).tolist() == [2, 2]
+        dynamics.apply(state, torch.ones_like(seen.selectable))
+        assert state.masked.sum(-1).tolist() == [0, 2]

@@ -27,8 +27,8 @@ from dllm_env.user_code import digest_of_class
 NoiseType = Literal["float64", "float32"]
 NOISE_TYPES: tuple[str, ...] = get_args(NoiseType)
 
-LOGITS_AT_ONCE = 2**25
-"""Logits that exist at a time: positions are looked at in pieces of so many (128 MiB in float32)."""
+LOGITS_AT_ONCE = 2**26
+"""Logits that exist at a time: positions are looked at in pieces of so many (256 MiB in float32)."""
 
 TILE_LOGITS = 2**21
 """The same on the processor, where pieces are tiles of one size, which a lone position has to fill, too."""
@@ -611,12 +611,11 @@ def read_logits(logits: Tensor, reading: Reading, drawn: Tensor | None = None) -
         log-totals of the logits, for ``refuse_broken``.
     """
     extras, top = reading.extras, reading.top
-    logits = logits.float()
     logits[:, reading.mask_id] = -torch.inf
     best, surest = logits.max(-1, keepdim=True)  # the first of equals, which topk does not promise
     most = max(top, 2 if extras.margin else 1)
-    largest = best if most == 1 else logits.topk(most, dim=-1).values
-    total = log_sum_exp(logits, best)
+    largest = (best if most == 1 else logits.topk(most, dim=-1).values).float()
+    total = log_sum_exp(logits, best.float())
     probability = (largest - total).exp()
     token = surest[:, 0] if drawn is None else (logits.to(drawn.dtype) + drawn).max(-1).indices
     log_probability = logits - total if extras.entropy or extras.log_probability else None
@@ -631,7 +630,7 @@ def read_logits(logits: Tensor, reading: Reading, drawn: Tensor | None = None) -
     if extras.token_log_prob:
         found.token_log_prob = torch.zeros_like(total)
         if drawn is not None:
-            found.token_log_prob = token_log_prob(logits, token, reading.temperature)
+            found.token_log_prob = token_log_prob(logits.float(), token, reading.temperature)
     if extras.log_mass:
         found.log_mass = log_mass(total, logits.shape[-1]) if reading.tells_scores else torch.zeros_like(total)
     return found, total

@@ -22,6 +22,7 @@ from torch import Tensor
 from dllm_env.denoisers.base import Extras
 from dllm_env.dynamics import Observation
 from dllm_env.errors import UsageError
+from dllm_env.numerics import counted
 from dllm_env.policies.base import Decision
 from dllm_env.policies.schedules import (
     SCHEDULES,
@@ -86,11 +87,12 @@ def best_k(scores: Tensor, selectable: Tensor, k: int | Tensor) -> Tensor:
         selectable: (B, W) bool.
         k: for all rows, or (B,) one for each.
     """
-    ranked = scores.masked_fill(~selectable, -torch.inf)
+    ranked, none = scores.masked_fill(~selectable, -torch.inf), torch.zeros_like(selectable)
+    if isinstance(k, int) and k == 1:
+        return none.scatter_(1, ranked.max(-1, keepdim=True).indices, True) & selectable
     order = ranked.argsort(dim=-1, descending=True, stable=True)
     count = torch.as_tensor(k, device=scores.device).expand(len(scores))[:, None]
-    first = torch.arange(scores.shape[1], device=scores.device) < count
-    return torch.zeros_like(selectable).scatter_(1, order, first) & selectable
+    return none.scatter_(1, order, counted(scores.shape[1], scores.device) < count) & selectable
 
 
 MOST = 10**9

@@ -12,6 +12,7 @@ import pytest
 import torch
 from checkpoints import llada2_logits
 from conftest import MASK, Scripted, toy_denoiser
+from logs import csv_rows
 from make_checkpoint import make_llada2
 from pairs import enter
 from torch import Tensor
@@ -289,6 +290,7 @@ def test_grpo_trains_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     settings = settings.changed(allow_edit=True, sight=("place", "rewrite"))
     policy = load_policy(str(train_grpo(settings, tmp_path / "run")))
     assert policy.extras.rewrite
+    assert all(float(row["rollout/edits"]) >= 0 for row in csv_rows(tmp_path / "run").values())
 
 
 def test_where_it_cannot_be(tmp_path: Path) -> None:

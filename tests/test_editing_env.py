@@ -17,7 +17,7 @@ import torch
 from conftest import MASK, toy_denoiser
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from logs import assert_logged_once
+from logs import assert_logged_once, csv_rows
 from pairs import AllA, PairDenoiser, assert_same_run, enter
 from stable_baselines3 import PPO as StablePPO
 from test_editing import LENGTH, REWRITE, Neighbours, Row
@@ -273,6 +273,7 @@ def test_a_training_goes_on_and_what_it_trains_plays(
     train_ppo(settings, tmp_path / "halves", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "halves")
     assert_logged_once(tmp_path / "whole", tmp_path / "halves")
+    assert sum(float(row["rollout/edits"]) for row in csv_rows(tmp_path / "whole").values()) > 0
     policy = load_policy(str(tmp_path / "whole"))
     assert isinstance(policy, LearnedPolicy)
     assert policy.extras.rewrite
@@ -297,4 +298,5 @@ def test_it_begins_with_correction_and_plays_in_evaluations(
 def test_a_policy_that_is_told_but_may_not_replace_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     enter(monkeypatch)
     train_ppo(toy_settings(allow_edit=False, updates=1), tmp_path / "run")
+    assert all("rollout/edits" not in row for row in csv_rows(tmp_path / "run").values())
     assert load_policy(str(tmp_path / "run")).extras.rewrite

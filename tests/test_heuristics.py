@@ -29,6 +29,7 @@ from dllm_env.policies.heuristics import (
     Rightmost,
     Threshold,
     TopK,
+    best_k,
 )
 from dllm_env.policies.learned import load_policy
 from dllm_env.policies.registry import HEURISTICS, load_heuristic
@@ -670,3 +671,19 @@ def test_bad_texts_are_refused(text: str, message: str) -> None:
         load_heuristic(text)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_best_are_those_of_a_stable_sort() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for width in (1, 2, 7, 40):
+        scores = torch.randint(0, 4, (50, width), generator=generator).float()  # with many equals
+        selectable = torch.rand(50, width, generator=generator) < 0.6
+        selectable[0] = False
+        numbers = torch.randint(0, width + 2, (50,), generator=generator)
+        for k in (1, 2, width, width + 3, numbers):
+            found = best_k(scores, selectable, k)
+            for row in range(50):
+                there = [i for i in range(width) if selectable[row, i]]
+                wanted = sorted(there, key=lambda i, row=row: -scores[row, i].item())
+                count = int(k[row]) if isinstance(k, torch.Tensor) else k
+                assert found[row].nonzero()[:, 0].tolist() == sorted(wanted[:count])

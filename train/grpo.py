@@ -220,6 +220,8 @@ def _log_rollout(setup: Setup, tried: Attempt, earned: Earned, log: Logger) -> N
     log.record("rollout/accuracy", tried.correct.mean().item())
     log.record("rollout/nfe", played.nfe.float().mean().item())
     log.record("rollout/steps", played.steps.float().mean().item())
+    if setup.rules.allow_edit:
+        log.record("rollout/edits", played.edits.float().mean().item())
     log.record("rollout/finished", played.finished.float().mean().item())
     log.record("rollout/entropy", entropies.mean().item())
     log.record("time/rollouts_per_second", len(played.nfe) / played.seconds)

@@ -245,7 +245,8 @@ class Supervisor(BaseCallback):
             }
             earned = {name: value for name, value in info.items() if name.startswith("rewards/")}
             asked = {"rollout/alpha": info["alpha"]} if "alpha" in info else {}
-            self.ended.append(figures | asked | earned)
+            edited = {"rollout/edits": info["edits"]} if "edits" in info else {}
+            self.ended.append(figures | asked | edited | earned)
             self.left_out += int(info.get("left_out", 0))
         if self.validator.setup.world.told(not self.callback.on_step()):
             self.stopped = True

@@ -181,6 +181,7 @@ COLUMNS = (
         "rollout/accuracy",
         "rollout/nfe",
         "rollout/steps",
+        "rollout/edits",
     ),
     *("rollout/finished", "rollout/entropy", "rollout/alpha", "rollout/groups_without_signal"),
     *("rollout/denoiser_evaluations", "time/denoiser_calls"),

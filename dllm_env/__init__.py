@@ -36,6 +36,7 @@ from dllm_env import consent as consent
 from dllm_env.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -102,22 +103,20 @@ def register_environments() -> None:
         )
 
 
-def _is_command() -> bool:
-    """Whether this is ``dllm-env`` or ``python -m dllm_env``, whose --help is not to wait for Gymnasium."""
-    started_as_module = ("-m", __name__) in zip(sys.orig_argv, sys.orig_argv[1:], strict=False)
-    return started_as_module or os.path.basename(sys.argv[0] if sys.argv else "") in ("dllm-env", "dllm-env.exe")
+class _After:
+    """Does something once a module has been imported, and costs nothing before.
 
+    Attributes:
+        name: of the module.
+        action: what is done.
+    """
 
-if not _is_command():  # a command does it when it has been chosen
-    register_environments()
-
-
-class _StableBaselines:
-    """Makes "UnmaskPolicy" known to PPO and A2C once Stable-Baselines3 is imported, and costs nothing before."""
+    def __init__(self, name: str, action: Callable[[], object]) -> None:
+        self.name, self.action = name, action
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Lets the other finders find it, and looks in when it has run."""
-        if name != "stable_baselines3":
+        """Lets the other finders find it, and acts when it has run."""
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -126,13 +125,19 @@ class _StableBaselines:
 
             def exec_module(module: ModuleType) -> None:
                 run(module)
-                importlib.import_module(f"{__name__}.train.sb3")
+                self.action()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-if "stable_baselines3" in sys.modules:
-    importlib.import_module(f"{__name__}.train.sb3")
-elif not any(type(finder).__name__ == _StableBaselines.__name__ for finder in sys.meta_path):
-    sys.meta_path.insert(0, _StableBaselines())
+def _after(name: str, action: Callable[[], object]) -> None:
+    """Acts once a module is there, now or later."""
+    if name in sys.modules:
+        action()
+    elif not any(type(finder).__name__ == "_After" and finder.name == name for finder in sys.meta_path):  # type: ignore[attr-defined]
+        sys.meta_path.insert(0, _After(name, action))
+
+
+_after("gymnasium", register_environments)
+_after("stable_baselines3", lambda: importlib.import_module(f"{__name__}.train.sb3"))  # PPO("UnmaskPolicy", …)

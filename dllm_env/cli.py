@@ -213,7 +213,6 @@ def run(name: str, arguments: list[str]) -> None:
     if size_of_world() > 1 and name not in TOGETHER:
         raise UsageError(f"{name} runs in one process, but {size_of_world()} were started; leave torchrun away")
     share_processors()
-    dllm_env.register_environments()
     module, _, function = COMMANDS[name].partition(".")
     with consent.given(consent.said_by(arguments)):
         getattr(importlib.import_module(f"dllm_env.commands.{module}"), function)(arguments)

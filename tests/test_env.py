@@ -580,3 +580,13 @@ def test_stable_baselines_trains_on_it(toy: TinyDenoiser) -> None:
     before = torch.cat([p.detach().flatten().clone() for p in model.policy.parameters()])
     model.learn(16)
     assert not torch.equal(before, torch.cat([p.detach().flatten() for p in model.policy.parameters()]))
+
+
+@pytest.mark.parametrize("first", ["dllm_env", "gymnasium", "gymnasium.envs.registration"])
+def test_gymnasium_knows_the_environment_whichever_is_imported_first(first: str) -> None:
+    then = "gymnasium" if first == "dllm_env" else "dllm_env"
+    code = f"import {first}, sys; early = 'gymnasium' in sys.modules; import {then}\n"
+    code += f"import gymnasium, dllm_env; assert early == ({first!r} != 'dllm_env'), early\n"
+    code += "assert 'torch' not in sys.modules; print(gymnasium.spec(dllm_env.ENVIRONMENT).entry_point)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout.strip() == "dllm_env.env:UnmaskEnv", found.stderr

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import bert_logits, llada_logits, load_all, qwen_logits, read
-from make_checkpoint import make_a2d, make_bert, make_dream, make_llada, shards
+from make_checkpoint import (
+    LLADA_8B,
+    SDAR_1_7B,
+    Size,
+    make_a2d,
+    make_bert,
+    make_dream,
+    make_llada,
+    make_llada_8b,
+    make_sdar_1_7b,
+    shards,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -597,3 +608,30 @@ def test_watching_a_response(folders, capsys) -> None:
         == 0
     )
     assert "4 NFE" in capsys.readouterr().out
+
+
+def weights_of(size: Size, norms: int) -> int:
+    """How many numbers a model of this size has, with so many of its heads' width besides in each block."""
+    d, kv = size.width, size.width * size.groups // size.heads
+    block = 2 * d * d + 2 * d * kv + 3 * d * size.feed_forward + 2 * d + norms * d // size.heads
+    return 2 * size.vocabulary * d + size.layers * block + d
+
+
+@pytest.mark.parametrize(("make", "groups", "norms"), [(make_llada_8b, 4, 0), (make_sdar_1_7b, 2, 2)])
+def test_checkpoints_of_any_size(make, groups, norms, tmp_path) -> None:
+    size = Size(64, 3, 4, groups, 96, 1000)
+    denoiser = load_denoiser(str(make(tmp_path / "made", size)))
+    assert (denoiser.vocabulary, denoiser.hidden_size) == (1000, 64)
+    assert denoiser.dtype == torch.float32  # on a processor
+    assert (
+        read(tmp_path / "made")["model.norm.weight" if norms else "model.transformer.ln_f.weight"].dtype
+        == torch.bfloat16
+    )
+    assert sum(weight.numel() for weight in denoiser.module.parameters()) == weights_of(size, norms)
+    made = dllm_env.generate(denoiser, None, ["a 6"], "threshold:0.9", gen_length=8, block_length=4)
+    assert made.nfe[0] <= 8
+
+
+def test_their_published_sizes() -> None:
+    assert round(weights_of(LLADA_8B, 0) / 1e9, 2) == 8.02  # as its paper says
+    assert round(weights_of(SDAR_1_7B, 2) / 1e9, 2) == 2.03  # 1.72 with one matrix for input and output

@@ -262,10 +262,11 @@ def test_accelerate_starts_processes_as_torchrun_does(command: str, tmp_path: Pa
     assert compared(tmp_path / "two") == compared(tmp_path / "one")
 
 
-def test_ppo_has_the_weights_of_one_process_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["--allow-edit", "--sight", "place", "rewrite"]], ids=["usual", "edits"])
+def test_ppo_has_the_weights_of_one_process_bit_for_bit(more: list[str], tmp_path: Path) -> None:
     """Processes predict a share of the rows each; tokens are drawn, so the random streams have to agree, too."""
     few = [*SMALL[4:6], *SMALL[10:], "--num-envs", "5", "--n-steps", "8", "--minibatch-size", "20"]
-    arguments = ["train", "ppo", *few, "--temperature", "0.7", "--updates", "3", "--save-every", "2"]
+    arguments = ["train", "ppo", *few, "--temperature", "0.7", "--updates", "3", "--save-every", "2", *more]
     alone(*arguments, "--out", str(tmp_path / "one"))
     done = start(2, *arguments, "--out", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr

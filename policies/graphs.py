@@ -86,8 +86,13 @@ def stream(device: torch.device) -> Hashable:
 
 
 def records(given: Sequence[Tensor]) -> bool:
-    """Whether these are on a GPU, and so few numbers that the host's requests are what takes time."""
-    return given[0].is_cuda and len(given[0]) > 0 and sum(tensor.numel() for tensor in given) <= LARGEST
+    """Whether these are on a GPU, and so few numbers that the host's requests are what takes time.
+
+    Not where somebody else records just now, nor under autocast, whose casts of weights do not outlive it.
+    """
+    if not given[0].is_cuda or torch.is_autocast_enabled("cuda") or torch.cuda.is_current_stream_capturing():
+        return False
+    return len(given[0]) > 0 and sum(tensor.numel() for tensor in given) <= LARGEST
 
 
 def record(function: OfRows, given: Sequence[Tensor], size: int) -> Recorded:

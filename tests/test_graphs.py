@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +116,36 @@ def test_copies_begin_with_no_graphs(recorded: list[int]) -> None:
         recorded.clear()
         rollout(denoiser, one, Rules(40, 8), [prompt], [0])
         assert recorded == [1]
+
+
+class OnGPU:
+    """As a tensor of so many rows and numbers there."""
+
+    is_cuda = True
+
+    def __init__(self, rows: int, numbers: int) -> None:
+        self.rows, self.numbers = rows, numbers
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def numel(self) -> int:
+        return self.numbers
+
+
+def test_what_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    capturing = [False]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+    few: Any = [OnGPU(4, 400), OnGPU(4, 4)]
+    assert graphs.records(few)
+    assert not graphs.records([torch.ones(4, 2)])
+    assert not graphs.records([OnGPU(0, 0)])  # type: ignore[list-item]
+    assert not graphs.records([OnGPU(4, graphs.LARGEST), OnGPU(4, 4)])  # type: ignore[list-item]
+    with monkeypatch.context() as cast:
+        cast.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+        assert not graphs.records(few)
+    capturing[0] = True  # by an engine that calls the policy
+    assert not graphs.records(few)
 
 
 def test_constants_are_made_anew_for_a_graph() -> None:

@@ -22,12 +22,13 @@ whatever the action says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
+from dllm_env.blocks import Block, Found, block_starts, everywhere
 from dllm_env.denoisers.base import Denoiser, Prediction, PrefixCache
 from dllm_env.errors import LogitsError, UsageError
 from dllm_env.numerics import constant, counted
@@ -234,65 +235,6 @@ class Wishes:
         return Wishes(*(None if value is None else function(value) for value in values))
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Where the active blocks of B rows are.
-
-    Attributes:
-        start: (B,) int64, their first positions; below 0 where that is in the prompt.
-        inside: bool, which of L positions are in them; (B, L), or () where the block is all of the response.
-        selectable: (B, L) bool, open masks in them.
-        shown: (B, 1) rows and (B, W) positions that the context shows; None for all.
-    """
-
-    start: Tensor
-    inside: Tensor
-    selectable: Tensor
-    shown: tuple[Tensor, Tensor] | None = None
-
-    def window(self, values: Tensor) -> Tensor:
-        """(B, L, …) to (B, W, …): the part that the context shows."""
-        if self.shown is None:
-            return values
-        return values.gather(1, self.shown[1]) if values.ndim == 2 else values[self.shown]
-
-    def spread(self, values: Tensor, length: int) -> Tensor:
-        """(B, W) to (B, L), zeros outside of what the context shows."""
-        if self.shown is None:
-            return values
-        return values.new_zeros(len(values), length).scatter(1, self.shown[1], values)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Active blocks, and what they were found from.
-
-    Attributes:
-        block: the blocks.
-        tensors: those that they follow from, and that of the blocks which observations show.
-        versions: of these tensors, which go up when one is written to.
-    """
-
-    block: _Block
-    tensors: tuple[Tensor | None, ...]
-    versions: tuple[int, ...]
-
-    @classmethod
-    def of(cls, block: _Block, follows_from: tuple[Tensor | None, ...]) -> _Found:
-        """Blocks that were found just now."""
-        tensors = (*follows_from, block.selectable)
-        return cls(block, tensors, _versions(tensors))
-
-    def is_of(self, follows_from: tuple[Tensor | None, ...]) -> bool:
-        """Whether they follow from these tensors, and none was written to."""
-        same = all(mine is given for mine, given in zip(self.tensors, follows_from, strict=False))
-        return same and _versions(self.tensors) == self.versions
-
-
-def _versions(tensors: Iterable[Tensor | None]) -> tuple[int, ...]:
-    return tuple(0 if tensor is None or tensor.is_inference() else tensor._version for tensor in tensors)
-
-
 class Dynamics:
     """The process for one denoiser and one set of rules; it holds no rows itself.
 
@@ -335,7 +277,7 @@ class Dynamics:
         self.view = view
         self.prompt_length = prompt_length
         self.among = ALONE
-        self._found: _Found | None = None
+        self._found: Found | None = None
 
     @property
     def width(self) -> int:
@@ -474,45 +416,45 @@ class Dynamics:
         """(B, L) bool: committed, inside the active block, and within the row's budget."""
         return self._remaskable(state, self._active(state))
 
-    def _remaskable(self, state: State, block: _Block) -> Tensor:
+    def _remaskable(self, state: State, block: Block) -> Tensor:
         left = state.remasks < self.rules.remasks_allowed
         return self._written(state, block) & left[:, None]
 
-    def _written(self, state: State, block: _Block) -> Tensor:
+    def _written(self, state: State, block: Block) -> Tensor:
         """(B, L) bool: written by an action, in the active block."""
         return (state.revealed_at >= 0) & block.inside  # and not what was given
 
-    def _editable(self, state: State, block: _Block) -> Tensor:
+    def _editable(self, state: State, block: Block) -> Tensor:
         """(B, W) bool: see ``Observation``."""
         assert state.prediction.rewrite is not None
         return block.window(self._written(state, block)) & (state.prediction.rewrite > 0)
 
-    def _active(self, state: State) -> _Block:
+    def _active(self, state: State) -> Block:
         """Where the active blocks are; looked up where nothing that this follows from was written since."""
         follows_from = state.masked, state.open_from, state.held, state.offset
         if state.masked.is_inference() or torch.is_inference_mode_enabled():
             return self._find_active(state)  # of such tensors it is not known whether they were written
         if (found := self._found) is None or not found.is_of(follows_from):
-            found = self._found = _Found.of(self._find_active(state), follows_from)
+            found = self._found = Found.of(self._find_active(state), follows_from)
         return found.block
 
-    def _find_active(self, state: State) -> _Block:
+    def _find_active(self, state: State) -> Block:
         length, size = self.rules.response_length, self.rules.block_length
         opened = self.open(state)
         start = self._block_start(state, opened)
         if size == length and state.offset is None:
-            everywhere = _everywhere(start.device)
-            return _Block(start, everywhere, opened & everywhere)  # a tensor of its own
+            inside = everywhere(start.device)
+            return Block(start, inside, opened & inside)  # a tensor of its own
         if state.offset is None:
-            inside = _block_starts(length, size, start.device) == start[:, None]
+            inside = block_starts(length, size, start.device) == start[:, None]
         else:
             place = counted(length, start.device) - start[:, None]
             inside = (place >= 0) & (place < size)
         if self.view.context == "full":
-            return _Block(start, inside, opened & inside)
+            return Block(start, inside, opened & inside)
         row = torch.arange(len(start), device=start.device)[:, None]
         first = start if state.offset is None else start.clamp(0, length - size)
-        return _Block(start, inside, opened & inside, (row, first[:, None] + counted(size, start.device)))
+        return Block(start, inside, opened & inside, (row, first[:, None] + counted(size, start.device)))
 
     def predict(self, state: State) -> bool:
         """Renews the prediction of all stale rows with one denoiser call, and counts it.
@@ -716,7 +658,7 @@ class Dynamics:
         state.revealed_at = torch.where(chosen, state.step[:, None], state.revealed_at)
         state.sureness = torch.where(chosen, sureness, state.sureness)
 
-    def _edit(self, state: State, edit: Tensor, block: _Block) -> Tensor:
+    def _edit(self, state: State, edit: Tensor, block: Block) -> Tensor:
         """Replaces tokens by those that the denoiser would rather have; returns where, (B, L) bool."""
         self._check_action(state, edit)
         if not self.rules.allow_edit:
@@ -734,7 +676,7 @@ class Dynamics:
         state.stale |= chosen.any(-1)
         return chosen
 
-    def _hold(self, state: State, block: _Block, changed: Tensor) -> None:
+    def _hold(self, state: State, block: Block, changed: Tensor) -> None:
         """Keeps blocks open that are full, in rows that have changed something there (B, L) and may go on."""
         was = state.held > NOT_HELD
         full = ~(self.open(state) & block.inside).any(-1)
@@ -769,7 +711,7 @@ class Dynamics:
         if action.shape != expected or action.dtype != torch.bool:
             raise ValueError(f"an action must be {expected} bool, got {tuple(action.shape)} {action.dtype}")
 
-    def _remask(self, state: State, remask: Tensor, block: _Block) -> None:
+    def _remask(self, state: State, remask: Tensor, block: Block) -> None:
         """Puts positions back to mask, from the left while the row's budget lasts."""
         self._check_action(state, remask)
         if not self.rules.allow_remask:
@@ -875,15 +817,3 @@ def is_end(tokens: Tensor, end_ids: Sequence[int]) -> Tensor:
 @constant
 def _kept(ids: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(ids, dtype=torch.int64, device=device)
-
-
-@constant
-def _everywhere(device: torch.device) -> Tensor:
-    return torch.ones((), dtype=torch.bool, device=device)
-
-
-@constant
-def _block_starts(length: int, size: int, device: torch.device) -> Tensor:
-    """(length,) int64, of each position the first of its block."""
-    position = torch.arange(length, device=device)
-    return position - position % size

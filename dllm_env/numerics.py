@@ -70,7 +70,7 @@ def in_tiles(
         return list(function(torch.arange(0, device=device)))
     size = _settled(function, rows, owner, key, device)
     places = torch.arange(-(-count // size) * size, device=device).clamp(max=count - 1)
-    tiles = [places] if len(places) == size else places.split(size)
+    tiles = places.split(size)
     done = list(map(function, tiles)) if rows == 1 else side_by_side(function, tiles)
     if len(done) == 1:
         return [column[:count] for column in done[0]]

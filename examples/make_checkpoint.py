@@ -62,12 +62,16 @@ def shards(folder: Path, weights: Weights, count: int = 3) -> None:
     (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
 
 
+def _inputs(name: str, shape: tuple[int, ...]) -> int:
+    """How many numbers a product with the weight adds up; 1 for embeddings and vectors."""
+    return shape[-1] if len(shape) > 1 and "wte" not in name and "embed" not in name else 1
+
+
 def _draw(shapes: Mapping[str, tuple[int, ...]], seed: object) -> Weights:
     generator = torch_generator("checkpoint", seed)
     drawn = {}
     for name, shape in shapes.items():
-        fan_in = shape[-1] if len(shape) > 1 and "wte" not in name and "embed" not in name else 1
-        value = torch.randn(shape, generator=generator) * 1.5 / math.sqrt(fan_in)
+        value = torch.randn(shape, generator=generator) * 1.5 / math.sqrt(_inputs(name, shape))
         drawn[name] = 1 + 0.1 * value if len(shape) == 1 and "bias" not in name else value
     return drawn
 
@@ -422,8 +426,7 @@ def _enlarge(folder: Path, size: Size, changes: Mapping[str, Any]) -> Path:
         drawn = {}
         for name, shape in part.items():
             value = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
-            inputs = 1 if "wte" in name or "embed" in name else shape[-1]
-            drawn[name] = (1 + 0.1 * value if len(shape) == 1 else value / math.sqrt(inputs)).cpu()
+            drawn[name] = (1 + 0.1 * value if len(shape) == 1 else value / math.sqrt(_inputs(name, shape))).cpu()
         save_file(drawn, folder / file, metadata={"format": "pt"})
         index |= dict.fromkeys(part, file)
     text = json.dumps({"metadata": {}, "weight_map": index}, indent=1)

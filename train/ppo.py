@@ -244,9 +244,8 @@ class Supervisor(BaseCallback):
                 "rollout/steps": info["step"],
             }
             earned = {name: value for name, value in info.items() if name.startswith("rewards/")}
-            asked = {"rollout/alpha": info["alpha"]} if "alpha" in info else {}
-            edited = {"rollout/edits": info["edits"]} if "edits" in info else {}
-            self.ended.append(figures | asked | edited | earned)
+            some = {f"rollout/{name}": info[name] for name in ("alpha", "edits") if name in info}
+            self.ended.append(figures | some | earned)
             self.left_out += int(info.get("left_out", 0))
         if self.validator.setup.world.told(not self.callback.on_step()):
             self.stopped = True

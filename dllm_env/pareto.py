@@ -214,8 +214,8 @@ def plot_grid(
     rows: Mapping[str, Mapping[str, tuple[str, Sequence[Point]]]],
     columns: Sequence[str],
     title: str = "",
-    dpi: int = 150,
     names: Mapping[str, str] | None = None,
+    dpi: int = 150,
 ) -> Any:
     """The same with a row for each task, say, and a column for each block length; panels of a row share their axes.
 
@@ -224,7 +224,7 @@ def plot_grid(
     Args:
         rows: title and points of each panel, by the name of its row and then of its column; some may be missing.
         columns: the names of all columns, in their order.
-        title, dpi, names: as for ``plot_pareto``.
+        title, names, dpi: as for ``plot_pareto``.
     """
     if len(rows) == 1:
         return plot_pareto(dict(next(iter(rows.values())).values()), title, dpi, names)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from dllm_env.drawing import Draws, draw
 from dllm_env.errors import UsageError
 from dllm_env.eval.compare import (
     Entry,
@@ -40,7 +41,7 @@ from dllm_env.eval.results import (
 from dllm_env.eval.tables import ROOM, comparison_table, front_table, table
 from dllm_env.files import write_atomically, write_figure
 from dllm_env.locks import locked, locked_for_all
-from dllm_env.pareto import plot_grid
+from dllm_env.pareto import Point, plot_grid
 from dllm_env.progress import Bar, terminal
 from dllm_env.world import Counter, World, this_world
 
@@ -128,7 +129,11 @@ def check_baseline(evaluations: Sequence[Evaluation], folder: Path, baseline: st
 
 
 def finish(
-    folder: Path, baseline: str = "", labels: Sequence[str] = (), formats: Sequence[PictureFormat] = ("png",)
+    folder: Path,
+    baseline: str = "",
+    labels: Sequence[str] = (),
+    formats: Sequence[PictureFormat] = ("png",),
+    draws: Draws = draw,
 ) -> list[Entry]:
     """Writes all files that follow from a folder's results, prints the tables, and returns the entries.
 
@@ -137,6 +142,7 @@ def finish(
         baseline: see ``comparisons``.
         labels: names of learned policies; see ``learned_names``.
         formats: of the pictures; PNG is there in any case.
+        draws: what draws the picture of all policies.
 
     Raises:
         UsageError: no results, a label of no policy, or somebody else is writing into the folder.
@@ -154,11 +160,13 @@ def finish(
         if pairs:
             write_atomically(folder / PAIRS_CSV, pairs_csv(pairs))
             files.append(PAIRS_CSV)
-        figure = pareto_figure(entries, title(entries), names)
-        pictures = [Path(PARETO_PICTURE).with_suffix(f".{kind}") for kind in dict.fromkeys(("png", *formats))]
-        for picture in pictures:
-            write_figure(folder / picture, figure)
-        files += map(str, pictures)
+        kinds = list(dict.fromkeys(("png", *formats)))
+        grid, blocks = panels(entries)
+        pictures = draws(plot_grid, (grid, blocks, title(entries), names), kinds)
+        for kind, picture in zip(kinds, pictures, strict=True):
+            path = Path(PARETO_PICTURE).with_suffix(f".{kind}")
+            write_atomically(folder / path, picture)
+            files.append(str(path))
         matrix = score_matrix(areas)
         if matrix is not None:
             write_atomically(folder / SCORES, matrix_csv(matrix).encode())
@@ -197,6 +205,12 @@ def pareto_figure(entries: Sequence[Entry], title: str = "", names: Names | None
         title: above everything.
         names: of learned policies; see ``learned_names``.
     """
+    grid, columns = panels(entries)
+    return plot_grid(grid, columns, title, names)
+
+
+def panels(entries: Sequence[Entry]) -> tuple[dict[str, dict[str, tuple[str, list[Point]]]], list[str]]:
+    """The rows of that picture, and the names of its columns, as ``plot_grid`` takes them."""
     groups = by_condition(entries)
     rows: dict[tuple[Any, ...], list[list[Entry]]] = {}
     for group in groups:
@@ -212,7 +226,7 @@ def pareto_figure(entries: Sequence[Entry], title: str = "", names: Names | None
         }
         for about, of_row in zip(abouts, rows.values(), strict=True)
     }
-    return plot_grid(grid, columns, title, names=names)
+    return grid, columns
 
 
 def _is_full(group: Sequence[Entry]) -> bool:

@@ -718,7 +718,7 @@ def test_plain_words_are_policies():
     from dllm_env.commands.helping import Flag, plain_words
 
     kinds = {"policies": tuple[str, ...], "seeds": int, "block_length": tuple[int, ...], "resume": bool}
-    flags = [Flag(name, kind, None, "") for name, kind in kinds.items()]
+    flags = [Flag(name, kind, None, object) for name, kind in kinds.items()]
 
     def made(text):
         return " ".join(plain_words(text.split(), flags, "--policies"))

@@ -2,6 +2,7 @@
 
 # No "from __future__ import annotations": tyro has to resolve the types of classes that are local to a function.
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,11 @@ from dllm_env.commands.arguments import (
     results_folder,
     written_into,
 )
+from dllm_env.drawing import Draws, Painter, draw
 from dllm_env.errors import UsageError
 from dllm_env.locks import locked
 from dllm_env.reading import exists
-from dllm_env.world import this_world
+from dllm_env.world import rank_of_process, this_world
 
 if TYPE_CHECKING:
     from dllm_env.eval.evaluate import EvaluationConfig
@@ -32,6 +34,7 @@ def evaluate(arguments: list[str]) -> None:
     """``dllm-env eval``."""
     import tyro
 
+    draws = _painter(arguments)
     with loading():
         from dllm_env.commands.rehearsal import say_evaluation
         from dllm_env.eval.evaluate import Evaluation, EvaluationConfig, prepare
@@ -95,9 +98,15 @@ def evaluate(arguments: list[str]) -> None:
             check_baseline(evaluations, folder, given.baseline)
         play(evaluations, folder, given.workers or default_workers(evaluations))
         if this_world().first:
-            finish(folder, given.baseline, given.label, given.pictures)
+            finish(folder, given.baseline, given.label, given.pictures, draws)
             if given.latency:
                 time_policies(evaluations, given.latency, folder)
+
+
+def _painter(arguments: list[str]) -> Draws:
+    """A process that gets ready to draw while this one loads torch, if that is still to be loaded."""
+    alone = not helping.wanted(arguments) and "--dry-run" not in arguments and rank_of_process() == 0
+    return Painter() if alone and "torch" not in sys.modules else draw
 
 
 def _refuse_unused(words: list[str], config: "EvaluationConfig", suite: bool) -> None:

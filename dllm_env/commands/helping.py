@@ -161,7 +161,7 @@ class Flag:
         name: of the field.
         kind: its type, without what tyro is told by it.
         default: its value where the flag is not given; ``MISSING`` where it has to be.
-        about: what it is for, from the docstring under the field.
+        of: the dataclass that has it.
         group: the field that holds its settings; empty for those of the command itself.
         positional: whether it is given without a name.
     """
@@ -169,9 +169,14 @@ class Flag:
     name: str
     kind: Any
     default: Any
-    about: str
+    of: type
     group: str = ""
     positional: bool = False
+
+    @property
+    def about(self) -> str:
+        """What it is for, from the docstring under the field; empty without one."""
+        return docs_of(self.of).get(self.name, "")
 
     @property
     def takes(self) -> Literal["none", "one", "many"]:
@@ -192,7 +197,7 @@ def flags_of(kind: type, default: Any = None, group: str = "") -> Iterator[Flag]
         default: an object with the defaults, where they are not the class's.
         group: the field that it is, within another.
     """
-    hints, about = typing.get_type_hints(kind, include_extras=True), docs_of(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for field in fields(kind):
         hint, positional = hints[field.name], False
         if typing.get_origin(hint) is typing.Annotated:
@@ -204,7 +209,7 @@ def flags_of(kind: type, default: Any = None, group: str = "") -> Iterator[Flag]
             inner = None if value is MISSING else value
             yield from flags_of(hint, inner, group if field.name in _OUTER else field.name)
         else:
-            yield Flag(field.name, hint, value, about.get(field.name, ""), group, positional)
+            yield Flag(field.name, hint, value, kind, group, positional)
 
 
 _OUTER = ("settings", "config", "training")

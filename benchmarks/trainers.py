@@ -1,4 +1,4 @@
-"""PPO and GRPO from the same imitation with the same reward, one after the other on one machine, by wall time.
+"""PPO and GRPO from the same start with the same reward, by the denoiser evaluations that they played.
 
     python benchmarks/trainers.py --out runs/trainers
 
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from dllm_env.eval.evaluate import EvaluationConfig, evaluate
 from dllm_env.eval.results import summarise
+from dllm_env.files import write_figure
 from dllm_env.train.grpo import GRPO, train_grpo
 from dllm_env.train.ppo import PPO, train_ppo
 from dllm_env.train.run import CHECKPOINT
@@ -30,8 +31,8 @@ class Settings:
 
     out: Path = Path("runs/trainers")
     """Folder of the runs and of the picture."""
-    seeds: int = 3
-    """Training seeds 1, 2, … of each."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Training seeds of each."""
     problems: int = 1000
     """Test problems of each trained policy."""
     threads: int = 0
@@ -47,18 +48,20 @@ TRAINERS: dict[str, Trainer] = {
         resume,
     ),
 }
-COLOURS = {"GRPO": "#D55E00", "PPO": "#0072B2"}
+STYLES = {"GRPO": ("#D55E00", "o"), "PPO": ("#0072B2", "s")}
 FIGURES = {"accuracy": "validation accuracy", "nfe": "validation NFE", "reward": "validation reward"}
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    """Minutes of training (validation not counted) and figures of every validation, over all pieces of a run."""
+    """Evaluations, minutes (validation not counted) and figures at every validation, over all pieces of a run."""
     minutes, points = 0.0, []
     for path in sorted((folder / "logs").glob("progress*.csv"), key=lambda path: path.stat().st_mtime):
         for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
             minutes += float(row["time/update_seconds"]) / 60
             if row.get("validation/accuracy"):
-                points.append({"minutes": minutes, **{name: float(row[f"validation/{name}"]) for name in FIGURES}})
+                figures = {name: float(row[f"validation/{name}"]) for name in FIGURES}
+                spent = float(row["rollout/denoiser_evaluations"]) / 1000
+                points.append({"evaluations": spent, "minutes": minutes, **figures})
     return points
 
 
@@ -70,15 +73,20 @@ def draw(curves: dict[tuple[str, int], list[dict[str, float]]], path: Path) -> N
     figure = Figure(figsize=(12, 3.8), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     for panel, (name, label) in zip(figure.subplots(1, len(FIGURES)), FIGURES.items(), strict=True):
-        for (trainer, seed), points in curves.items():
-            x, y = [point["minutes"] for point in points], [point[name] for point in points]
-            panel.plot(x, y, color=COLOURS[trainer], marker=".", alpha=0.8, label=trainer if seed == 1 else None)
-        panel.set_xlabel("minutes of training")
+        named: set[str] = set()
+        for (trainer, _), points in curves.items():
+            colour, marker = STYLES[trainer]
+            x, y = [point["evaluations"] for point in points], [point[name] for point in points]
+            called = None if trainer in named else trainer
+            panel.plot(x, y, color=colour, marker=marker, markersize=5, alpha=0.8, label=called)
+            named.add(trainer)
+        panel.set_xlabel("thousand denoiser evaluations played")
         panel.set_title(label, fontsize=11)
         panel.grid(alpha=0.3)
-        panel.set_ylim(bottom=0)
+        panel.set_xlim(left=0)
+    figure.axes[0].yaxis.set_major_formatter("{x:.0%}")
     figure.axes[0].legend(frameon=False)
-    figure.savefig(path)
+    write_figure(path, figure)
 
 
 def main(settings: Settings) -> None:
@@ -87,21 +95,19 @@ def main(settings: Settings) -> None:
         torch.set_num_threads(settings.threads)
     curves, rows = {}, []
     for name, train in TRAINERS.items():
-        for seed in range(1, settings.seeds + 1):
+        for seed in settings.seeds:
             folder = settings.out / f"{name.lower()}-{seed}"
             train(folder, seed, (folder / CHECKPOINT).exists())
             curves[name, seed] = curve(folder)
             (result,) = evaluate(EvaluationConfig(problems=settings.problems), [str(folder)])
-            found, minutes = summarise(result.outcomes), curves[name, seed][-1]["minutes"]
+            found, last = summarise(result.outcomes), curves[name, seed][-1]
             figures = (found.accuracy, found.accuracy_low, found.accuracy_high, found.nfe)
-            rows.append((name, seed, *figures, minutes))
+            rows.append((name, seed, *figures, last["evaluations"], last["minutes"]))
             draw(curves, settings.out / "trainers.png")
-    columns = ("trainer", "seed", "accuracy", "low", "high", "nfe", "minutes")
+    columns = ("trainer", "seed", "accuracy", "low", "high", "nfe", "thousand evaluations", "minutes")
     table = Table(*columns, title=f"best checkpoints on {settings.problems:,} test problems, full diffusion")
-    for name, seed, accuracy, low, high, nfe, minutes in rows:
-        table.add_row(
-            name, str(seed), f"{accuracy:.1%}", f"{low:.1%}", f"{high:.1%}", f"{nfe:.1f}", f"{minutes:.1f}"
-        )
+    for name, seed, *shares, nfe, spent, minutes in rows:
+        table.add_row(name, str(seed), *(f"{x:.1%}" for x in shares), *(f"{x:.1f}" for x in (nfe, spent, minutes)))
     Console().print(table)
     with (settings.out / "trainers.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns, *rows])

@@ -406,7 +406,7 @@ def _label(
                 textcoords="offset points",
                 ha="left" if dx > 0 else "right" if dx < 0 else "center",
                 fontsize=8.5 if point.learned else 7.5,
-                fontweight="bold" if point.learned else "normal",
+                fontweight="bold" if point.learned and not _knob(point) else "normal",
                 color=styles[point.family][0],
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 zorder=5,
@@ -427,10 +427,24 @@ def plain(text: str) -> str:
 def short(point: Point, names: Mapping[str, str]) -> str:
     """What tells it from the others of its family: the knob; its name where it has none."""
     name = called(point, names) if point.learned and split(point.label)[0] in names else _parts(point)[0]
-    knob = [setting for setting in _settings(point) if _is_number(setting)]
+    knob = [setting.rpartition("=") for setting in _knob(point)]
     if len(knob) == 1 and not point.learned:
-        knob = [knob[0].rpartition("=")[2]]
-    return ",".join(knob) or name
+        return _rounded(knob[0][2])
+    texts = [f"{SIGNS.get(of, of)}{equals}{_rounded(value)}" for of, equals, value in knob]
+    return ",".join(texts) or name
+
+
+SIGNS = {"alpha": "α"}
+"""Settings that have a sign of their own."""
+
+
+def _knob(point: Point) -> list[str]:
+    return [setting for setting in _settings(point) if _is_number(setting)]
+
+
+def _rounded(number: str) -> str:
+    """To three digits; whole numbers as they are."""
+    return number if number.lstrip("+-").isdigit() else f"{float(number):.3g}"
 
 
 def _parts(point: Point) -> tuple[str, str]:

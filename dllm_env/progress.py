@@ -33,8 +33,12 @@ ROOMY = 120
 
 
 def terminal(room: int) -> Console:
-    """The standard output, as wide as its terminal or as ``COLUMNS`` says; where nobody says, so wide."""
-    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=room)
+    """The standard output, as wide as its terminal or as ``COLUMNS`` says; where nobody says, so wide.
+
+    Texts come out as they are: square brackets stand in names and commands, and are no markup.
+    """
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(markup=False) if known else Console(width=room, markup=False)
 
 
 class Bar(Progress):
@@ -50,9 +54,9 @@ class Bar(Progress):
     """
 
     def __init__(self, console: Console | None = None, transient: bool = False, every: float = EVERY) -> None:
-        console = console or Console()
+        console = console or Console(markup=False)
         super().__init__(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(WIDE if console.width >= ROOMY else NARROW, table_column=Column(no_wrap=True)),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TimeElapsedColumn(table_column=Column(no_wrap=True)),

@@ -103,7 +103,7 @@ def _play(evaluations: Sequence[Evaluation], folder: Path, workers: int, world: 
     mine = folder if world.first else folder / PART.format(world.rank)
     mine.mkdir(parents=True, exist_ok=True)
     counted = Counter(world)
-    with Bar(Console(stderr=True, quiet=not world.first), transient=True) as bar:
+    with Bar(Console(stderr=True, markup=False, quiet=not world.first), transient=True) as bar:
         shown = bar.add_task("evaluation", total=sum(len(piece.places) for piece in todo))
 
         def report(label: str, more: int) -> None:

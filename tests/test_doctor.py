@@ -49,6 +49,16 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     assert there.found.startswith("rich ")
 
 
+def test_what_to_install_is_said_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In square brackets, which rich would take for markup."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(metadata, "requires", lambda name: ["nowhere>=1; extra == 'lora'"])
+    assert main(["doctor"]) == 0
+    assert "pip install 'dllm-env[lora]'" in capsys.readouterr().out
+
+
 def test_what_is_broken_ends_with_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

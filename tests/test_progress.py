@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
-from dllm_env.progress import Bar, in_words
+import dllm_env.progress
+from dllm_env.progress import Bar, in_words, terminal
 
 FIGURES = "accuracy 91% NFE 10.2 | validation accuracy 93.5% NFE 9.87"
 
@@ -85,3 +89,24 @@ def test_times_in_words() -> None:
         now[0] = 4000.0
         bar.update(task, completed=3)
         assert in_words(bar.tasks[0]) == "grpo 3/3, took 1:06:40"
+
+
+def test_square_brackets_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """They stand in paths, commands and extras; rich would take them for markup."""
+    table = Table("[policy]", title="of [runs]")
+    table.add_row("runs/[b]:alpha=1")
+    terminal(80).print(table, "pip install 'dllm-env[hf]'")
+    said = capsys.readouterr().out
+    for text in ("[policy]", "of [runs]", "runs/[b]:alpha=1", "dllm-env[hf]"):
+        assert text in said
+
+
+def test_no_console_reads_markup() -> None:
+    """In the package; what it prints is names and texts of others."""
+    package = Path(dllm_env.progress.__file__).parents[1]
+    files = [file for room in ("dllm_env", "policies", "train", "eval") for file in (package / room).rglob("*.py")]
+    made = [
+        (file.name, call) for file in files for call in re.findall(r"Console\([^)]*\)", file.read_text("utf-8"))
+    ]
+    assert len(made) > 5
+    assert [one for one in made if "markup=False" not in one[1]] == []

@@ -51,7 +51,7 @@ def learn_by_correction(setup: Setup, settings: PolicyTraining) -> None:
     config, policy = settings.imitation, setup.policy
     problems, oracle = setup.problems(0, config.imitation_problems), Oracle(REFERENCES)
     times, length = len(oracle.references) + ROUNDS, setup.rules.response_length
-    Console(highlight=False).print(
+    Console(highlight=False, markup=False).print(
         f"start: {len(problems)} training problems, written by {', or if wrong by '.join(REFERENCES)}, and "
         f"{ROUNDS} times under correction, at most {len(problems) * times * length:,} denoiser evaluations"
     )

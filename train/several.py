@@ -35,7 +35,7 @@ def train_several(trainings: Sequence[tuple[GRPO, Path]], workers: int) -> None:
     if workers < 1 or not folders or len(set(folders)) < len(folders):
         raise UsageError("several trainings need at least one worker, and a folder for each")
     done = spread(_train, trainings, min(workers, len(trainings)), _prepare, (consent.current(),))
-    with Bar(Console(stderr=True)) as bar:
+    with Bar(Console(stderr=True, markup=False)) as bar:
         shown = bar.add_task("trainings", total=len(trainings))
         for _ in done:
             bar.update(shown, advance=1)

@@ -199,7 +199,7 @@ def _play_search(
     found = search.found(setup.assigned(problems, seeds, settings.batch_size), own)
     right = [one for one in found if one.best.score == 1]
     steps = sum(one.best.nfe for one in right) / max(len(right), 1)
-    Console(highlight=False).print(
+    Console(highlight=False, markup=False).print(
         f"start: {search.name} found a right path for {len(right)} of {len(problems)} problems, of {steps:.1f} "
         f"evaluations on average, with {sum(one.evaluations for one in found):,} denoiser evaluations in all"
     )
@@ -214,7 +214,7 @@ def _of_portfolio(
     first, grid, names = min(TRIED, len(problems)), looked_at(settings), portfolio(setup.policy.head)
     bold = ORACLE in names and max(grid) >= CAREFUL
     most = first * setup.rules.response_length * (len(names) + (ORACLE in names))  # its reference is one more
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(
         f"start: {', '.join(names)} on {first} training problems, at most {most:,} denoiser evaluations; then the "
         f"best of them on {len(problems) - first} more"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from dllm_env.commands.arguments import without_arguments
 from dllm_env.errors import UsageError
@@ -59,7 +60,7 @@ def doctor(arguments: list[str]) -> None:
     table = Table("", "", "found", "what to do", title="dllm-env doctor")
     broken = False
     for finding in findings():
-        state = f"[{STYLES[finding.state]}]{finding.state}[/]"
+        state = Text(finding.state, STYLES[finding.state])
         table.add_row(finding.what, state, finding.found, finding.advice)
         broken |= finding.state == "broken"
     terminal(120).print(table)

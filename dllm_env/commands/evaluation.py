@@ -243,7 +243,7 @@ def generate(arguments: list[str]) -> None:
         """Show one picture that changes instead of a line for each step; never where the output is no terminal."""
 
     given = parse(Arguments, arguments, "generate")
-    show(make_generation(given.config), Console(highlight=False), given.animate)
+    show(make_generation(given.config), Console(highlight=False, markup=False), given.animate)
 
 
 def push(arguments: list[str]) -> None:

@@ -54,6 +54,8 @@ class Observation:
         support: (B, W) float32 or None, see ``Prediction``.
         attention: (B, W, W) float32 or None, see ``Prediction``.
         token_log_prob, log_mass: (B, W) float32 or None, see ``Prediction``.
+        settled: (B, W) bool, masks whose prediction nothing that is still written can change: the first of a block
+            that the denoiser attends in, where what stands before it predicts it; or None.
         token: (B, W) int64, what would be written at masked positions, or None.
         ends: (B, W) bool, where that is an end-of-text, or None; there with ``token``.
         remaskable: (B, W) bool, what an action may put back to mask; None without ``allow_remask``.
@@ -81,6 +83,7 @@ class Observation:
     attention: Tensor | None = None
     token_log_prob: Tensor | None = None
     log_mass: Tensor | None = None
+    settled: Tensor | None = None
     token: Tensor | None = None
     ends: Tensor | None = None
     remaskable: Tensor | None = None
@@ -424,6 +427,14 @@ class Dynamics:
         """(B, L) bool: written by an action, in the active block."""
         return (state.revealed_at >= 0) & block.inside  # and not what was given
 
+    def _settled(self, state: State, block: Block) -> Tensor:
+        """(B, L) bool: see ``Observation``."""
+        if not self.denoiser.settles_first:
+            return torch.zeros_like(state.masked)
+        known = state.tokens != self.denoiser.pad_id
+        at = known.cumsum(-1)[:, -self.rules.response_length :] - 1  # counted from the prompt's first token
+        return (at > 0) & (at % self.denoiser.attention_block == 0) & block.selectable
+
     def _editable(self, state: State, block: Block) -> Tensor:
         """(B, W) bool: see ``Observation``."""
         assert state.prediction.rewrite is not None
@@ -575,6 +586,7 @@ class Dynamics:
             attention=state.prediction.attention,
             token_log_prob=state.prediction.token_log_prob,
             log_mass=state.prediction.log_mass,
+            settled=block.window(self._settled(state, block)) if self.view.extras.settled else None,
             token=state.prediction.token if self.view.extras.token else None,
             ends=is_end(state.prediction.token, self.denoiser.end_ids) & masked if self.view.extras.token else None,
             remaskable=block.window(self._remaskable(state, block)) if self.rules.allow_remask else None,

@@ -295,6 +295,7 @@ def _check_policy(policy: Policy) -> None:
         "support": "the support of written tokens",
         "attention": "attention",
         "rewrite": "by what written tokens would be replaced",
+        "settled": "where the model's own blocks begin",
     }
     for what in (said for name, said in unseen.items() if getattr(policy.extras, name)):
         raise UsageError(f"policy {policy.name!r} reads {what}, which engines do not give; take one that does not")

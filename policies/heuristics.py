@@ -374,6 +374,24 @@ class Threshold(Progressing):
         return Decision(sure | self.always(observation))
 
 
+@dataclass(frozen=True)
+class FastDLLM2(Threshold):
+    """``threshold``, but a settled position first and alone: Fast-dLLM v2's own loop (arXiv 2509.26328).
+
+    In that model a block's first token follows from the finished text, and no later look tells more about it. Its
+    code writes it when the block before it is done, whatever its confidence, and looks again. With other denoisers
+    this is ``threshold``.
+    """
+
+    rule = "fast_dllm_v2"
+    extras = Extras(settled=True)
+
+    def act(self, observation: Observation, random: RowRandom) -> Decision:
+        assert observation.settled is not None
+        first = observation.settled & observation.selectable
+        return Decision(torch.where(first.any(-1, keepdim=True), first, super().act(observation, random).unmask))
+
+
 Variant = Literal["shipped", "paper"]
 
 

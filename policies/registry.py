@@ -24,6 +24,7 @@ HEURISTICS: dict[str, type[Heuristic]] = {
             rules.FirstHitting,
             rules.Ancestral,
             rules.Threshold,
+            rules.FastDLLM2,
             rules.Factor,
             rules.EntropyBound,
             rules.Klass,

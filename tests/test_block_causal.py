@@ -25,6 +25,7 @@ from make_checkpoint import (
 from torch import Tensor
 
 import dllm_env
+from dllm_env.denoisers import families
 from dllm_env.denoisers.base import Extras
 from dllm_env.denoisers.huggingface import HuggingFaceDenoiser, Options
 from dllm_env.denoisers.load import load_denoiser
@@ -134,6 +135,26 @@ def test_what_is_written_about_a_model_counts_for_more_than_its_family(folders, 
         (folder / "config.json").write_text(json.dumps(changed))
         assert load_denoiser(folder).attention_block == block
         assert load_denoiser(f"{folder}:attention_block=2").attention_block == 2
+    other = folder.with_name("SDAR-1.7B-Chat-b8")
+    folder.rename(other)
+    (other / "config.json").write_text(json.dumps(about | {"block_size": 4}))
+    with pytest.raises(UsageError, match=r"blocks of 8 by its name, and of 4 by its config\.json; say which with"):
+        load_denoiser(other)
+    assert load_denoiser(f"{other}:attention_block=8").attention_block == 8
+
+
+def test_a_tokenizer_that_calls_another_token_the_mask_is_asked_about(loaded, monkeypatch) -> None:
+    """Transformers gives a mask token that the vocabulary lacks an id of its own, and says nothing."""
+    one = loaded["sdar"]
+    about = {key: value for key, value in one.raw.items() if key != "mask_token_id"}
+    known = tuple(replace(family, mask=5) if family.name == "sdar" else family for family in families.FAMILIES)
+    monkeypatch.setattr(families, "FAMILIES", known)
+    with pytest.raises(
+        UsageError, match=rf"mask token is {one.mask_id}, that of SDAR is 5; say which with .*:mask=5"
+    ):
+        HuggingFaceDenoiser(one.model, one.tokenizer, "x", Options(), about)
+    for given in (5, one.mask_id):
+        assert HuggingFaceDenoiser(one.model, one.tokenizer, "x", Options(mask=given), about).mask_id == given
 
 
 def test_a_decoder_of_transformers_can_be_told_to_attend_in_blocks(tmp_path) -> None:
@@ -255,6 +276,83 @@ def test_a_policy_that_reads_attention_works_without_the_cache(folders, loaded) 
 
 
 # -------------------------------------------------------------------------------------------------- use
+
+
+# ------------------------------------------------------------------------- what settles, and Fast-dLLM v2's loop
+
+
+@pytest.mark.parametrize("context", ["full", "block"])
+@pytest.mark.parametrize("block_length", [8, 4])
+def test_what_is_settled(context, block_length, loaded) -> None:
+    """The first token of a block of 8 behind the prompt, and no token that is written later changes it."""
+    denoiser = loaded["fast-dllm"]
+    prompts = [denoiser.encode(prompt) for prompt in PROMPTS]
+    view = View(context, 1, Extras(settled=True))
+    dynamics = Dynamics(denoiser, Rules(16, block_length), 64, view)
+    state = dynamics.reset(prompts, seeds=[0, 1, 2, 3])
+    found: set[tuple[int, int]] = set()
+    first: dict[tuple[int, int], float] = {}
+    while not dynamics.terminated(state).all():
+        dynamics.predict(state)
+        seen = dynamics.observe(state)
+        block = dynamics._active(state)
+        settled = block.spread(seen.settled, 16).bool()
+        sure = block.spread(seen.confidence[..., 0], 16)
+        assert not (settled & ~state.masked).any()
+        for row, place in settled.nonzero().tolist():
+            found.add((row, place))
+            kept = first.setdefault((row, place), sure[row, place].item())
+            assert kept == pytest.approx(sure[row, place].item(), abs=1e-6)
+        selectable = block.selectable  # the last of them, so that settled ones wait
+        dynamics.apply(
+            state, block.window(selectable & (selectable.cumsum(-1) == selectable.sum(-1, keepdim=True)))
+        )
+    starts = {(i, -len(prompt) % 8 + k) for i, prompt in enumerate(prompts) for k in (0, 8)}
+    assert found == {(i, place) for i, place in starts if place < 16}
+
+
+def published(denoiser: HuggingFaceDenoiser, logits: Logits, folder: Path, prompt: str, sub: int, threshold: float):
+    """Fast-dLLM v2's loop, as its paper and code describe it: a block's first token by what stands before it, then
+    in each part of the block what is surer than the threshold, and the surest."""
+    text, length, block = denoiser.encode(prompt), 16, 8
+    end, nfe = len(text) + length, 0
+
+    def look() -> tuple[Tensor, Tensor]:
+        whole = torch.tensor([*text, *[denoiser.mask_id] * (-len(text) % block)])
+        found = logits(folder, whole)
+        found[:, denoiser.mask_id] = -torch.inf
+        return found.softmax(-1).max(-1)
+
+    while len(text) < end:
+        if len(text) % block == 0:
+            nfe += 1
+            text.append(look()[1][-1].item())
+        start = len(text) // block * block
+        stop = min(start + block, end)
+        text += [denoiser.mask_id] * (stop - len(text))
+        for part in range(start, start + block, sub):
+            while masked := [i for i in range(part, min(part + sub, stop)) if text[i] == denoiser.mask_id]:
+                nfe += 1
+                sure, token = look()
+                best = max(masked, key=lambda i: sure[i - 1].item())
+                for i in masked:
+                    if i == best or sure[i - 1] >= threshold:
+                        text[i] = token[i - 1].item()
+    return text[-length:], nfe
+
+
+@pytest.mark.parametrize("sub", [8, 4])
+@pytest.mark.parametrize("threshold", [0.01, 0.05, 0.9])
+def test_the_loop_of_fast_dllm_v2(sub, threshold, folders, loaded) -> None:
+    denoiser, (_, logits, _) = loaded["fast-dllm"], FAMILIES["fast-dllm"]
+    found = play(denoiser, f"fast_dllm_v2:{threshold}", Rules(16, sub))
+    other = play(denoiser, f"threshold:{threshold}", Rules(16, sub))
+    for row, prompt in enumerate(PROMPTS):
+        wanted, nfe = published(denoiser, logits, folders["fast-dllm"], prompt, sub, threshold)
+        assert found.responses[row].tolist() == wanted
+        assert found.nfe[row] == nfe
+    assert threshold == 0.9 or not torch.equal(found.revealed_at, other.revealed_at)
+    same(*(play(loaded["sdar"], f"{rule}:0.05", Rules(16, 4)) for rule in ("fast_dllm_v2", "threshold")))
 
 
 def test_the_block_length_is_the_models(loaded, tmp_path) -> None:

@@ -62,6 +62,8 @@ class Extras:
     token_log_prob: bool = False
     log_mass: bool = False
     rewrite: bool = False
+    settled: bool = False
+    """Of an observation alone: where nothing that is still written can change the prediction."""
 
     def __or__(self, other: Extras) -> Extras:
         """What either of two has."""
@@ -207,6 +209,8 @@ class Denoiser(abc.ABC):
     attention_block = 0
     """N of a denoiser that attends in blocks: a position sees its own block of N and those before it, counted from
     the first token of the prompt, and nothing behind; 0 where everything sees everything."""
+    settles_first = False
+    """Whether what stands before such a block alone predicts the block's first token."""
     tells_scores = False
     """Whether logits are log-scores, whose sum has a meaning: ``log_mass`` of a prediction."""
 

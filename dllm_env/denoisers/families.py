@@ -25,6 +25,7 @@ class Family:
         attention_block: N, tokens of a block; 0 for full attention.
         shift: position i predicts token i + 1.
         mask: id of the mask token; −1 where the checkpoint knows it.
+        named: N as the checkpoint's name has it; 0 where it says nothing.
         plain: the family of transformers that computes the same from the same weights; empty where none does.
         classes: of published modelling code, which looks where it likes.
     """
@@ -36,6 +37,7 @@ class Family:
     mask: int = -1
     plain: str = ""
     classes: tuple[str, ...] = ()
+    named: int = 0
 
 
 MOE_CLASSES = ("LLaDAMoEModelLM", "LLaDAMoEModel")
@@ -81,8 +83,9 @@ def find_family(place: str, raw: Mapping[str, Any], config: Any = None, kind: st
         return found
     said = [said_by(raw, config, key) for key in BLOCK_KEYS]
     in_name = re.search(r"-b(\d+)\b", place.rstrip("/").rpartition("/")[2].lower())
-    sizes = [*(size for size in said if type(size) is int and size > 0), *([int(in_name[1])] if in_name else [])]
-    return replace(found, attention_block=sizes[0] if sizes else found.attention_block)
+    named = int(in_name[1]) if in_name else 0
+    sizes = [*(size for size in said if type(size) is int and size > 0), *([named] if named else [])]
+    return replace(found, attention_block=sizes[0] if sizes else found.attention_block, named=named)
 
 
 def refuse_unsupported(place: str, family: Family, kind: str = "") -> None:

@@ -39,7 +39,7 @@ except ImportError:
 
 from dllm_env.denoisers.attention import seeing
 from dllm_env.denoisers.backbones import Decoder, backbone, evaluation_mode
-from dllm_env.denoisers.families import find_family, refuse_unsupported, said_by
+from dllm_env.denoisers.families import Family, find_family, refuse_unsupported, said_by
 from dllm_env.denoisers.saving import refuse_unsaved, save_huggingface
 
 PAD = -1
@@ -125,20 +125,20 @@ class HuggingFaceDenoiser(Denoiser):
         self.model, self.tokenizer, self.options, self.raw = model, tokenizer, options, known
         self.name = place or kind
         block = options.attention_block
+        if block < 0 and family.named not in (0, family.attention_block):
+            said = family.attention_block
+            raise UsageError(
+                f"{self.name} attends in blocks of {family.named} by its name, and of {said} by its config.json; "
+                f"say which with attention_block={family.named} or attention_block={said}"
+            )
         self.attention_block = family.attention_block if block < 0 else block
         self.parts = backbone(model, self.attention_block)
         self.shift = family.shift if options.shift is None else bool(options.shift)
+        self.settles_first = self.shift and self.attention_block > 0
         templated = bool(getattr(tokenizer, "chat_template", None))
         self.chat = templated if options.chat is None else bool(options.chat)
         self.pad_id = PAD
-        self.mask_id = _first_id(
-            options.mask, said_by(known, config, "mask_token_id"), _id(tokenizer, "mask_token"), family.mask
-        )
-        if self.mask_id < 0:
-            raise UsageError(
-                f"{self.name}: no mask token is known; say which with {self.name}:mask=ID, in Python with "
-                "options=Options(mask=ID)"
-            )
+        self.mask_id = _mask_of(self.name, family, known, config, tokenizer, options.mask)
         self.eot_id = _first_id(
             _id(tokenizer, "eos_token"), said_by(known, config, "eos_token_id"), _id(tokenizer, "sep_token")
         )
@@ -149,8 +149,7 @@ class HuggingFaceDenoiser(Denoiser):
         self.device = weight.device
         self.dtype = weight.dtype
         self.vocabulary = int(said_by(known, config, "embedding_size") or said_by(known, config, "vocab_size") or 0)
-        # ELECTRA calls the width of its embeddings embedding_size, others the number of their rows.
-        rows = max(int(said_by(known, config, name) or 0) for name in ("embedding_size", "vocab_size"))
+        rows = _rows(known, config)
         if 0 < rows <= self.mask_id:
             raise UsageError(
                 f"{self.name}: its mask token is {self.mask_id}, but it knows {self.vocabulary:,} tokens"
@@ -396,6 +395,34 @@ def _id(tokenizer: Any, name: str) -> Any:
     """A special token's id; without a warning where there is none."""
     known = getattr(tokenizer, "special_tokens_map", {})
     return getattr(tokenizer, f"{name}_id", None) if name in known else None
+
+
+def _mask_of(name: str, family: Family, raw: Mapping[str, Any], config: Any, tokenizer: Any, asked: int) -> int:
+    """The id of the mask token.
+
+    Raises:
+        UsageError: none is known, or the tokenizer has another than all models of the family. Transformers gives a
+            mask token that a vocabulary lacks an id of its own, and says nothing.
+    """
+    published, own = said_by(raw, config, "mask_token_id"), _id(tokenizer, "mask_token")
+    found = _first_id(asked, published, own, family.mask)
+    if found < 0:
+        raise UsageError(
+            f"{name}: no mask token is known; say which with {name}:mask=ID, in Python with "
+            "options=Options(mask=ID)"
+        )
+    if max(asked, _first_id(published)) < 0 <= family.mask < _rows(raw, config) and found != family.mask:
+        raise UsageError(
+            f"{name}: its tokenizer's mask token is {found}, that of {family.title} is {family.mask}; say which "
+            f"with {name}:mask={family.mask} or mask={found}"
+        )
+    return found
+
+
+def _rows(raw: Mapping[str, Any], config: Any) -> int:
+    """Tokens that the model knows, padding included; 0 where nothing says it."""
+    # ELECTRA calls the width of its embeddings embedding_size, others the number of their rows.
+    return max(int(said_by(raw, config, name) or 0) for name in ("embedding_size", "vocab_size"))
 
 
 def _first_id(*candidates: Any) -> int:

@@ -357,7 +357,8 @@ class Dynamics:
         return self.rules.prefix_cache or exact
 
     def _offset(self, lengths: Sequence[int]) -> Tensor:
-        return torch.tensor(lengths, dtype=torch.int64, device=self.denoiser.device) % self.rules.block_length
+        tokens = torch.tensor(lengths, dtype=torch.int64, device=self.denoiser.device)
+        return torch.zeros_like(tokens) if self.denoiser.blocks_from_response else tokens % self.rules.block_length
 
     def _empty_prediction(self, count: int) -> Prediction:
         view, device = self.view, self.denoiser.device
@@ -431,9 +432,10 @@ class Dynamics:
         """(B, L) bool: see ``Observation``."""
         if not self.denoiser.settles_first:
             return torch.zeros_like(state.masked)
-        known = state.tokens != self.denoiser.pad_id
-        at = known.cumsum(-1)[:, -self.rules.response_length :] - 1  # counted from the prompt's first token
-        return (at > 0) & (at % self.denoiser.attention_block == 0) & block.selectable
+        prompt = (state.tokens[:, : self.prompt_length] != self.denoiser.pad_id).sum(-1, keepdim=True)
+        place = counted(self.rules.response_length, prompt.device)
+        at = place if self.denoiser.blocks_from_response else place + prompt
+        return (place + prompt > 0) & (at % self.denoiser.attention_block == 0) & block.selectable
 
     def _editable(self, state: State, block: Block) -> Tensor:
         """(B, W) bool: see ``Observation``."""

@@ -27,7 +27,7 @@ NAME = "dllm-env"
 
 DENOISER_OPTIONS = (
     *("dtype", "device_map", "attention", "chat", "shift", "mask", "revision", "trust_remote_code"),
-    *("attention_block", "bits", "cache"),
+    *("attention_block", "blocks_from", "bits", "cache"),
 )
 """Settings of a checkpoint that are model arguments, too; see ``dllm_env.denoisers.huggingface.Options``."""
 

@@ -65,7 +65,8 @@ def log_likelihoods(
     if not denoiser.attention_block:
         yield from _whole(denoiser, pairs, seeds, samples, batch_size)
         return
-    parts = [list(in_blocks(pair, denoiser.attention_block)) for pair in pairs]
+    size, whole = denoiser.attention_block, denoiser.blocks_from_response
+    parts = [list(in_blocks(pair, size, len(pair[0]) if whole else 0)) for pair in pairs]
     owners = [i for i, some in enumerate(parts) for _ in some]
     numbered = [(seed, number) for seed, some in zip(seeds, parts, strict=True) for number in range(len(some))]
     own = [derive_key("block", seed, number) for seed, number in numbered]
@@ -78,12 +79,12 @@ def log_likelihoods(
             yield i, totals[i]
 
 
-def in_blocks(pair: Pair, size: int) -> Iterator[Pair]:
-    """A pair's continuation block by block, counted from the context's start, each behind what stands before it."""
+def in_blocks(pair: Pair, size: int, origin: int = 0) -> Iterator[Pair]:
+    """A pair's continuation block by block, each behind what stands before it; one begins at token ``origin``."""
     context, continuation = pair
     tokens, begin = [*context, *continuation], len(context)
     while True:
-        end = min((begin // size + 1) * size, len(tokens))
+        end = min(begin + size - (begin - origin) % size, len(tokens))
         yield tokens[:begin], tokens[begin:end]
         begin = end
         if begin >= len(tokens):

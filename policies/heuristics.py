@@ -384,7 +384,7 @@ class FastDLLM2(Threshold):
     """
 
     rule = "fast_dllm_v2"
-    extras = Extras(settled=True)
+    reads = Extras(settled=True)
 
     def act(self, observation: Observation, random: RowRandom) -> Decision:
         assert observation.settled is not None

@@ -66,12 +66,13 @@ def _llama(
     block: int = 0,
     turned: float = 1.0,
     mixture: Callable[[Tensor, int], Tensor] | None = None,
+    lacks: int = 0,
 ) -> Tensor:
     """Logits (S, V) of a Llama-like network; ``get`` gives a weight by its role and layer.
 
     ``seen`` gets the attention weights (heads, S, S) of each layer. With a block, position i looks at j where j is
-    in the same block or an earlier one. ``turned`` is the share of a head that turns with the position, and
-    ``mixture`` what a layer without ``gate`` does instead.
+    in the same block or an earlier one, the first of which ``lacks`` some tokens. ``turned`` is the share of a head
+    that turns with the position, and ``mixture`` what a layer without ``gate`` does instead.
     """
 
     def must(role: str, layer: int = 0) -> Tensor:
@@ -95,7 +96,7 @@ def _llama(
         scores = query @ key.transpose(-1, -2) / math.sqrt(D // HEADS)
         if block:
             for i in range(len(ids)):
-                scores[:, i, (i // block + 1) * block :] = -torch.inf
+                scores[:, i, ((i + lacks) // block + 1) * block - lacks :] = -torch.inf
         seen.append(scores.softmax(-1))
         mixed = seen[-1] @ value
         x = x + F.linear(mixed.transpose(0, 1).reshape(len(ids), D), must("out", layer))
@@ -172,12 +173,16 @@ def qwen_logits(folder: Path, ids: Tensor, seen: list[Tensor] | None = None) -> 
     return _llama(ids, lambda role, layer: weights.get(_QWEN_ROLES[role].format(layer)), 1e-6, 1e6, seen)
 
 
-def block_logits(block: int) -> Callable[[Path, Tensor], Tensor]:
-    """Of a Qwen2 or Qwen3 that attends in blocks."""
+def block_logits(block: int, lacks: int = 0) -> Callable[[Path, Tensor], Tensor]:
+    """Of a Qwen2 or Qwen3 that attends in blocks, the first of which lacks some tokens."""
 
     def logits(folder: Path, ids: Tensor) -> Tensor:
         weights = read(folder)
-        return _llama(ids, lambda role, i: weights.get(_QWEN_ROLES[role].format(i)), 1e-6, 1e6, [], block)
+
+        def get(role: str, layer: int) -> Tensor | None:
+            return weights.get(_QWEN_ROLES[role].format(layer))
+
+        return _llama(ids, get, 1e-6, 1e6, [], block, lacks=lacks)
 
     return logits
 

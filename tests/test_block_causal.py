@@ -352,7 +352,8 @@ def test_the_loop_of_fast_dllm_v2(sub, threshold, folders, loaded) -> None:
         assert found.responses[row].tolist() == wanted
         assert found.nfe[row] == nfe
     assert threshold == 0.9 or not torch.equal(found.revealed_at, other.revealed_at)
-    same(*(play(loaded["sdar"], f"{rule}:0.05", Rules(16, 4)) for rule in ("fast_dllm_v2", "threshold")))
+    settings = "0.05,fallback=lowest_entropy"
+    same(*(play(loaded["sdar"], f"{rule}:{settings}", Rules(16, 4)) for rule in ("fast_dllm_v2", "threshold")))
 
 
 def test_the_block_length_is_the_models(loaded, tmp_path) -> None:
@@ -450,6 +451,63 @@ def test_variants_that_are_not_computed_are_refused(family, changes, match, fold
     (tmp_path / "config.json").write_text(json.dumps(about))
     with pytest.raises(UsageError, match=match):
         load_denoiser(tmp_path)
+
+
+# ------------------------------------------------------------------------ blocks counted from the response
+
+
+@pytest.fixture(scope="session")
+def from_response(folders: dict[str, Path]) -> dict[str, HuggingFaceDenoiser]:
+    """With finished blocks kept, and without."""
+    place = f"{folders['sdar']}:blocks_from=response"
+    return {"kept": load_denoiser(place), "plain": load_denoiser(f"{place},cache=0")}
+
+
+@pytest.mark.parametrize("length", [11, 8])
+def test_logits_with_blocks_from_the_response(length, folders, from_response) -> None:
+    denoiser = from_response["plain"]
+    for number, prompt in enumerate(PROMPTS):
+        tokens = partly_masked(denoiser, prompt, length, number)
+        lacks = -(len(tokens) - length) % 4
+        whole = torch.cat((tokens, torch.full((-length % 4,), denoiser.mask_id)))
+        wanted = block_logits(4, lacks)(folders["sdar"], whole)[: len(tokens)][-length:]
+        padded = torch.cat((torch.full((64 - len(tokens),), denoiser.pad_id), tokens))
+        for given in (tokens, padded):
+            got = denoiser.head(denoiser.features(given[None], length)[0])
+            assert torch.allclose(got, wanted, atol=1e-5, rtol=1e-4), (prompt, len(given))
+
+
+@pytest.mark.parametrize("policy", ["threshold:0.05", "random:2"])
+def test_rollouts_with_blocks_from_the_response(policy, loaded, from_response) -> None:
+    """Cached as without; as from the prompt where that is whole blocks long, and only there."""
+    rules = Rules(16, temperature=0.7)
+    kept, plain, usual = (play(one, policy, rules) for one in (*from_response.values(), loaded["sdar"]))
+    same(kept, plain)
+    same(kept, play(from_response["kept"], policy, rules, batch=1))
+    lengths = [len(loaded["sdar"].encode(prompt)) for prompt in PROMPTS]
+    whole = [length % 4 == 0 for length in lengths]
+    assert 0 < sum(whole) < len(whole)
+    for row, is_whole in enumerate(whole):
+        assert torch.equal(kept.responses[row], usual.responses[row]) == is_whole
+    firsts = kept.revealed_at.view(len(PROMPTS), 4, 4)
+    assert bool((firsts[:, :-1].amax(-1) < firsts[:, 1:].amin(-1)).all())  # blocks of the response, one by one
+
+
+def test_likelihoods_with_blocks_from_the_response(from_response) -> None:
+    pair = ([20, 21, 22, 23, 24], [30, 31, 32, 33, 34, 35])
+    parts = list(in_blocks(pair, 4, 5))
+    assert [list(rest) for _, rest in parts] == [[30, 31, 32, 33], [34, 35]]
+    for denoiser in from_response.values():
+        ((_, found),) = log_likelihoods(denoiser, [pair], [0], samples=200)
+        alone = [value for part in parts for _, value in log_likelihoods(denoiser, [part], [0], samples=200)]
+        assert found == pytest.approx(sum(alone), abs=1e-6)
+
+
+def test_where_blocks_are_counted_from_is_checked(folders) -> None:
+    with pytest.raises(UsageError, match="prompt or response, got 'end'"):
+        load_denoiser(f"{folders['sdar']}:blocks_from=end")
+    with pytest.raises(UsageError, match="attends in no blocks"):
+        load_denoiser(f"{folders['llada-moe']}:blocks_from=response")
 
 
 def test_likelihoods_are_those_of_blocks_behind_what_stands_before_them(loaded) -> None:

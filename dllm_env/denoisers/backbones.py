@@ -85,22 +85,24 @@ class Decoder(Backbone):
         self.hidden_size = int(self.config.hidden_size)
         self._causal: list[Any] = [m for m in self.base.modules() if getattr(m, "is_causal", False) is True]
 
-    def features(self, ids: Tensor, real: Tensor | None) -> Tensor:
+    def features(self, ids: Tensor, real: Tensor | None, lacks: Tensor | None = None) -> Tensor:
+        """As of any backbone; ``lacks`` (B,), tokens that the first block has less than N, None for none."""
         mask, positions = _where(ids, real)
         if self.block:
             known = torch.ones_like(ids, dtype=torch.bool) if real is None else real
-            mask = _additive(self._sees(positions, positions, known), self.base.dtype)
+            counted = positions if lacks is None else positions + lacks[:, None]
+            mask = _additive(self._sees(counted, counted, known), self.base.dtype)
         return self.run(ids, attention_mask=mask, position_ids=positions)
 
-    def look(self, ids: Tensor, real: Tensor, place: Tensor, layers: Layers) -> Tensor:
+    def look(self, ids: Tensor, real: Tensor, place: Tensor, layers: Layers, lacks: Tensor) -> Tensor:
         """Hidden states (B, W, d) at the places (B, W), for block-causal models.
 
         All other places have the keys and values that were kept, (B, heads, S, size) of each layer; those of these
-        places are written there. A place may be named more than once.
+        places are written there. A place may be named more than once. ``lacks`` as of ``features``.
         """
         _, positions = _where(ids, real)
-        asked = positions.gather(1, place)
-        mask = _additive(self._sees(asked, positions, real), self.base.dtype)
+        asked, more = positions.gather(1, place), lacks[:, None]
+        mask = _additive(self._sees(asked + more, positions + more, real), self.base.dtype)
         write = _Write(layers, place, ids.shape[1])
         return self.run(ids.gather(1, place), attention_mask=mask, position_ids=asked, past_key_values=write)
 

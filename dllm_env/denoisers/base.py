@@ -209,6 +209,8 @@ class Denoiser(abc.ABC):
     attention_block = 0
     """N of a denoiser that attends in blocks: a position sees its own block of N and those before it, counted from
     the first token of the prompt, and nothing behind; 0 where everything sees everything."""
+    blocks_from_response = False
+    """Whether such blocks are counted from the response's first token instead: the prompt's first may be short."""
     settles_first = False
     """Whether what stands before such a block alone predicts the block's first token."""
     tells_scores = False

@@ -70,6 +70,8 @@ class Options:
     attention_block: int = -1
     """Tokens of a block, of a model that sees its own block and those before it only; 0: it sees everything; −1:
     what the family does."""
+    blocks_from: str = ""
+    """Where such blocks are counted from: the first token of the prompt, or of the response; empty: the prompt."""
     bits: int = 0
     """4 or 8: weights are held in so many bits, by bitsandbytes; 0: as they are."""
     cache: bool = True
@@ -87,6 +89,8 @@ class Options:
             raise UsageError(f"a denoiser's bits are 4, 8, or 0 for its weights as they are, got {self.bits}")
         if not -1 <= self.attention_block <= 2**20:
             raise UsageError(f"attention_block is a number of tokens, 0, or -1, got {self.attention_block}")
+        if self.blocks_from not in ("", "prompt", "response"):
+            raise UsageError(f"a denoiser's blocks_from is prompt or response, got {self.blocks_from!r}")
         for name in ("chat", "shift"):
             if getattr(self, name) not in (None, False, True):
                 raise UsageError(f"a denoiser's {name} is true, false or None, got {getattr(self, name)!r}")
@@ -132,6 +136,9 @@ class HuggingFaceDenoiser(Denoiser):
                 f"say which with attention_block={family.named} or attention_block={said}"
             )
         self.attention_block = family.attention_block if block < 0 else block
+        self.blocks_from_response = options.blocks_from == "response"
+        if self.blocks_from_response and not self.attention_block:
+            raise UsageError(f"{self.name} attends in no blocks, so that blocks_from=response means nothing")
         self.parts = backbone(model, self.attention_block)
         self.shift = family.shift if options.shift is None else bool(options.shift)
         self.settles_first = self.shift and self.attention_block > 0
@@ -182,8 +189,18 @@ class HuggingFaceDenoiser(Denoiser):
     def _features(self, tokens: Tensor, last: int) -> Tensor:
         real, length = self._real(tokens), tokens.shape[1]
         shown = self._to_end_of_block(tokens)
-        hidden = self.parts.features(shown.clamp(min=0), self._real(shown))[:, :length]
-        return self._cut(hidden.to(tokens.device), last, real)  # spread over devices, it ends on another
+        ids, known = shown.clamp(min=0), self._real(shown)
+        if isinstance(self.parts, Decoder) and self.blocks_from_response:
+            hidden = self.parts.features(ids, known, self._lacks(tokens, last))
+        else:
+            hidden = self.parts.features(ids, known)
+        hidden = hidden[:, :length].to(tokens.device)  # spread over devices, it ends on another
+        return self._cut(hidden, last, real)
+
+    def _lacks(self, tokens: Tensor, last: int) -> Tensor:
+        """(B,) int64, by how many tokens a row's first block is shorter than the others."""
+        prompt = (tokens[:, : tokens.shape[1] - last] != PAD).sum(-1)
+        return -prompt % self.attention_block if self.blocks_from_response else torch.zeros_like(prompt)
 
     def _to_end_of_block(self, tokens: Tensor) -> Tensor:
         """The same, with as many masks behind as the last block may lack: it has learned blocks that are whole."""
@@ -229,9 +246,10 @@ class HuggingFaceDenoiser(Denoiser):
         assert isinstance(self.parts, Decoder)
         size, shown = self.attention_block, self._to_end_of_block(tokens)
         ids, real = shown.clamp(min=0), shown != PAD
-        before = (~real).sum(-1)
-        begin = before + (prefix.start - before) // size * size
-        end = before - (before - prefix.end) // size * size  # rounded up
+        before, lacks = (~real).sum(-1), self._lacks(tokens, last)
+        origin = before - lacks
+        begin = torch.maximum(origin + (prefix.start - origin) // size * size, before)
+        end = origin - (origin - prefix.end) // size * size  # rounded up
         done = torch.maximum(prefix.kept, before)
         first = torch.maximum(done - int(self.shift), before)
         out = torch.zeros(*ids.shape, self.hidden_size, device=self.device, dtype=self.model.dtype)
@@ -244,7 +262,7 @@ class HuggingFaceDenoiser(Denoiser):
             place = first[rows, None] + torch.arange(width, device=ids.device)
             place = torch.minimum(place, end[rows, None] - 1)
             part = prefix[rows]
-            hidden = self.parts.look(ids[rows], real[rows], place, part.layers)
+            hidden = self.parts.look(ids[rows], real[rows], place, part.layers, lacks[rows])
             out[rows[:, None], place] = hidden
             part.kept = begin[rows]
             prefix.write(rows, part)

@@ -18,9 +18,9 @@ from dllm_env.reading import as_table, check_value
 
 ENTRY = "dllm_env"
 """Of ``config.json``: how the denoiser was used, as far as settings or the name of its folder had said it."""
-USED: dict[str, Any] = {"chat": bool, "shift": bool, "mask": int, "attention_block": int}
+USED: dict[str, Any] = {"chat": bool, "shift": bool, "mask": int, "attention_block": int, "blocks_from": str}
 """What stands there, named as in ``Options``."""
-LEFT_OPEN = (None, -1)
+LEFT_OPEN = (None, -1, "")
 """Values of these options by which nothing is said."""
 OLD = ".old"
 
@@ -76,10 +76,11 @@ def used(denoiser: Any) -> dict[str, bool | int]:
         "shift": denoiser.shift,
         "mask": denoiser.mask_id,
         "attention_block": denoiser.attention_block,
+        "blocks_from": "response" if denoiser.blocks_from_response else "prompt",
     }
 
 
-def as_used(raw: Mapping[str, Any], options: Any) -> dict[str, bool | int]:
+def as_used(raw: Mapping[str, Any], options: Any) -> dict[str, bool | int | str]:
     """What the configuration of a checkpoint that was trained here says of its use, where the options say nothing.
 
     Args:

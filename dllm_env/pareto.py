@@ -125,6 +125,8 @@ FRONTS: Mapping[Kind, tuple[str, str, str]] = {
     "search": (SEARCH[0], "-.", "Pareto front, search"),
 }
 """Colour, matplotlib's line and name of the front of each kind."""
+LINE_SIZE = 9.0
+"""Of a learned policy's signs where it has several."""
 # Right and below first: the lines of a family rise to the right.
 _SIZES: Mapping[Kind, float] = {"heuristic": 6.5, "learned": 15, "oracle": 9, "search": 8}
 _OFFSETS = ((7, -11), (-7, 5), (7, 5), (-7, -11), (0, 10), (0, -17), (12, 0), (-12, 0))
@@ -296,13 +298,17 @@ def _legend(
     families = {point.family: point for point in points}
     for family, (colour, marker) in styles.items():
         point = families[family]
-        size = 11 if point.learned else _SIZES[point.kind]
+        size = LINE_SIZE if point.learned else _SIZES[point.kind]
         handle = Line2D([], [], color=colour, marker=marker, markersize=size, markeredgecolor="white", linewidth=1)
         named.setdefault(plain(called(point, names)), handle)
     columns = {1: 3, 2: 4}.get(1 + max(panel.column for panel in panels), 6)
     figure.legend(
         named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
     )
+
+
+HALF = 0.5
+"""An axis of accuracies that are all above it does not begin at 0."""
 
 
 def _scale(axes: Any, points: Sequence[Point]) -> None:
@@ -316,7 +322,8 @@ def _scale(axes: Any, points: Sequence[Point]) -> None:
     axes.set_xticks([n for n in ticks if low / 1.35 <= n <= high * 1.35])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_ylim(-0.04, 1.06)
+    worst = min(point.low for point in points)
+    axes.set_ylim(-0.04 if worst < HALF else int(worst * 10) / 10 - 0.06, 1.06)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
@@ -361,7 +368,7 @@ def front_points(points: Sequence[Point]) -> list[int]:
 def _draw_family(axes: Any, members: Sequence[Point], faded: Sequence[Point], colour: str, marker: str) -> None:
     """A thin line through all of them, and a sign with its interval for each; what is beaten is pale."""
     learned = members[0].learned
-    size = _SIZES[members[0].kind] if len(members) == 1 or not learned else 11
+    size = _SIZES[members[0].kind] if len(members) == 1 or not learned else LINE_SIZE
     opacity = FADED if len(faded) == len(members) else 0.7
     axes.plot(*zip(*(p.coordinates for p in members), strict=True), color=colour, linewidth=1.0, alpha=opacity)
     bright = [point for point in members if point not in faded]

@@ -251,6 +251,22 @@ def test_only_fronts_are_labelled_and_beaten_rules_are_pale() -> None:
     assert opacity == {5: 0.95, 8: FADED, 9: FADED}
 
 
+def test_labels_are_short_and_accuracies_that_are_high_have_an_axis_of_their_own() -> None:
+    played = entries(
+        result("runs/x:alpha=0.13241", scored(90), 5),
+        result("runs/x:alpha=100", scored(70), 4),
+        result("threshold:0.5125", scored(99), 9),
+    )
+    (axes,) = pareto_figure(played).axes
+    said = {text.get_text(): text.get_weight() for text in axes.texts}
+    assert said == dict.fromkeys(("α=0.132", "α=100", "0.512"), "normal")
+    assert axes.get_ylim() == (pytest.approx(0.54), 1.06)  # 70 of 100 are at least 60%
+    low = entries(result("runs/x", scored(90), 5), result("threshold:0.5", scored(9), 9))
+    (axes,) = pareto_figure(low, names={"runs/x": "Ours"}).axes
+    assert axes.get_ylim() == (-0.04, 1.06)
+    assert next((text.get_text(), text.get_weight()) for text in axes.texts) == ("Ours", "bold")
+
+
 def test_learned_policies_have_names_and_looks_of_their_own() -> None:
     played = entries(
         result("runs/x:alpha=1", scored(90), 5), result("runs/y", scored(80), 4), result("oracle", [1], 3)

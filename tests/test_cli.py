@@ -843,3 +843,13 @@ def test_a_dry_run_of_a_training(toy, tmp_path, capsys):
     assert "for 2 validations\n" in said  # after updates 20 and 30
     assert "start        the start (portfolio, 2 problems) comes before that\n" in said
     assert files(tmp_path) == []
+
+
+def test_a_dry_run_of_an_ablation(toy, tmp_path, capsys):
+    several = ["--heads", "bernoulli", "plackett_luce:k=2", "--networks", "confidence", "--seeds", "3"]
+    arguments = ["ablate", "heads", "--denoiser", str(toy), *SMALL, *several, "--preferences", "0.1", "1"]
+    assert main([*arguments, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "to train     6 trainings of 2 updates: 2 heads × 1 networks × 3 seeds\n" in said
+    assert "time         about " in said
+    assert files(tmp_path) == []

@@ -87,6 +87,7 @@ FIRST: dict[str, tuple[str, ...]] = {
         "updates",
         "out",
         "resume",
+        "dry_run",
     ),
     "eval": (
         *("policies", "suite", "baseline", "task", "problems", "seeds", "split", "data", "denoiser", "device"),
@@ -125,7 +126,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "ablate heads": (
         "dllm-env ablate heads --out runs/heads",
-        "dllm-env ablate heads --heads bernoulli dynamic_plackett_luce --seeds 1",
+        "dllm-env ablate heads --heads bernoulli plackett_luce:k=2 --dry-run",
         "dllm-env ablate heads --out runs/heads --resume",
     ),
     "eval": (

@@ -8,7 +8,7 @@ import io
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +16,11 @@ from dllm_env.errors import UsageError
 from dllm_env.world import size_of_world
 
 if TYPE_CHECKING:
+    from dllm_env.commands.ablate import Ablation
     from dllm_env.eval.evaluate import Evaluation
     from dllm_env.train.config import PolicyTraining
     from dllm_env.train.denoiser import DenoiserTraining, Stage
+    from dllm_env.train.grpo import GRPO
 
 Training = TypeVar("Training", bound="PolicyTraining")
 
@@ -77,6 +79,78 @@ def say_training(settings: Training, train: Callable[[Training, Path, bool], Pat
         UsageError: several processes, or settings that do not work.
     """
     _alone()
+    tried = _rehearse(settings, train)
+    _, told = _of_update(settings, tried.nfe)
+    start = settings.imitation.start if settings.imitation.imitation_steps else "none"
+    besides = f"the start ({start}, {settings.imitation.imitation_problems} problems) comes before that"
+    _say(
+        {
+            "to train": f"{settings.updates:,} updates of {told}",
+            "task": str(settings.task),
+            "denoiser": str(settings.denoiser),
+            "evaluations": f"about {_round(tried.played + tried.judged)} by the denoiser, "
+            f"{_round(tried.judged)} of them for {_validations(settings)} validations",
+            "time": f"about {_clock(tried.seconds)}",
+            "start": "none" if start == "none" else besides,
+            "disk": f"about {_bytes(tried.bytes)}, and what is logged",
+            "told from": f"one update of the policy as it begins, {tried.nfe:.1f} evaluations a response",
+        }
+    )
+
+
+def say_ablation(config: Ablation, train: Callable[[GRPO, Path, bool], Path]) -> None:
+    """Makes one update of each head on each network, as ``say_training`` does, and prints what all would take.
+
+    Args:
+        config: what is trained and compared.
+        train: the trainer.
+
+    Raises:
+        UsageError: several processes, or settings that do not work.
+    """
+    _alone()
+    settings = [
+        config.training.changed(head=head, network=network) for network in config.networks for head in config.heads
+    ]
+    tried = [_rehearse(one, train) for one in settings]
+    count = len(tried) * config.seeds
+    evaluations = config.seeds * sum(one.played + one.judged for one in tried)
+    heads, networks = len(config.heads), len(config.networks)
+    _say(
+        {
+            "to train": f"{count} trainings of {config.training.updates:,} updates: {heads} heads × {networks} "
+            f"networks × {config.seeds} seeds",
+            "task": str(config.training.task),
+            "denoiser": str(config.training.denoiser),
+            "evaluations": f"about {_round(evaluations)} by the denoiser",
+            "time": f"about {_clock(config.seeds * sum(one.seconds for one in tried))}",
+            "besides": f"the start of each, and the comparison on {config.problems:,} test problems",
+            "disk": f"about {_bytes(config.seeds * sum(one.bytes for one in tried))}, and what is logged",
+            "told from": "one update of each head on each network as it begins",
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a training would take, but for its start.
+
+    Attributes:
+        nfe: evaluations of a response.
+        played, judged: evaluations of all updates, and of all validations.
+        seconds: of both.
+        bytes: of a run.
+    """
+
+    nfe: float
+    played: float
+    judged: float
+    seconds: float
+    bytes: int
+
+
+def _rehearse(settings: Training, train: Callable[[Training, Path, bool], Path]) -> Rehearsed:
+    """Makes one update without a start, in a folder that goes."""
     validation = settings.validation
     few = min(FEW, validation.validation_problems)
     short = {"updates": 1, "start": "none", "validation_problems": few, "validation_rules": (), "save_every": 1}
@@ -86,24 +160,13 @@ def say_training(settings: Training, train: Callable[[Training, Path, bool], Pat
         with next((run / "logs").glob("*.csv")).open(encoding="utf-8", newline="") as file:
             seen = next(row for row in csv.DictReader(file) if row.get("time/update_seconds"))
     nfe, seconds = float(seen["rollout/nfe"]), float(seen["time/update_seconds"])
-    each, told = _of_update(settings, nfe)
-    times = -(-settings.updates // (validation.evaluate_every or settings.updates))
-    judged = times * len(validation.test_temperatures) * validation.validation_problems * nfe
-    start = settings.imitation.start if settings.imitation.imitation_steps else "none"
-    besides = f"the start ({start}, {settings.imitation.imitation_problems} problems) comes before that"
-    _say(
-        {
-            "to train": f"{settings.updates:,} updates of {told}",
-            "task": str(settings.task),
-            "denoiser": str(settings.denoiser),
-            "evaluations": f"about {_round(settings.updates * each + judged)} by the denoiser, "
-            f"{_round(judged)} of them for {times} validations",
-            "time": f"about {_clock(seconds * (settings.updates + judged / each))}",
-            "start": "none" if start == "none" else besides,
-            "disk": f"about {_bytes(size)}, and what is logged",
-            "told from": f"one update of the policy as it begins, {nfe:.1f} evaluations a response",
-        }
-    )
+    each, _ = _of_update(settings, nfe)
+    judged = _validations(settings) * len(validation.test_temperatures) * validation.validation_problems * nfe
+    return Rehearsed(nfe, settings.updates * each, judged, seconds * (settings.updates + judged / each), size)
+
+
+def _validations(settings: PolicyTraining) -> int:
+    return -(-settings.updates // (settings.validation.evaluate_every or settings.updates))
 
 
 def say_denoiser_training(settings: DenoiserTraining) -> None:

@@ -212,6 +212,8 @@ def ablate_heads(arguments: list[str]) -> None:
     import tyro
 
     from dllm_env.commands.ablate import Ablation, run_ablation
+    from dllm_env.commands.rehearsal import say_ablation
+    from dllm_env.train.grpo import train_grpo
     from dllm_env.train.run import default_folder
 
     @dataclass(frozen=True)
@@ -221,11 +223,16 @@ def ablate_heads(arguments: list[str]) -> None:
         """Folder for everything; by default one named by date under runs/."""
         resume: bool = False
         """Continue the ablation in --out."""
+        dry_run: bool = False
+        """Say what would be trained, how long that takes about and how much disk, and leave nothing there."""
 
     name, arguments = "ablate heads", renamed(arguments, Ablation)
     _refuse_unused(arguments)
     given = parse(Arguments, arguments, name)
     _check_alpha(arguments, given.settings.training)
+    if given.dry_run:
+        say_ablation(given.settings, train_grpo)
+        return
     folder = run_folder(given.out, given.resume, default_folder("ablation"))
     resumable(name, arguments, folder, lambda place: run_ablation(given.settings, place, given.resume))
 

@@ -168,7 +168,8 @@ def family_styles(points: Sequence[Point], names: Mapping[str, str] | None = Non
         elif point.family in FAMILIES:
             styles[point.family] = FAMILIES[point.family]
         else:
-            styles[point.family] = OTHERS[others % len(OTHERS)]
+            turn, place = divmod(others, len(OTHERS))  # each time round, colours meet other signs
+            styles[point.family] = OTHERS[place][0], OTHERS[(place + turn) % len(OTHERS)][1]
             others += 1
     return styles
 
@@ -231,14 +232,15 @@ def plot_grid(
     if len(rows) == 1:
         return plot_pareto(dict(next(iter(rows.values())).values()), title, dpi, names)
     alone = len(columns) == 1
+    holes = all(len(panels) < len(columns) for panels in rows.values())  # in every row, which is then moved together
     placed = []
     for i, (about, panels) in enumerate(rows.items()):
-        for name, (head, points) in panels.items():
+        for place, (name, (head, points)) in enumerate(panels.items()):
             if alone:
                 placed.append(_Panel(f"{about}: {head}", points, *divmod(i, ACROSS), scale=i))
             else:
-                first = name == next(iter(panels))
-                placed.append(_Panel(head, points, i, columns.index(name), i, about if first else ""))
+                column = place if holes else columns.index(name)
+                placed.append(_Panel(head, points, i, column, i, "" if place else about))
     return _plot(placed, title, dpi, names or {})
 
 
@@ -313,7 +315,7 @@ HALF = 0.5
 
 def _scale(axes: Any, points: Sequence[Point]) -> None:
     """Log axis of NFE, where halving the work is one length everywhere, with plain numbers."""
-    from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, MultipleLocator, NullLocator, PercentFormatter
 
     low, high = min(point.nfe for point in points), max(point.nfe for point in points)
     axes.set_xscale("log")
@@ -324,7 +326,8 @@ def _scale(axes: Any, points: Sequence[Point]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     worst = min(point.low for point in points)
     axes.set_ylim(-0.04 if worst < HALF else int(worst * 10) / 10 - 0.06, 1.06)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_locator(MultipleLocator(0.2 if worst < HALF else 0.1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _draw_panel(axes: Any, points: Sequence[Point], styles: Mapping[str, tuple[str, str]]) -> None:

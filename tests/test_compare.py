@@ -251,6 +251,11 @@ def test_only_fronts_are_labelled_and_beaten_rules_are_pale() -> None:
     assert opacity == {5: 0.95, 8: FADED, 9: FADED}
 
 
+def test_many_rules_have_a_colour_and_a_sign_of_their_own_together() -> None:
+    points = [entry.point for entry in entries(*(result(f"rule{i}:1", scored(50), i + 1) for i in range(40)))]
+    assert len(set(family_styles(points).values())) == 40
+
+
 def test_labels_are_short_and_accuracies_that_are_high_have_an_axis_of_their_own() -> None:
     played = entries(
         result("runs/x:alpha=0.13241", scored(90), 5),

@@ -162,16 +162,21 @@ def family_styles(points: Sequence[Point], names: Mapping[str, str] | None = Non
         if point.learned:
             name = called(point, names or {})
             learned += [name] * (name not in learned)
-            styles[point.family] = LEARNED_STYLES[learned.index(name) % len(LEARNED_STYLES)]
+            styles[point.family] = _style(LEARNED_STYLES, learned.index(name))
         elif point.kind in REFERENCES:
             styles[point.family] = ORACLE if point.kind == "oracle" else SEARCH
         elif point.family in FAMILIES:
             styles[point.family] = FAMILIES[point.family]
         else:
-            turn, place = divmod(others, len(OTHERS))  # each time round, colours meet other signs
-            styles[point.family] = OTHERS[place][0], OTHERS[(place + turn) % len(OTHERS)][1]
+            styles[point.family] = _style(OTHERS, others)
             others += 1
     return styles
+
+
+def _style(styles: Sequence[tuple[str, str]], number: int) -> tuple[str, str]:
+    """Colour and marker of one of many: after the last style colours begin anew, with other markers."""
+    turn, place = divmod(number, len(styles))
+    return styles[place][0], styles[(place + turn) % len(styles)][1]
 
 
 @dataclass(frozen=True)

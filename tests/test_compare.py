@@ -30,7 +30,7 @@ from dllm_env.eval.metrics import paired_score_interval
 from dllm_env.eval.results import Result
 from dllm_env.eval.runner import pareto_figure, save_pareto_plot
 from dllm_env.eval.tables import comparison_table, front_table, table
-from dllm_env.pareto import FADED, Kind, Point, family_styles, plot_pareto
+from dllm_env.pareto import FADED, LEARNED_STYLES, OTHERS, Kind, Point, family_styles, plot_pareto
 
 LONG = replace(SETTING, response_length=40, block_length=40)
 
@@ -251,11 +251,6 @@ def test_only_fronts_are_labelled_and_beaten_rules_are_pale() -> None:
     assert opacity == {5: 0.95, 8: FADED, 9: FADED}
 
 
-def test_many_rules_have_a_colour_and_a_sign_of_their_own_together() -> None:
-    points = [entry.point for entry in entries(*(result(f"rule{i}:1", scored(50), i + 1) for i in range(40)))]
-    assert len(set(family_styles(points).values())) == 40
-
-
 def test_labels_are_short_and_accuracies_that_are_high_have_an_axis_of_their_own() -> None:
     played = entries(
         result("runs/x:alpha=0.13241", scored(90), 5),
@@ -285,6 +280,15 @@ def test_learned_policies_have_names_and_looks_of_their_own() -> None:
     assert {"GRPO", "PPO", "oracle", "Pareto front, oracle"} <= set(said)
     # Without names they look alike, as the policy at each validation does.
     assert len(set(family_styles([entry.point for entry in played]).values())) == 2
+
+
+@pytest.mark.parametrize("kind", ["heuristic", "learned"])
+def test_many_families_look_different(kind: Kind) -> None:
+    """Thirty rules are no suite's limit, nor are twelve policies that of a comparison."""
+    points = [Point(f"family{i}", kind, 5, 0.9, 0.8, 1) for i in range(30 if kind == "heuristic" else 12)]
+    styles = family_styles(points, {point.label: point.label for point in points})
+    assert len(set(styles.values())) == len(points)
+    assert styles["family0"] == (OTHERS if kind == "heuristic" else LEARNED_STYLES)[0]
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])

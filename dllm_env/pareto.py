@@ -134,6 +134,8 @@ _OFFSETS = ((7, -11), (-7, 5), (7, 5), (-7, -11), (0, 10), (0, -17), (12, 0), (-
 
 FADED = 0.35
 """Opacity of a rule that another one beats."""
+LONGEST_NAME = 60
+"""Letters of a line in the legend."""
 
 
 def called(point: Point, names: Mapping[str, str]) -> str:
@@ -293,7 +295,9 @@ def _plot(panels: Sequence[_Panel], title: str, dpi: int, names: Mapping[str, st
 def _legend(
     figure: Any, panels: Sequence[_Panel], styles: Mapping[str, tuple[str, str]], names: Mapping[str, str]
 ) -> None:
-    """Fronts, then families, each once and in full colour, also where its points are faded."""
+    """Fronts, then families, each once and in full colour, also where its points are faded; in fewer columns where
+    names are long.
+    """
     from matplotlib.lines import Line2D
 
     points = [point for panel in panels for point in panel.points]
@@ -307,11 +311,14 @@ def _legend(
         point = families[family]
         size = LINE_SIZE if point.learned else _SIZES[point.kind]
         handle = Line2D([], [], color=colour, marker=marker, markersize=size, markeredgecolor="white", linewidth=1)
-        named.setdefault(plain(called(point, names)), handle)
-    columns = {1: 3, 2: 4}.get(1 + max(panel.column for panel in panels), 6)
-    figure.legend(
-        named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
-    )
+        named.setdefault(textwrap.fill(plain(called(point, names)), LONGEST_NAME), handle)
+    for columns in range({1: 3, 2: 4}.get(1 + max(panel.column for panel in panels), 6), 0, -1):
+        legend = figure.legend(
+            named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 HALF = 0.5

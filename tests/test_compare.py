@@ -282,6 +282,27 @@ def test_learned_policies_have_names_and_looks_of_their_own() -> None:
     assert len(set(family_styles([entry.point for entry in played]).values())) == 2
 
 
+@pytest.mark.parametrize("panels", [1, 2])
+def test_long_names_fit_into_the_picture(panels: int) -> None:
+    played = [
+        result(f"runs/{i}", scored(90 - i), 5, block_length=4 * (b + 1)) for i in range(3) for b in range(panels)
+    ]
+    names = {
+        f"runs/{i}": f"policy {i}, of a recipe that is told in full, with its seed and its date, {'x' * 90}"
+        for i in range(3)
+    }
+    figure = pareto_figure(entries(*played), names=names)
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    short, said = pareto_figure(entries(*played)), [text.get_text() for text in legend.get_texts()]
+    assert [text.replace("\n", " ").replace(" ", "") for text in said[1:]] == [
+        n.replace(" ", "") for n in names.values()
+    ]
+    assert short.legends[0]._ncols > legend._ncols
+
+
 @pytest.mark.parametrize("kind", ["heuristic", "learned"])
 def test_many_families_look_different(kind: Kind) -> None:
     """Thirty rules are no suite's limit, nor are twelve policies that of a comparison."""

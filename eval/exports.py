@@ -199,7 +199,9 @@ NO_WIDER = "\\resizebox{\\ifdim\\width>\\linewidth \\linewidth\\else\\width\\fi}
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"    {' & '.join(cells)} \\\\"
+    """A line of a table; what begins with a bracket or a star would be an option of the command before it."""
+    made = " & ".join(cells)
+    return f"    {'{}' * made.startswith(('[', '*'))}{made} \\\\"
 
 
 _TEX = {

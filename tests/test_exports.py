@@ -156,9 +156,18 @@ def test_latex_by_hand() -> None:
     assert text.isascii()
 
 
+@pytest.mark.parametrize("begins", ["", "[1cm] ", "*"])
+def test_a_line_begins_with_no_option(begins: str) -> None:
+    """Of the command that ends the line before, or draws one above it."""
+    text = as_latex([pairs_sheet(comparisons(ENTRIES[:2]), ENTRIES, {"runs/x": f"{begins}x"})])
+    assert f"\n    {'{}' * bool(begins)}{begins}x & threshold:0.5 & " in text
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
-def test_latex_takes_it(tmp_path: Path) -> None:
-    names = {"runs/x": "a_b^c ~ 50% & $x_1$ {α} \\ <é> # of a length that no line has, and longer than that by far"}
+@pytest.mark.parametrize("begins", ["", "[x] ", "*"])
+def test_latex_takes_it(begins: str, tmp_path: Path) -> None:
+    long = "of a length that no line has, and longer than that by far"
+    names = {"runs/x": f"{begins}a_b^c ~ 50% & $x_1$ {{α}} \\ <é> # {long}"}
     text = as_latex([main_sheet(ENTRIES, names, "task #1"), pairs_sheet(comparisons(ENTRIES), ENTRIES, names)])
     paper = f"\\documentclass{{article}}\\usepackage{{booktabs,graphicx}}\\begin{{document}}{text}\\end{{document}}"
     (tmp_path / "paper.tex").write_text(paper, encoding="utf-8")

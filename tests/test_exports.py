@@ -223,6 +223,15 @@ def test_a_rerun_gives_the_same_files(folder: Path, capsys: pytest.CaptureFixtur
     assert "report.tex" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["x.md", "report.tex", "problems.jsonl", "page"])
+def test_the_page_takes_no_other_files_place(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As ``--markdown`` would that of ``x.md``, and a page that of the results."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert main(["report", str(folder), "--latex", "--markdown", "--out", str(folder / name)]) == 2
+    assert f"--out is a page and ends in .html or .htm, got {folder / name}" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_the_page_alone_writes_no_other_file(folder: Path) -> None:
     found = [result("top_k:1", scored(7, 10), 9, response_length=4, block_length=4)]
     assert write_all(found, [folder], folder / "p.html", ReportFiles()) == [folder / "p.html"]

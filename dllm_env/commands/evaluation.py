@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dllm_env.eval.evaluate import EvaluationConfig
 
 MOST_WORKERS = 1024
+PAGES = (".html", ".htm")
+"""What the name of a report ends in; files beside it have its name and ends of their own."""
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -154,6 +156,8 @@ def report(arguments: list[str]) -> None:
     check_folder(page.parent)
     if exists(page) and page.is_dir():
         raise UsageError(f"{page} is a folder; give the page's file with --out")
+    if page.suffix.lower() not in PAGES:
+        raise UsageError(f"--out is a page and ends in {' or '.join(PAGES)}, got {page}")
     results = read(given.folders, given.skip_broken, given.mix_versions)
     made = write_all(results, given.folders, page, given.files, given.baseline, given.label)
     print("\n".join(f"report: {file}" for file in made))

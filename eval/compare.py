@@ -265,9 +265,8 @@ def comparisons(entries: Sequence[Entry], baseline: str = "") -> list[Comparison
         UsageError: no entry has the baseline's label.
     """
     if baseline and baseline not in [entry.label for entry in entries]:
-        raise UsageError(
-            f"no results of the baseline {baseline!r}; there are {', '.join(entry.label for entry in entries)}"
-        )
+        known = ", ".join(dict.fromkeys(entry.label for entry in entries))
+        raise UsageError(f"no results of the baseline {baseline!r}; there are {known}")
     made: list[Comparison] = []
     groups = by_condition(entries)
     for group, title in zip(groups, condition_titles(groups), strict=True):

@@ -147,7 +147,8 @@ def test_learned_policies_meet_their_rivals_or_all_meet_a_baseline() -> None:
     assert [(c.first, c.second) for c in against] == [
         (policy, "leftmost:8") for policy in ("runs/x", "threshold:0.5", "leftmost:1")
     ]
-    with pytest.raises(UsageError, match="no results of the baseline 'top_k:9'"):
+    labels = "runs/x, threshold:0.5, leftmost:8, leftmost:1"
+    with pytest.raises(UsageError, match=f"^no results of the baseline 'top_k:9'; there are {labels}$"):
         comparisons(ENTRIES, "top_k:9")
 
 

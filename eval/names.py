@@ -108,3 +108,9 @@ def shown_name(entry: Entry, names: Names) -> str:
     folder, settings = split(entry.label)
     name = names.get(split(entry.policy)[0], Path(folder).name or folder)
     return ":".join(filter(None, [name, settings]))
+
+
+def shown_front(who: str, names: Names) -> str:
+    """What the front of a family is called."""
+    folder, settings = split(who) if split(who)[0] in names else (who, "")
+    return ":".join(filter(None, [names.get(folder, folder), settings]))

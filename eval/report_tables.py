@@ -10,8 +10,7 @@ from dllm_env.eval.compare import Comparison, Entry, pass_at, samples_of
 from dllm_env.eval.fronts import Front, Value
 from dllm_env.eval.latency import Timing, latency_cells
 from dllm_env.eval.matrix import Matrix
-from dllm_env.eval.names import shown_name
-from dllm_env.specs import split
+from dllm_env.eval.names import shown_front, shown_name
 
 Table = dict[str, Any]
 FIRST = (
@@ -182,12 +181,6 @@ def _pair_cells(pair: Comparison, titles: Sequence[str], names: Mapping[str, str
     ]
 
 
-def _who(who: str, names: Mapping[str, str]) -> str:
-    """What the front of a family is called."""
-    folder, settings = split(who) if split(who)[0] in names else (who, "")
-    return ":".join(filter(None, [names.get(folder, folder), settings]))
-
-
 def fronts_table(found: Sequence[Front], titles: Sequence[str], names: Mapping[str, str] | None = None) -> Table:
     """The fronts, conditions in the order of their titles; ``names`` are those of learned policies."""
     scored = any(front.score is not None for front in found)
@@ -211,7 +204,7 @@ def fronts_table(found: Sequence[Front], titles: Sequence[str], names: Mapping[s
             front.learned,
             [
                 _condition_cell(front.title, titles),
-                (_who(front.who, names or {}), front.who),
+                (shown_front(front.who, names or {}), front.who),
                 (str(front.policies), front.policies),
                 (f"{front.problems:,}", front.problems),
                 *_with_interval(front.area),
@@ -238,7 +231,7 @@ def scores_table(matrix: Matrix | None, names: Mapping[str, str] | None = None) 
         (
             learned,
             [
-                (_who(who, names or {}), who),
+                (shown_front(who, names or {}), who),
                 *(_with_interval(value)[0] for value in values),
                 *_with_interval(middle),
             ],
@@ -263,7 +256,7 @@ def latency_columns(timings: Sequence[Timing], names: Mapping[str, str]) -> Tabl
     }
     lines: list[tuple[bool, list[Cell]]] = []
     for one in timings:
-        name, task, *numbers = latency_cells(replace(one, policy=_who(one.policy, names)))
+        name, task, *numbers = latency_cells(replace(one, policy=shown_front(one.policy, names)))
         values = (one.block_length, one.seconds, one.tokens_per_second, one.nfe, one.speedup)
         lines.append((one.default, [(name, name), (task, task), *zip(numbers, values, strict=True)]))
     return _table(about, lines)

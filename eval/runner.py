@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from dllm_env.eval.exports import PAIRS_CSV, POOLED_CSV, POOLED_JSON, pairs_csv,
 from dllm_env.eval.fronts import front_columns, fronts
 from dllm_env.eval.latency import LATENCY, latency_table, measure, write_latency
 from dllm_env.eval.matrix import matrix_csv, matrix_table, plot_matrix, score_matrix
-from dllm_env.eval.names import Names, learned_names
+from dllm_env.eval.names import Names, learned_names, shown_front
 from dllm_env.eval.parallel import pieces, play_pieces
 from dllm_env.eval.results import (
     PROBLEMS,
@@ -170,7 +171,8 @@ def finish(
         matrix = score_matrix(areas)
         if matrix is not None:
             write_atomically(folder / SCORES, matrix_csv(matrix).encode())
-            write_figure(folder / SCORES_PICTURE, plot_matrix(matrix))
+            shown = replace(matrix, rows=tuple(shown_front(who, names) for who in matrix.rows))
+            write_figure(folder / SCORES_PICTURE, plot_matrix(shown))
             files += [SCORES, SCORES_PICTURE]
     console = terminal(ROOM)
     console.print(table(entries, width=console.width))

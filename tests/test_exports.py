@@ -9,15 +9,18 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_compare import ENTRIES, entries, result, scored
 
 from dllm_env.cli import main
 from dllm_env.errors import UsageError
+from dllm_env.eval import runner
 from dllm_env.eval.answers import answers, spoken_for
 from dllm_env.eval.compare import Entry, comparisons, pool
 from dllm_env.eval.exports import as_latex, as_markdown, main_sheet, pairs_csv, pairs_sheet, write_pooled
+from dllm_env.eval.matrix import Matrix, plot_matrix
 from dllm_env.eval.names import learned_names, shown_name
 from dllm_env.eval.report_files import ReportFiles, write_all
 from dllm_env.eval.results import append
@@ -246,3 +249,22 @@ def test_an_evaluation_has_its_pictures_as_asked_and_the_same_again(folder: Path
     assert {"front.png", "front.pdf", "front.svg", "pooled.json", "pooled.csv", "pairs.csv"} <= set(made)
     assert files() == made
     assert {one["name"] for one in json.loads(made["pooled.json"])} == {"Ours", "top_k:1"}
+
+
+def test_the_heat_map_calls_policies_as_the_other_picture_does(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for block in (4, 2):
+        for policy, right, nfe in (("random:2", 3, 2), ("oracle", 10, 2)):
+            made = result(policy, scored(right, 10), nfe, response_length=4, block_length=block)
+            append(folder, made.setting, made.outcomes)
+    drawn: list[Matrix] = []
+
+    def plot(matrix: Matrix) -> Any:
+        drawn.append(matrix)
+        return plot_matrix(matrix)
+
+    monkeypatch.setattr(runner, "plot_matrix", plot)
+    finish(folder, labels=["runs/x=Ours"])
+    assert {"Ours", "learned", "oracle", "random"} <= set(drawn[0].rows)
+    assert "\nruns/x,mean," in (folder / "scores.csv").read_text()  # as in results.csv

@@ -276,6 +276,25 @@ def test_pushing_uploads_what_can_be_loaded(
     assert "93.6%" in (tmp_path / "uploaded" / "README.md").read_text()
     assert main(["push", str(folder), "someone/fast", "--dry-run", str(tmp_path / "dry")]) == 0
     assert sorted(path.name for path in (tmp_path / "dry").iterdir()) == sorted([CARD, CONFIG, WEIGHTS])
+    assert main(["push", str(folder), "someone/fast", "--dry-run", str(tmp_path / "dry")]) == 0  # and once more
+
+
+@pytest.mark.parametrize(
+    ("pushed", "to"), [(".", "."), (".", "best"), ("best", "best"), ("best", "."), (".", "link")]
+)
+def test_a_dry_run_leaves_the_run_alone(pushed: str, to: str, folder: Path, tmp_path: Path, capsys) -> None:
+    """What is published has no paths, and beside ``best`` it would be what the run's name stands for."""
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "best")
+    (run / "settings.json").write_text("{}")
+    (run / "link").symlink_to("best")
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    assert main(["push", str(run / pushed), "someone/fast", "--dry-run", str(run / to)]) == 2
+    assert "give another folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == before
+    (run / "file").touch()
+    assert main(["push", str(run), "someone/fast", "--dry-run", str(run / "file")]) == 2
+    assert "give another folder with --dry-run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,12 @@ def written_into(folder: Path, fresh: bool) -> Iterator[Path]:
         yield world.told(folder)
 
 
-def check_folder(folder: Path) -> Path:
+def check_folder(folder: Path, flag: str = "--out") -> Path:
     """The folder, if it can be written to.
+
+    Args:
+        folder: where to.
+        flag: what named it, for messages.
 
     Raises:
         UsageError: it is a file, or what it would be made in cannot be written to.
@@ -215,16 +219,16 @@ def check_folder(folder: Path) -> Path:
         return folder  # the first one looks
     existing = next(path for path in (folder, *folder.absolute().parents) if exists(path))
     if not is_folder(existing):
-        raise UsageError(f"{existing} is a file; give another folder with --out")
+        raise UsageError(f"{existing} is a file; give another folder with {flag}")
     if not os.access(existing, os.W_OK):
-        raise UsageError(f"cannot write to {existing}; give another folder with --out")
+        raise UsageError(f"cannot write to {existing}; give another folder with {flag}")
     missing = [path for path in (folder, *folder.parents) if not exists(path)]
     try:  # rights say too little: nobody can write to /proc
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {reason(error)}; give another folder with --out") from None
+        raise UsageError(f"cannot write to {folder}: {reason(error)}; give another folder with {flag}") from None
     finally:
         for path in missing:  # what is refused later leaves nothing behind
             with contextlib.suppress(OSError):

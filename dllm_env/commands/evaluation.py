@@ -286,7 +286,8 @@ def push(arguments: list[str]) -> None:
             raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged: {error}") from None
     card = {"name": given.to, "results": shown}
     if given.dry_run:
-        with locked(check_folder(given.dry_run)) as folder:
+        _refuse_own(given.dry_run, given.policy)
+        with locked(check_folder(given.dry_run, "--dry-run")) as folder:
             policy.published().save_pretrained(folder, model_card_kwargs=card)
             more = [f"{DENOISER}/{file.name}" for file in sorted((folder / DENOISER).glob("*"))]
             more += [VALUE] * (folder / VALUE).exists()
@@ -298,3 +299,10 @@ def push(arguments: list[str]) -> None:
     except Exception as error:
         raise UsageError(f"the Hub did not take it: {(str(error) or repr(error)).splitlines()[0]}") from None
     print(f"uploaded: {url}")
+
+
+def _refuse_own(folder: Path, policy: Path) -> None:
+    """Refuses to write what would be uploaded over the policy that it is made of, or over a run."""
+    own = [place.resolve() for place in (policy, policy / "best", policy / "last")]
+    if folder.resolve() in own or exists(folder / "settings.json"):
+        raise UsageError(f"{folder} is no place for a copy: a policy or run of yours is there; give another folder")

@@ -426,17 +426,17 @@ SHOWN = (
 """What a model card shows of an entry of ``results.json``."""
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """What ``results.json`` of a folder says: settings with their figures.
+def read_records(folder: Path, file: str = RESULTS_JSON) -> list[dict[str, Any]]:
+    """What ``results.json`` of a folder says, or another file of that kind: settings with their figures.
 
     Raises:
         UsageError: it is missing or damaged.
     """
-    records = read_json(folder / RESULTS_JSON)
-    check_value(records, list, RESULTS_JSON)
+    records = read_json(folder / file)
+    check_value(records, list, file)
     kinds = {**type_hints(Setting), **type_hints(Figures)}
     for number, record in enumerate(records):
-        about = f"{RESULTS_JSON}, entry {number}"
+        about = f"{file}, entry {number}"
         values = as_table(record, about)
         for name in SHOWN:
             if name not in values:

@@ -195,6 +195,18 @@ def test_names_that_the_hub_has_not(run: Path, name: str, capsys: pytest.Capture
     assert "owner/name" in capsys.readouterr().err
 
 
+def test_seeds_are_one_line_of_the_card(run: Path, tmp_path: Path) -> None:
+    """One would not know which line is of which seed."""
+    seeds = [RESULT | {"accuracy": accuracy} for accuracy in (0.5, 0.7)]
+    (tmp_path / "results" / "results.json").write_text(json.dumps(seeds))
+    (tmp_path / "results" / "pooled.json").write_text(json.dumps([RESULT | {"accuracy": 0.6, "seeds": [0, 1]}]))
+    words = ["push", str(run), "a/b", "--results", str(tmp_path / "results"), "--dry-run", str(tmp_path / "dry")]
+    assert main(words) == 0
+    card = (tmp_path / "dry" / "README.md").read_text()
+    assert "60.0%" in card
+    assert "50.0%" not in card
+
+
 @pytest.mark.parametrize("rows", [[{}], [{"policy": "x"}], ["x"], [RESULT | {"accuracy": "high"}], {"a": 1}])
 def test_results_that_are_none(run: Path, tmp_path: Path, rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results" / "results.json").write_text(json.dumps(rows))

@@ -257,6 +257,7 @@ def push(arguments: list[str]) -> None:
     import tyro
 
     from dllm_env.denoisers.load import DENOISER
+    from dllm_env.eval.exports import POOLED_JSON
     from dllm_env.eval.results import RESULTS_JSON, read_records
     from dllm_env.policies.learned import UPLOADED, VALUE, LearnedPolicy
 
@@ -279,11 +280,12 @@ def push(arguments: list[str]) -> None:
     policy = LearnedPolicy.from_pretrained(given.policy)
     shown: list[Any] = []
     for folder in given.results:
+        file = POOLED_JSON if exists(folder / POOLED_JSON) else RESULTS_JSON  # which older folders have alone
         try:
-            shown += read_records(folder)
+            shown += read_records(folder, file)
             policy.generate_model_card(name=given.to, results=shown)
         except (UsageError, KeyError, TypeError) as error:
-            raise UsageError(f"no results in {folder}: its {RESULTS_JSON} is missing or damaged: {error}") from None
+            raise UsageError(f"no results in {folder}: its {file} is missing or damaged: {error}") from None
     card = {"name": given.to, "results": shown}
     if given.dry_run:
         _refuse_own(given.dry_run, given.policy)

@@ -73,6 +73,15 @@ def test_runs_that_differ_in_the_seed_alone_are_one_curve(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize("updates", [1, 2, 9, 400])
+def test_updates_are_counted_in_whole_numbers(updates: int, tmp_path: Path) -> None:
+    groups = grouped([read_run(make_run(tmp_path / "a", [1.0] * updates))])
+    figure = plot_curves(groups, ["rollout/reward"])
+    figure.draw_without_rendering()
+    ticks = figure.axes[0].get_xticks()
+    assert list(ticks) == [round(tick) for tick in ticks]
+
+
 @pytest.mark.parametrize(("name", "begins"), [("c.png", b"\x89PNG"), ("c.pdf", b"%PDF"), ("c.svg", b"<?xml")])
 def test_the_command_writes_a_picture_and_a_table(
     name: str, begins: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -210,6 +210,7 @@ def plot_curves(groups: Mapping[str, Sequence[Trained]], names: Sequence[str], s
                 found.update, found.mean, color=colour, linestyle=style, marker=marker, markersize=3, linewidth=1.4
             )
             handles.setdefault(plain(f"{label}{count}"), line)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if name.endswith("accuracy"):
             axes.set_ylim(-0.03, 1.03)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)

@@ -295,9 +295,7 @@ def _plot(panels: Sequence[_Panel], title: str, dpi: int, names: Mapping[str, st
 def _legend(
     figure: Any, panels: Sequence[_Panel], styles: Mapping[str, tuple[str, str]], names: Mapping[str, str]
 ) -> None:
-    """Fronts, then families, each once and in full colour, also where its points are faded; in fewer columns where
-    names are long.
-    """
+    """Fronts, then families, each once and in full colour, also where its points are faded."""
     from matplotlib.lines import Line2D
 
     points = [point for panel in panels for point in panel.points]
@@ -311,12 +309,18 @@ def _legend(
         point = families[family]
         size = LINE_SIZE if point.learned else _SIZES[point.kind]
         handle = Line2D([], [], color=colour, marker=marker, markersize=size, markeredgecolor="white", linewidth=1)
-        named.setdefault(textwrap.fill(plain(called(point, names)), LONGEST_NAME), handle)
-    for columns in range({1: 3, 2: 4}.get(1 + max(panel.column for panel in panels), 6), 0, -1):
+        named.setdefault(plain(called(point, names)), handle)
+    add_legend(figure, named, {1: 3, 2: 4}.get(1 + max(panel.column for panel in panels), 6))
+
+
+def add_legend(figure: Any, named: Mapping[str, Any], columns: int) -> None:
+    """A legend below, in so many columns, or in fewer where names are long; the longest take several lines."""
+    names = [textwrap.fill(name, LONGEST_NAME) for name in named]
+    for number in range(columns, 0, -1):
         legend = figure.legend(
-            named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+            named.values(), names, loc="outside lower center", ncols=number, frameon=False, fontsize=9
         )
-        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+        if number == 1 or legend.get_window_extent().width <= figure.bbox.width:
             return
         legend.remove()
 

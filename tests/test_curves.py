@@ -73,6 +73,17 @@ def test_runs_that_differ_in_the_seed_alone_are_one_curve(tmp_path: Path) -> Non
     ]
 
 
+def test_long_labels_fit_into_the_picture(tmp_path: Path) -> None:
+    """A path of a denoiser, say, and many settings that differ."""
+    runs = [
+        read_run(make_run(tmp_path / str(i), [1, 2], denoiser=f"/{i}/{'x' * 80}", task="t" * i)) for i in (1, 2)
+    ]
+    figure = plot_curves(grouped(runs), ["rollout/reward"])
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+
+
 @pytest.mark.parametrize("updates", [1, 2, 9, 400])
 def test_updates_are_counted_in_whole_numbers(updates: int, tmp_path: Path) -> None:
     groups = grouped([read_run(make_run(tmp_path / "a", [1.0] * updates))])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_env.errors import UsageError
-from dllm_env.pareto import plain
+from dllm_env.pareto import add_legend, plain
 from dllm_env.reading import is_file, read_json
 from dllm_env.train.settings_file import SETTINGS
 
@@ -213,7 +213,7 @@ def plot_curves(groups: Mapping[str, Sequence[Trained]], names: Sequence[str], s
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if name.endswith("accuracy"):
             axes.set_ylim(-0.03, 1.03)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    add_legend(figure, handles, 2)
     return figure
 
 

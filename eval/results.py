@@ -461,7 +461,7 @@ def write_tables(
     records = [{**result.record(), **(more or {}).get(result.setting.part("seed"), empty)} for result in results]
     write_atomically(folder / RESULTS_JSON, (json.dumps(records, indent=1) + "\n").encode())
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(records[0]))
+    writer = csv.DictWriter(table, list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     write_atomically(folder / RESULTS_CSV, table.getvalue().encode(errors="backslashreplace"))

@@ -445,6 +445,7 @@ def test_ablation_trains_all_and_compares_them(toy, tmp_path, capsys):
     arguments += ["--denoiser", str(toy), *SMALL, "--out", str(out)]
     assert main(arguments) == 0
     lines = (out / "ablation.csv").read_text().splitlines()
+    assert b"\r" not in (out / "ablation.csv").read_bytes()
     assert lines[0] == "network,head,seed,setting,accuracy,nfe,area"
     assert [line.rsplit(",", 3)[0] for line in lines[1:]] == [
         f"{network},{head},{seed},{setting}"

@@ -252,6 +252,7 @@ def test_tables_hold_the_figures(tmp_path: Path) -> None:
     (entry,) = json.loads((tmp_path / "results.json").read_text())
     assert entry == results[0].record()
     assert (entry["policy"], entry["accuracy"], entry["problems"]) == ("threshold:0.9", 0.5, 4)
+    assert b"\r" not in (tmp_path / "results.csv").read_bytes()  # lines end as those of the other tables do
     with (tmp_path / "results.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert {name: "" if value is None else str(value) for name, value in entry.items()} == row

@@ -184,7 +184,7 @@ def table(lines: Sequence[Line]) -> Table:
 def write_table(lines: Sequence[Line], path: Path) -> None:
     """A row for each training and α."""
     written = io.StringIO(newline="")
-    writer = csv.writer(written)
+    writer = csv.writer(written, lineterminator="\n")
     writer.writerow(["network", "head", "seed", "setting", "accuracy", "nfe", "area"])
     for line in lines:
         for seed, (points, area) in enumerate(zip(line.points, line.areas, strict=True), 1):

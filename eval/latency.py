@@ -198,7 +198,7 @@ def latency_table(timings: Sequence[Timing]) -> Table:
     """For the terminal."""
     shown = Table(title="measured on this machine, one response at a time; part of no comparison")
     for i, head in enumerate(HEADS):
-        shown.add_column(head, justify="left" if i < 2 else "right")
+        shown.add_column(head, justify="left" if i < 2 else "right", overflow="fold")
     for one in timings:
         shown.add_row(*latency_cells(one))
     return shown

@@ -78,7 +78,7 @@ def _short(found: Sequence[Front], titles: Sequence[str]) -> tuple[str, ...]:
 def matrix_table(matrix: Matrix, interval: str = "95% interval") -> Table:
     """The matrix for the terminal; ``interval`` is what that of a mean is."""
     shown = Table(title="scores: 0 is random, 1 the oracle")
-    shown.add_column("front of")
+    shown.add_column("front of", overflow="fold")
     for name in (*matrix.columns, "mean", interval):
         shown.add_column(name, justify="right", overflow="fold")
     for who, values, middle, learned in zip(matrix.rows, matrix.values, matrix.means, matrix.learned, strict=True):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dllm_env.cli import main
-from dllm_env.eval.latency import Played, Timing, latency_cells, read_latency, timing
+from dllm_env.eval.latency import Played, Timing, latency_cells, latency_table, read_latency, timing
 
 
 def test_times_by_hand() -> None:
@@ -16,6 +18,19 @@ def test_times_by_hand() -> None:
     found = timing("threshold:0.9", ("trace", "tiny", 8), False, played, base=3.0)
     assert found == Timing("threshold:0.9", "trace", "tiny", 8, False, 2, 1.0, 15.0, 5.0, 3.0)
     assert latency_cells(found) == ["threshold:0.9", "trace", "8", "1", "15", "5.0", "3.00×"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_no_name_is_cut_short(width: int) -> None:
+    """Two settings of a policy may differ in their last letters."""
+    name = "runs/a-folder-with-a-long-name:temperature=0.5,alpha=0.125"
+    one = timing(name, ("trace:chains=4,order=backward", "tiny", 8), True, [Played(0.5, 10, 4)], base=3.0)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(latency_table([one]))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    cells = [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")]
+    assert "".join(cells).replace(" ", "") == f"{name}(defaultdecoding)"
 
 
 def test_an_evaluation_measures_beside_the_default_and_changes_no_result(

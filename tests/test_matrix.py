@@ -98,6 +98,14 @@ def test_conditions_of_one_task_keep_their_titles() -> None:
     assert matrix.columns == ("block length 40", "block length 8")
 
 
+def test_no_row_is_cut_short() -> None:
+    matrix = made("trace", "sudoku", "copy")
+    matrix = replace(matrix, rows=tuple(f"{'x' * 60}{i}" for i in range(len(matrix.rows))))
+    console = Console(file=io.StringIO(), width=80)
+    console.print(matrix_table(matrix))
+    assert "…" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_files_and_picture(tmp_path: Path) -> None:
     matrix = made("trace", "sudoku", "copy")
     rows = list(csv.DictReader(io.StringIO(matrix_csv(matrix))))

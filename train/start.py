@@ -249,7 +249,7 @@ def _table(tried: Sequence[Candidate], best: Sequence[str], grid: Sequence[float
     """What each got, and at which α it was the best rule."""
     shown = Table()
     for name in ("tried", "accuracy", "NFE", "best rule at α"):
-        shown.add_column(name, justify="left" if name == "tried" else "right")
+        shown.add_column(name, justify="left" if name == "tried" else "right", overflow="fold")
     for one in tried:
         at = ", ".join(f"{alpha:.2g}" for alpha, name in zip(grid, best, strict=True) if name == one.name)
         nfe = one.played.rollout.nfe.float().mean().item()

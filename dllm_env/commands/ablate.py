@@ -168,7 +168,7 @@ def table(lines: Sequence[Line]) -> Table:
     """The lines for the terminal: means over seeds at the slowest, the middle and the fastest α, and the areas."""
     shown = Table(title="accuracy @ NFE, and area under the front over log NFE")
     for name in ("network", "head", "slowest α", "middle", "fastest", "area", "of each seed"):
-        shown.add_column(name, justify="left" if name in ("network", "head") else "right")
+        shown.add_column(name, justify="left" if name in ("network", "head") else "right", overflow="fold")
     for line in lines:
         means = line.means
         shown.add_row(

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -208,7 +209,9 @@ _TEX = {
     **{sign: "\\" + sign for sign in "&%$#_{}"},
     **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
     **{"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "–": "--", "−": "$-$"},
-    **{"α": "$\\alpha$", "λ": "$\\lambda$", "τ": "$\\tau$", "≥": "$\\geq$", "×": "$\\times$"},
+    **{"≥": "$\\geq$", "≤": "$\\leq$", "×": "$\\times$", "→": "$\\to$", "∞": "$\\infty$", "≈": "$\\approx$"},
+    **{letter: f"$\\{unicodedata.name(letter).rpartition(' ')[2].lower()}$" for letter in "αβγδεζηθικμνξπρστυφχψω"},
+    **{"λ": "$\\lambda$", "Δ": "$\\Delta$", "Σ": "$\\Sigma$", "Ω": "$\\Omega$"},
 }
 
 

@@ -170,7 +170,7 @@ def test_a_line_begins_with_no_option(begins: str) -> None:
 @pytest.mark.parametrize("begins", ["", "[x] ", "*"])
 def test_latex_takes_it(begins: str, tmp_path: Path) -> None:
     long = "of a length that no line has, and longer than that by far"
-    names = {"runs/x": f"{begins}a_b^c ~ 50% & $x_1$ {{α}} \\ <é> # {long}"}
+    names = {"runs/x": f"{begins}a_b^c ~ 50% & $x_1$ {{α}} \\ <é> γ→∞ αβδεζηθικλμνξπρστυφχψωΔΣΩ≤≈ # {long}"}
     text = as_latex([main_sheet(ENTRIES, names, "task #1"), pairs_sheet(comparisons(ENTRIES), ENTRIES, names)])
     paper = f"\\documentclass{{article}}\\usepackage{{booktabs,graphicx}}\\begin{{document}}{text}\\end{{document}}"
     (tmp_path / "paper.tex").write_text(paper, encoding="utf-8")

@@ -229,7 +229,8 @@ def plot_grid(
 ) -> Any:
     """The same with a row for each task, say, and a column for each block length; panels of a row share their axes.
 
-    Where there is only one row, or only one column, panels are placed to fill the page.
+    Where there is only one row, or only one column, panels are placed to fill the page; where every row lacks some
+    column, its panels move to the left.
 
     Args:
         rows: title and points of each panel, by the name of its row and then of its column; some may be missing.
@@ -239,7 +240,7 @@ def plot_grid(
     if len(rows) == 1:
         return plot_pareto(dict(next(iter(rows.values())).values()), title, dpi, names)
     alone = len(columns) == 1
-    holes = all(len(panels) < len(columns) for panels in rows.values())  # in every row, which is then moved together
+    holes = all(len(panels) < len(columns) for panels in rows.values())  # in every row, so they move together
     placed = []
     for i, (about, panels) in enumerate(rows.items()):
         for place, (name, (head, points)) in enumerate(panels.items()):

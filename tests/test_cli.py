@@ -854,3 +854,34 @@ def test_a_dry_run_of_an_ablation(toy, tmp_path, capsys):
     assert "to train     6 trainings of 2 updates: 2 heads × 1 networks × 3 seeds\n" in said
     assert "time         about " in said
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["eval", "top_k:1", "--split", "f----o"],
+            "invalid choice 'f----o' for argument '--split'. Expected one of (",
+        ),
+        (["eval", "top_k:1", "--problems"], "missing value for argument '--problems'"),
+        (
+            ["eval", "top_k:1", "--problems", "x"],
+            "--problems needs a whole number, got 'x'; see dllm-env eval --help",
+        ),
+        (["train", "grpo", "--learning-rate", "a"], "--learning-rate needs a number, got 'a'; see dllm-env train"),
+        (["generate", "runs/x" * 50], f"unrecognized options: {'runs/x' * 50}; see dllm-env generate --help"),
+        (
+            ["train", "grpo", "--promts", "3"],
+            "options: --promts, 3; there is no --promts (did you mean --prompts?); see",
+        ),
+        (["push"], "missing from dllm-env push: PATH STR; see dllm-env push --help"),
+    ],
+)
+def test_what_cannot_be_parsed_is_said_in_one_line(words, said, capsys, monkeypatch):
+    """Whatever the terminal's width; tyro's own frames are broken in the middle of names."""
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("dllm-env: ")
+    assert said in line
+    assert os.environ["COLUMNS"] == "60"

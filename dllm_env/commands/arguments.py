@@ -5,6 +5,7 @@
 import contextlib
 import gc
 import io
+import itertools
 import os
 import re
 import shlex
@@ -12,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import make_dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,7 +92,7 @@ def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
         raise SystemExit(0)
     import tyro
 
-    for argument, value in zip_longest(arguments, arguments[1:], fillvalue=""):
+    for argument, value in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         if argument == "--dry-run" and name != "push":
             continue
         if argument in (f"{flag}=" for flag in PLACES) or (argument in PLACES and not value):
@@ -101,7 +101,7 @@ def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
     words = [word for word in consent.without_flags(arguments) if word != "--trust_remote_code"]
     words = _with_full_blocks(words)
     try:
-        with contextlib.redirect_stderr(shown):
+        with contextlib.redirect_stderr(shown), _unbroken():
             return tyro.cli(kind, args=words, prog=f"dllm-env {name}".strip(), **more)
     except SystemExit as stop:
         # Settings check themselves when tyro makes them; it frames their one line as its own error.
@@ -110,10 +110,52 @@ def parse(kind: Any, arguments: list[str], name: str, **more: Any) -> Any:
             if isinstance(cause, UsageError):
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
-        print(shown.getvalue(), end="", file=sys.stderr)
-        for flag, near in _near_flags(kind, words, **more):
-            print(f"dllm-env: there is no {flag}{near}", file=sys.stderr)
+        if stop.code:
+            near = (f"there is no {flag}{near}" for flag, near in _near_flags(kind, words, **more))
+            said = "; ".join((_in_one_line(shown.getvalue()), *near, f"see dllm-env {name} --help"))
+            print(f"dllm-env: {said}", file=sys.stderr)
         raise
+
+
+@contextlib.contextmanager
+def _unbroken() -> Iterator[None]:
+    """While this lasts, tyro breaks no line."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100000"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+NUMBERS = {
+    "invalid literal for int() with base 10:": "needs a whole number, got",
+    "could not convert string to float:": "needs a number, got",
+}
+"""What Python says of a text that is no number, and what it means."""
+
+
+def _in_one_line(framed: str) -> str:
+    """What tyro says in a frame, of signs or of ASCII: what stands between its first two rules, without help."""
+    lines = [line.replace("│", " ").rstrip() for line in framed.splitlines()]
+    after = list(itertools.dropwhile(lambda line: not RULE.match(line), lines))[1:]
+    body = list(itertools.takewhile(lambda line: not RULE.match(line), after))
+    margins = [len(line) - len(line.lstrip()) for line in body]
+    said = " ".join(
+        line.strip() for line, margin in zip(body, margins, strict=True) if margin < margins[0] + HELP_INDENT
+    )
+    for python, meant_by_it in NUMBERS.items():
+        said = re.sub(rf"Error parsing (\S+): {re.escape(python)}", rf"\1 {meant_by_it}", said)
+    return (said[:1].lower() + said[1:]).removesuffix(".")
+
+
+RULE = re.compile(r"\s*[╭╰]?(─|-+\s*$)")
+"""Of a frame."""
+HELP_INDENT = 8
+"""Columns by which tyro's help stands to the right of what it is about."""
 
 
 FULL, BLOCKS = "full", "--block-length"
@@ -174,7 +216,7 @@ def started_with(base: Settings, arguments: Sequence[str]) -> Settings:
 def peek(arguments: Sequence[str], flag: str, default: str) -> str:
     """A flag's value before parsing: presets have to be known when the defaults are set."""
     value = default
-    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
         if argument == flag:
             value = following
         elif argument.startswith(flag + "="):

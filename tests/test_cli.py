@@ -798,10 +798,26 @@ def test_every_rule_and_task_is_explained(capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "tau=0.6\n" in said
     assert "source: https://arxiv.org/abs/2511.05664" in said
+    assert main(["tasks", "trace:chains=4"]) == 0
+    assert "lengths: 48 prompt tokens, 80 response tokens" in capsys.readouterr().out
+    for words, wrong in (
+        (["tasks", "trace:chain=4"], "trace has no setting 'chain' (did you mean chains?)"),
+        (["policies", "threshold:treshold=1"], "no setting 'treshold' (did you mean threshold?)"),
+    ):
+        assert main(words) == 2
+        assert wrong in capsys.readouterr().err
     assert main(["tasks", "trace:chains=2"]) == 0
     said = capsys.readouterr().out
     assert "prompt: a 3 b -3 c +1 d +3 g 9 h +1 i *7 j +3\n  answer: d 4 j 3" in said
     assert "lengths: 24 prompt tokens, 40 response tokens" in said
+
+
+def test_a_data_set_of_reasoning_gym_is_explained(capsys):
+    pytest.importorskip("reasoning_gym")
+    assert main(["tasks", "reasoning-gym:nosuch"]) == 2
+    assert "reasoning-gym has no data set 'nosuch'" in capsys.readouterr().err
+    assert main(["tasks", "reasoning-gym:leg_counting"]) == 0
+    assert "a test problem:\n  prompt: Your task is to count" in capsys.readouterr().out
 
 
 def test_a_dry_run_of_eval_says_what_is_to_come_and_writes_nothing(toy, tmp_path, capsys):

@@ -93,7 +93,8 @@ def _machine() -> Finding:
 def _torch() -> Finding:
     import torch
 
-    devices = [f"{torch.get_num_threads()} threads"]
+    threads = torch.get_num_threads()
+    devices = [f"{threads} thread{'s' if threads > 1 else ''}"]
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
         devices.append(f"cuda:{i} {about.name} ({about.total_memory / 2**30:.0f} GiB)")

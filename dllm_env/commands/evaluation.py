@@ -230,7 +230,7 @@ def _named(command: str, arguments: list[str]) -> str:
         name: tyro.conf.Positional[str] = ""
         """Explain this one: what it does, its settings with their defaults, its source, an example."""
 
-    return str(parse(Arguments, arguments, command).name).partition(":")[0]
+    return str(parse(Arguments, arguments, command).name)
 
 
 def generate(arguments: list[str]) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dllm_env.errors import UsageError
 from dllm_env.policies.references import REFERENCES
-from dllm_env.policies.registry import HEURISTICS
+from dllm_env.policies.registry import HEURISTICS, load_heuristic
 from dllm_env.progress import terminal
 from dllm_env.reading import meant
 from dllm_env.specs import write_value
@@ -56,14 +56,20 @@ WIDEST = 100
 """Columns of text."""
 
 
-def explain_policy(name: str) -> None:
+def explain_policy(text: str) -> None:
     """A rule or reference: what it does, its settings, its paper, a command.
 
+    Args:
+        text: its name, with settings or without.
+
     Raises:
-        UsageError: there is no such one.
+        UsageError: there is no such one, or it has no such settings.
     """
+    name = text.partition(":")[0]
     known: dict[str, Any] = {**HEURISTICS, **REFERENCES}
     kind = _known(name, known, "rule", "policies")
+    if name in HEURISTICS:
+        load_heuristic(text)
     remasks = " --allow-remask" if getattr(kind, "remasks", False) else ""
     numbers = [field for field in _fields(kind) if type(field.default) in (int, float)]
     setting = next((f"{name}:{field.name}={_shown(field.default)}" for field in numbers), name)
@@ -73,27 +79,33 @@ def explain_policy(name: str) -> None:
     _explain(name, kind, _papers(kind), commands)
 
 
-def explain_task(name: str) -> None:
+def explain_task(text: str) -> None:
     """A task: what is asked, its settings, size and splits, and, where nothing has to be fetched, a problem.
 
+    Args:
+        text: its name, with settings or without.
+
     Raises:
-        UsageError: there is no such one.
+        UsageError: there is no such one, or it has no such settings.
     """
+    name, _, settings = text.partition(":")
     known: dict[str, Any] = {**TASKS, **BENCHMARKS, "reasoning-gym": ReasoningGym}
     kind = _known(name, known, "task", "tasks")
     allow = " --allow-code-execution" if getattr(kind, "runs_code", False) else ""
     facts = _papers(kind)
     if name in TASKS:
-        facts += _problem(load_task(name))
+        facts += _problem(load_task(text))
         commands = [
-            f"dllm-env eval threshold:0.9 --task {name} --problems 100",
-            f"dllm-env train grpo --task {name}",
+            f"dllm-env eval threshold:0.9 --task {text} --problems 100",
+            f"dllm-env train grpo --task {text}",
         ]
     elif name == "reasoning-gym":
         facts.append(f"data sets: {', '.join(names()) or 'reasoning-gym is not installed'}")
-        commands = [
-            "dllm-env eval threshold:0.9 --task reasoning-gym:leg_counting --denoiser FOLDER --problems 100"
-        ]
+        if settings:
+            problem = load_task(text).problem(0, "test")
+            facts += ["a test problem:", f"  prompt: {problem.prompt}", f"  answer: {problem.answer[0]}"]
+        shown = text if settings else "reasoning-gym:leg_counting"
+        commands = [f"dllm-env eval threshold:0.9 --task {shown} --denoiser FOLDER --problems 100"]
     else:
         facts.append("problems: from the Hugging Face Hub, or from --data FILE (docs/benchmarks.md)")
         commands = [f"dllm-env eval threshold:0.9 --task {name} --denoiser FOLDER{allow}"]

@@ -54,6 +54,7 @@ def test_what_to_install_is_said_with_its_extra(
 ) -> None:
     """In square brackets, which rich would take for markup."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(metadata, "requires", lambda name: ["nowhere>=1; extra == 'lora'"])
     assert main(["doctor"]) == 0
     assert "pip install 'dllm-env[lora]'" in capsys.readouterr().out

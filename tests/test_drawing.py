@@ -34,7 +34,9 @@ def test_a_killed_painter_is_replaced() -> None:
 
 def test_what_is_wrong_is_raised_here() -> None:
     with pytest.raises(ValueError, match="nowhere"):
-        Painter()(plot_grid, ({"a": {"nowhere": ("", [])}, "b": {}}, ["x", "y"]), ["png"])
+        Painter()(
+            plot_grid, ({"a": {"x": ("", []), "y": ("", [])}, "b": {"nowhere": ("", [])}}, ["x", "y"]), ["png"]
+        )
 
 
 def test_ends_with_its_process(tmp_path: Path) -> None:

@@ -33,10 +33,9 @@ def test_a_killed_painter_is_replaced() -> None:
 
 
 def test_what_is_wrong_is_raised_here() -> None:
+    rows = {"a": {"x": ("", []), "y": ("", [])}, "b": {"nowhere": ("", [])}}
     with pytest.raises(ValueError, match="nowhere"):
-        Painter()(
-            plot_grid, ({"a": {"x": ("", []), "y": ("", [])}, "b": {"nowhere": ("", [])}}, ["x", "y"]), ["png"]
-        )
+        Painter()(plot_grid, (rows, ["x", "y"]), ["png"])
 
 
 def test_ends_with_its_process(tmp_path: Path) -> None:

@@ -9,17 +9,12 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from dllm_env.files import drawn
 
-
-class Draws(Protocol):
-    """Makes a figure and returns it in some formats."""
-
-    def __call__(
-        self, figure_of: Callable[..., Any], arguments: Sequence[Any], formats: Sequence[str], /
-    ) -> list[bytes]: ...
+Draws = Callable[[Callable[..., Any], Sequence[Any], Sequence[str]], list[bytes]]
+"""``draw``, or what does the same elsewhere."""
 
 
 def draw(figure_of: Callable[..., Any], arguments: Sequence[Any], formats: Sequence[str]) -> list[bytes]:
@@ -47,7 +42,7 @@ class Painter:
         )
 
     def __call__(
-        self, figure_of: Callable[..., Any], arguments: Sequence[Any], formats: Sequence[str], /
+        self, figure_of: Callable[..., Any], arguments: Sequence[Any], formats: Sequence[str]
     ) -> list[bytes]:
         """As ``draw``, which it is if the process comes to nothing.
 
@@ -65,11 +60,12 @@ class Painter:
 
 
 def draw_what_is_read() -> None:
-    """The painter's side: reads what to draw, until the end of the input, and writes the pictures."""
+    """The painter's side: reads what to draw, until the end of the input, and writes the pictures.
+
+    Both ends are pickled, which is safe between a process and the one that it has made.
+    """
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
-
-    import dllm_env.pareto  # noqa: F401
 
     asked = sys.stdin.buffer.read()
     if asked:

@@ -199,8 +199,10 @@ class HuggingFaceDenoiser(Denoiser):
 
     def _lacks(self, tokens: Tensor, last: int) -> Tensor:
         """(B,) int64, by how many tokens a row's first block is shorter than the others."""
+        if not self.blocks_from_response:
+            return tokens.new_zeros(len(tokens))
         prompt = (tokens[:, : tokens.shape[1] - last] != PAD).sum(-1)
-        return -prompt % self.attention_block if self.blocks_from_response else torch.zeros_like(prompt)
+        return -prompt % self.attention_block
 
     def _to_end_of_block(self, tokens: Tensor) -> Tensor:
         """The same, with as many masks behind as the last block may lack: it has learned blocks that are whole."""
